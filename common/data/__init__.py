@@ -1,0 +1,1 @@
+"""Files, folds, samples, augmentation, synthesis: arrays and paths, never a config or a network."""

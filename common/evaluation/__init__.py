@@ -1,0 +1,1 @@
+"""The metrics (arrays in, numbers out) and the report drawn from them."""

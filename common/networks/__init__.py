@@ -1,0 +1,1 @@
+"""The networks: `nn.Module`s, tensors in, tensors out."""

@@ -1,0 +1,45 @@
+"""Settings of the process, made once, before torch is imported.
+
+Two of them are worth more than any change of framework on a CPU (measured on two cores, ratios against the
+default, in `docs/LOG.md`): OpenMP threads that do not spin while they wait, and a malloc that keeps its memory
+instead of giving it back to the kernel after every layer.
+"""
+
+import ctypes
+import os
+import sys
+
+from common.errors import UserError
+
+# glibc's mallopt parameters, <malloc.h>
+M_TRIM_THRESHOLD = -1
+M_MMAP_MAX = -4
+
+
+def prepare() -> None:
+    """Tune OpenMP and malloc (Linux with glibc), and show a `UserError` as one message."""
+    # Threads that spin collapse when anything else wants a core (a data loader's worker is enough).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # albumentations asks its server for a newer version at every import otherwise.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    _keep_freed_memory()
+    sys.excepthook = _show_exception
+
+
+def _keep_freed_memory() -> None:
+    """Serve large blocks from the heap and never trim it: activations are reused, not mapped anew."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def _show_exception(kind, error, traceback) -> None:
+    if issubclass(kind, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
