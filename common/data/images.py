@@ -6,11 +6,11 @@ exists only in authentic images and would tell the label.
 
 from pathlib import Path
 
+from common.errors import UserError
+
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-
-from common.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
@@ -35,9 +35,7 @@ def find_images(folder: Path) -> dict[str, Path]:
             continue
         case_id = path.relative_to(folder).with_suffix("").as_posix()
         if case_id in images:
-            raise UserError(
-                f"{images[case_id]} and {path} share the case id {case_id!r}. Rename one of them."
-            )
+            raise UserError(f"{images[case_id]} and {path} share the case id {case_id!r}. Rename one of them.")
         images[case_id] = path
     return images
 
@@ -63,9 +61,7 @@ def read_image(path: Path) -> np.ndarray:
     except UnidentifiedImageError:
         pixels = _read_with_opencv(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error}). Replace or remove the file."
-        ) from error
+        raise UserError(f"{path} cannot be read as an image ({error}). Replace or remove the file.") from error
     return _to_rgb(pixels)
 
 
@@ -108,7 +104,7 @@ def read_mask(path: Path) -> np.ndarray:
         mask = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a mask ({error}). Replace or remove the file.") from error
-    if mask.ndim not in (2, 3) or not np.issubdtype(mask.dtype, np.number) and mask.dtype != bool:
+    if mask.ndim not in (2, 3) or (not np.issubdtype(mask.dtype, np.number) and mask.dtype != bool):
         raise UserError(
             f"{path} has shape {mask.shape} and type {mask.dtype}; a mask is (N, H, W) or (H, W) of 0 and 1."
         )

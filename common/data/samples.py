@@ -18,14 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common.data.images import find_images, read_image, read_mask
+from common.errors import UserError
+from common.sizes import size_of
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
-
-from common.data.images import find_images, read_image, read_mask
-from common.errors import UserError
-from common.sizes import size_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +150,7 @@ def load_samples(data_dir: Path, split: str = "train", skip_bad_files: bool = Fa
 
 def _listing(head: str, rows: Iterable[str], most: int = 50) -> str:
     rows = list(rows)
-    rest = [f"... and {len(rows) - most} more (`python prepare_data.py check` lists all)"] * (
-        len(rows) > most
-    )
+    rest = [f"... and {len(rows) - most} more (`python prepare_data.py check` lists all)"] * (len(rows) > most)
     return "\n  ".join([head, *rows[:most], *rest])
 
 
@@ -166,9 +164,7 @@ def assign_folds(samples: list[Sample], folds: int, seed: int) -> np.ndarray:
     """
     groups = [sample.group for sample in samples]
     if len(set(groups)) < folds:
-        raise UserError(
-            f"{len(set(groups))} groups of images can't be parted into {folds} folds; lower --folds."
-        )
+        raise UserError(f"{len(set(groups))} groups of images can't be parted into {folds} folds; lower --folds.")
     sizes = [sample.size for sample in samples]
     # scikit-learn refuses classes with fewer members than folds: a rare size joins `forged`.
     counts = Counter(sizes)
