@@ -14,8 +14,19 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
+# Real content, the real programs, a few minutes: data, training, submission, score; then the same untrained.
 demo: setup
 	$(BIN)/python prepare_data.py demo --output data/demo --overwrite
+	$(BIN)/python script_1_highres_no_ela.py --profile quick --data-dir data/demo --models-dir models/demo
+	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 0 --data-dir data/demo --models-dir models/demo_untrained
+	$(BIN)/python make_submission.py --input data/demo/test_images --models-dir models/demo_untrained \
+		--output $(DEMO)/untrained/submission.csv
+	$(BIN)/python evaluate.py --submission $(DEMO)/untrained/submission.csv --masks data/demo/test_masks
+	$(BIN)/python make_submission.py --input data/demo/test_images --models-dir models/demo \
+		--output $(DEMO)/submission.csv --maps $(DEMO)/maps
+	$(BIN)/python evaluate.py --submission $(DEMO)/submission.csv --masks data/demo/test_masks --maps $(DEMO)/maps \
+		--json $(DEMO)/evaluation.json --report $(DEMO)/report
+	@echo "look at $(DEMO)/report/predictions.png"
 
 test: setup
 	$(BIN)/python -m pytest
@@ -31,4 +42,4 @@ lock:  # needs uv: its lock is valid for Linux and macOS at once
 	uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv data/demo models/demo $(DEMO)
+	rm -rf .venv data/demo models/demo models/demo_untrained $(DEMO)

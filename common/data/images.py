@@ -17,6 +17,8 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 # Pillow's own limit (a quarter of a gigapixel, after which it suspects a decompression bomb) only warns; twice
 # that raises. Large figures and slide scans lie below it.
 Image.MAX_IMAGE_PIXELS = 250_000_000
+# OpenCV's own messages on a broken file name no file; the UserError does.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def find_images(folder: Path) -> dict[str, Path]:
@@ -25,19 +27,29 @@ def find_images(folder: Path) -> dict[str, Path]:
     The case id is the path below the folder without its suffix, so that for a flat folder it is the file's stem.
 
     Raises:
-        UserError: The folder does not exist, or two files share one case id (`7.png` beside `7.jpg`).
+        UserError: The folder does not exist, or files share a case id (`7.png` beside `7.jpg`).
+    """
+    images, duplicates = scan_images(folder)
+    if duplicates:
+        listing = "\n  ".join(" and ".join(map(str, paths)) for paths in duplicates)
+        raise UserError(f"Files that share a case id; rename or remove one of each:\n  {listing}")
+    return images
+
+
+def scan_images(folder: Path) -> tuple[dict[str, Path], list[list[Path]]]:
+    """What `find_images` finds, and beside it the files that share a case id, which the dictionary leaves out.
+
+    Raises:
+        UserError: The folder does not exist.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name the folder that holds the images.")
-    images: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        case_id = path.relative_to(folder).with_suffix("").as_posix()
-        if case_id in images:
-            raise UserError(f"{images[case_id]} and {path} share the case id {case_id!r}. Rename one of them.")
-        images[case_id] = path
-    return images
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    images = {case_id: paths[0] for case_id, paths in found.items() if len(paths) == 1}
+    return images, [paths for paths in found.values() if len(paths) > 1]
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -55,9 +67,14 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            tiles = list(image.tile)  # emptied by decoding
             if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "1"):
                 image = image.convert("RGB")
             pixels = np.asarray(image)
+            # Pillow keeps the upper 8 bits of 16-bit colours: a 12-bit micrograph would be all but black.
+            deep = pixels.ndim == 3 and any(";16" in str(tile[3]) for tile in tiles)
+        if deep:
+            pixels = _read_with_opencv(path)
     except UnidentifiedImageError:
         pixels = _read_with_opencv(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -65,9 +82,22 @@ def read_image(path: Path) -> np.ndarray:
     return _to_rgb(pixels)
 
 
+def has_alpha(path: Path) -> bool:
+    """Whether an image file that `read_image` can read stores transparency."""
+    try:
+        with Image.open(path) as image:
+            return "A" in image.getbands() or "transparency" in image.info
+    except UnidentifiedImageError:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        return pixels.ndim == 3 and pixels.shape[2] == 4
+
+
 def _read_with_opencv(path: Path) -> np.ndarray:
-    """Read what Pillow does not know, above all TIFF files with 16 or 32 bits per colour channel."""
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    """Read what Pillow does not know or not fully: above all files with 16 or 32 bits per colour channel."""
+    try:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    except cv2.error:
+        pixels = None
     if pixels is None:
         raise UserError(f"{path} is no image that can be read. Replace or remove the file.")
     return pixels if pixels.ndim == 2 else pixels[..., 2::-1]

@@ -24,7 +24,6 @@ from common.sizes import size_of
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 
@@ -106,7 +105,7 @@ def inspect_samples(samples: list[Sample]) -> tuple[list[Sample], list[tuple[Sam
         The sound samples with their sides and area shares, and the others, each with what is wrong with it.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(tqdm(pool.map(_inspect, samples), "reading", len(samples), unit="img", leave=False))
+        found = list(tqdm(pool.map(_inspect, samples), "reading", len(samples), unit="img", leave=False, disable=None))
     sound = [sample for sample in found if isinstance(sample, Sample)]
     bad = [(sample, fault) for sample, fault in zip(samples, found, strict=True) if isinstance(fault, str)]
     return sound, bad
@@ -162,6 +161,9 @@ def assign_folds(samples: list[Sample], folds: int, seed: int) -> np.ndarray:
     Raises:
         UserError: Fewer groups than folds.
     """
+    # Imported here: it takes a second, which `check`, `import` and a submission need not wait.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     groups = [sample.group for sample in samples]
     if len(set(groups)) < folds:
         raise UserError(f"{len(set(groups))} groups of images can't be parted into {folds} folds; lower --folds.")

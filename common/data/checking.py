@@ -1,0 +1,253 @@
+"""Everything that is wrong with a data folder, in one pass. Nothing is changed."""
+
+import os
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.data.images import IMAGE_SUFFIXES, has_alpha, read_image, read_mask, scan_images
+from common.errors import UserError
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+PARTS = {
+    "train_images/authentic": None,
+    "train_images/forged": "train_masks",
+    "supplemental_images": "supplemental_masks",
+    "test_images": "test_masks",
+}
+"""Folders of images, and of their masks. In test_images/ an image without a mask is an authentic one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong."""
+
+    kind: str
+    file: str
+    """Relative to the data folder."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found in a data folder."""
+
+    faults: list[Fault]
+    images: dict[str, int]
+    """Number of image files in each folder that there is."""
+
+    def by_kind(self) -> dict[str, list[Fault]]:
+        """The faults of each kind, sorted by file; the kinds in the order in which they were found."""
+        kinds: dict[str, list[Fault]] = defaultdict(list)
+        for fault in self.faults:
+            kinds[fault.kind].append(fault)
+        return {kind: sorted(faults, key=lambda fault: fault.file) for kind, faults in kinds.items()}
+
+    @property
+    def counts(self) -> str:
+        """The numbers of images in words."""
+        return ", ".join(f"{count} in {folder}" for folder, count in self.images.items())
+
+
+def check_folder(data_dir: Path) -> Report:
+    """Find everything that is wrong with a data folder; every image and mask is decoded.
+
+    Raises:
+        UserError: There is no such folder, or it has none of the layout's folders.
+    """
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir} is not a folder. Name a data folder.")
+    check = _Check(data_dir)
+    parts = [part for part in PARTS if (data_dir / part).is_dir()]
+    if not parts:
+        raise UserError(f"{data_dir} is no data folder: it has none of {', '.join(PARTS)}. See data/README.md.")
+    for part in parts:
+        check.part(part, PARTS[part])
+    check.stray_files()
+    check.masks_without_images()
+    check.decode()
+    check.twins()
+    check.alpha()
+    check.groups()
+    check.sample_submission()
+    return Report(faults=check.faults, images={part: len(check.images[part]) for part in parts})
+
+
+class _Check:
+    """The faults collected so far, and what later checks need to know of the images."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.faults: list[Fault] = []
+        self.images: dict[str, list[tuple[str, Path]]] = {part: [] for part in PARTS}
+        self.jobs: list[tuple[Path, Path | None]] = []
+        self.sides: dict[Path, tuple[int, int]] = {}
+
+    def add(self, kind: str, path: Path, text: str) -> None:
+        self.faults.append(Fault(kind=kind, file=path.relative_to(self.data_dir).as_posix(), text=text))
+
+    def ids(self, part: str) -> set[str]:
+        return {case_id for case_id, _ in self.images[part]}
+
+    def part(self, part: str, masks: str | None) -> None:
+        """List the images of a folder; note duplicates and missing masks."""
+        found, duplicates = scan_images(self.data_dir / part)
+        self.images[part] = list(found.items())
+        for paths in duplicates:
+            names = " and ".join(path.name for path in paths)
+            self.add("duplicate id", paths[0], f"{names} share one case id; keep one")
+            case_id = paths[0].relative_to(self.data_dir / part).with_suffix("").as_posix()
+            self.images[part] += [(case_id, path) for path in paths]
+        for case_id, path in self.images[part]:
+            mask = self.data_dir / masks / f"{case_id}.npy" if masks else None
+            if mask is not None and not mask.is_file():
+                if part != "test_images":
+                    self.add("forged image without mask", path, f"{masks}/{case_id}.npy is missing")
+                mask = None
+            self.jobs.append((path, mask))
+
+    def stray_files(self) -> None:
+        """Files that nothing would ever read: a silent loss, if they were meant to be."""
+        folders = {"train_images", *(part.split("/")[0] for part in PARTS)}
+        for folder in sorted(folders):
+            listed = {path for part in PARTS if part.startswith(folder) for _, path in self.images[part]}
+            for path in self._files(folder):
+                if path in listed:
+                    continue
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    self.add("stray file", path, "lies in neither authentic/ nor forged/")
+                else:
+                    self.add("stray file", path, f"is no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        for masks in filter(None, PARTS.values()):
+            for path in self._files(masks):
+                if path.suffix != ".npy":
+                    self.add("stray file", path, "is no .npy; `prepare_data.py import` converts masks")
+
+    def _files(self, folder: str) -> list[Path]:
+        found = (self.data_dir / folder).rglob("*") if (self.data_dir / folder).is_dir() else []
+        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+    def masks_without_images(self) -> None:
+        for part, masks in PARTS.items():
+            for path in self._files(masks) if masks else []:
+                case_id = path.relative_to(self.data_dir / masks).with_suffix("").as_posix()
+                if path.suffix == ".npy" and case_id not in self.ids(part):
+                    self.add("mask without image", path, f"{part}/ has no image {case_id}")
+
+    def decode(self) -> None:
+        """Open every image and mask."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            opened = pool.map(lambda job: _examine(*job), self.jobs)
+            for (image, _), (sides, faults) in zip(
+                self.jobs, tqdm(opened, "reading", len(self.jobs), unit="img", leave=False, disable=None), strict=True
+            ):
+                if sides:
+                    self.sides[image] = sides
+                for kind, path, text in faults:
+                    self.add(kind, path, text)
+
+    def twins(self) -> None:
+        """An authentic image and the forged one made from it have the same size."""
+        forged = dict(self.images["train_images/forged"])
+        for case_id, path in self.images["train_images/authentic"]:
+            sides, other = self.sides.get(path), self.sides.get(forged.get(case_id))
+            if sides and other and sides != other:
+                self.add(
+                    "twin of another size", path, f"is {sides[0]}×{sides[1]}, its forged twin {other[0]}×{other[1]}"
+                )
+
+    def alpha(self) -> None:
+        """Transparency in one of the classes only tells the label to whatever reads it."""
+        parts = ("train_images/authentic", "train_images/forged")
+        found = [{i: path for i, path in self.images[part] if path in self.sides and has_alpha(path)} for part in parts]
+        for case_id in sorted(found[0].keys() ^ found[1].keys()):
+            path = found[0].get(case_id) or found[1][case_id]
+            self.add(
+                "alpha channel", path, "has transparency, and no twin that has it too: it tells the label; store as RGB"
+            )
+
+    def groups(self) -> None:
+        """groups.csv names images that exist, each once, and no group is on both sides of the split."""
+        path = self.data_dir / "groups.csv"
+        table = self._table(path, ("case_id", "group"))
+        if table is None:
+            return
+        train = self.ids("train_images/authentic") | self.ids("train_images/forged")
+        known = {*train, *self.ids("supplemental_images"), *self.ids("test_images")}
+        for case_id, count in Counter(table["case_id"]).items():
+            if case_id not in known:
+                self.add("groups.csv", path, f"names {case_id!r}, which is no image")
+            if count > 1:
+                self.add("groups.csv", path, f"has {count} rows for {case_id!r}")
+        groups = {
+            side: set(table.loc[table["case_id"].isin(ids), "group"])
+            for side, ids in (("train", train), ("test", self.ids("test_images") - train))
+        }
+        for group in sorted(groups["train"] & groups["test"]):
+            self.add("groups.csv", path, f"group {group!r} is among the training and the test images")
+
+    def sample_submission(self) -> None:
+        """sample_submission.csv has one row for each test image."""
+        path = self.data_dir / "sample_submission.csv"
+        table = self._table(path, ("case_id", "annotation"))
+        if table is None:
+            return
+        rows, ids = Counter(table["case_id"]), self.ids("test_images")
+        for case_id in sorted(rows.keys() | ids):
+            if case_id not in ids:
+                self.add("sample_submission.csv", path, f"has a row for {case_id!r}, which is no test image")
+            elif case_id not in rows:
+                self.add("sample_submission.csv", path, f"has no row for the test image {case_id!r}")
+            if rows[case_id] > 1:
+                self.add("sample_submission.csv", path, f"has {rows[case_id]} rows for {case_id!r}")
+
+    def _table(self, path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+        """A table with at least these columns, or None where there is none."""
+        if not path.is_file():
+            return None
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except ValueError as error:
+            self.add(path.name, path, f"can't be read as a table ({error})")
+            return None
+        if not set(columns) <= set(table.columns):
+            self.add(path.name, path, f"needs the columns {', '.join(columns)}; it has {', '.join(table.columns)}")
+            return None
+        return table
+
+
+def _examine(image: Path, mask: Path | None) -> tuple[tuple[int, int] | None, list[tuple[str, Path, str]]]:
+    """The sides of an image, None where it can't be read, and the faults (kind, file, text) of it and its mask."""
+    sides, faults = None, []
+    try:
+        sides = read_image(image).shape[:2]
+    except UserError as error:
+        faults.append(("unreadable image", image, _without_path(error, image)))
+    if mask is None:
+        return sides, faults
+    try:
+        channels = read_mask(mask)
+    except UserError as error:
+        return sides, [*faults, ("unreadable mask", mask, _without_path(error, mask))]
+    if sides and channels.shape[1:] != sides:
+        height, width = channels.shape[1:]
+        faults.append(("shape mismatch", mask, f"is {height}×{width}, its image {sides[0]}×{sides[1]}"))
+    marked = channels.any(axis=(1, 2))
+    if not marked.any():
+        faults.append(("empty mask", mask, "marks no pixel"))
+    elif not marked.all():
+        empty = ", ".join(str(number + 1) for number in np.flatnonzero(~marked))
+        faults.append(("empty mask", mask, f"channel {empty} of {len(marked)} marks no pixel"))
+    values = np.unique(np.load(mask))
+    if not np.isin(values, (0, 1)).all():
+        shown = ", ".join(f"{value:g}" for value in values[:6])
+        faults.append(("mask values", mask, f"holds {shown}{', ...' * (len(values) > 6)} instead of 0 and 1"))
+    return sides, faults
+
+
+def _without_path(error: UserError, path: Path) -> str:
+    return str(error).removeprefix(f"{path} ")

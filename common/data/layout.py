@@ -1,0 +1,111 @@
+"""Writing a data folder: the layout of `common.data.samples` and of data/README.md.
+
+    train_images/authentic/   train_images/forged/   train_masks/<case_id>.npy   groups.csv
+    test_images/              test_masks/            sample_submission.csv
+
+A folder is built beside its place, as `<output>.partial`, and renamed when it is complete.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import UserError
+
+import cv2
+import numpy as np
+import pandas as pd
+
+ENTRIES = frozenset(
+    {
+        *("train_images", "train_masks", "supplemental_images", "supplemental_masks", "test_images", "test_masks"),
+        *("groups.csv", "sample_submission.csv"),
+    }
+)
+"""What a data folder may hold."""
+
+
+@contextmanager
+def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = None) -> Iterator[Path]:
+    """Build a data folder in `<output>.partial`, which becomes `output` when the block ends well.
+
+    Whatever ends the block early, Ctrl-C included, leaves nothing of the new folder and all of an old one.
+
+    Args:
+        output: The folder to be.
+        overwrite: Replace `output` if it is a data folder already.
+        source: Where the content comes from; it and `output` may not lie within each other.
+
+    Raises:
+        UserError: `output` exists and may not be replaced, lies within `source` or the reverse, or can't be written.
+    """
+    partial, replaced = (output.with_name(f"{output.name}.{name}") for name in ("partial", "replaced"))
+    if source is not None:
+        here, there = output.resolve(), source.resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise UserError(f"{output} and its source {source} lie within each other. Choose another output folder.")
+    for folder in (output, partial, replaced):
+        if folder.exists() or folder.is_symlink():
+            _check_replaceable(folder, overwrite)
+    try:
+        _remove(partial)
+        _remove(replaced)
+        for name in ("train_images/authentic", "train_images/forged", "train_masks"):
+            (partial / name).mkdir(parents=True)
+        yield partial
+        if output.exists():
+            output.rename(replaced)
+        partial.rename(output)
+        _remove(replaced)
+    except OSError as error:
+        raise UserError(f"{output} can't be written ({error}).") from error
+    finally:
+        _remove(partial)
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)
+
+
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    if folder.is_symlink() or not folder.is_dir():
+        raise UserError(f"{folder} exists and is no folder. Choose another output folder.")
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ENTRIES)
+    if foreign:
+        raise UserError(
+            f"{folder} exists and is no data folder: it holds {foreign[0]} (of {len(foreign)} such entries). "
+            "It is never overwritten; choose another output folder."
+        )
+    if not overwrite and any(folder.iterdir()):
+        leftover = folder.suffix in (".partial", ".replaced")
+        left = " A run that was killed left it, or another run is at work." * leftover
+        raise UserError(f"{folder} exists.{left} Choose another output folder, or replace it with --overwrite.")
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write a uint8 (H, W, 3) RGB image as PNG."""
+    _, buffer = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.tobytes())
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Write a mask (N, H, W) as `.npy`, uint8 of 0 and 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, (mask > 0).astype(np.uint8))
+
+
+def write_groups(folder: Path, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Write groups.csv from rows of case id, group and kind (of the forgery, empty where there is none)."""
+    table = pd.DataFrame(sorted(set(rows)), columns=["case_id", "group", "kind"])
+    table.to_csv(folder / "groups.csv", index=False)
+
+
+def write_sample_submission(folder: Path, case_ids: Iterable[str]) -> None:
+    """Write sample_submission.csv, with `authentic` in every row."""
+    table = pd.DataFrame({"case_id": list(case_ids)}).assign(annotation="authentic")
+    table.to_csv(folder / "sample_submission.csv", index=False)

@@ -1,0 +1,38 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from common.errors import UserError
+
+
+@contextmanager
+def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file beside `path`, and rename it to `path` when the block ends.
+
+    Whatever interrupts the block, `path` is afterwards what it was before, or the new file, whole.
+
+    Args:
+        path: Its folder is made when it is missing.
+        mode: `w` (UTF-8 text) or `wb`.
+
+    Raises:
+        UserError: The folder can't be written to.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""}))
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error.strerror}). Choose another place.") from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

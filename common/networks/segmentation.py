@@ -1,0 +1,71 @@
+"""The ensemble's segmentation network: encoder, feature pyramid, attention gate, mask."""
+
+from common.errors import UserError
+from common.networks.attention import AttentionGate
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+# Of RGB in [0, 1]; every encoder with ImageNet weights was trained with these.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class AttentionFPN(nn.Module):
+    """FPN (Kirillov et al. 2019) with an attention gate on the decoder's features before the segmentation head.
+
+    The input is normalised inside, so that whoever holds the network needs no second piece of knowledge.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder_name: str = "tu-efficientnet_b2",
+        in_channels: int = 3,
+        decoder_channels: int = 256,
+        segmentation_channels: int = 128,
+    ) -> None:
+        """Build the network with random weights.
+
+        Args:
+            encoder_name: Of segmentation-models-pytorch; `tu-…` for timm's.
+            in_channels: RGB first; further channels are not normalised.
+            decoder_channels: Width of the pyramid.
+            segmentation_channels: Width of the features behind it, which the gate sees; a multiple of 32 (the groups
+                of the decoder's normalisation).
+
+        Raises:
+            UserError: No such encoder, or one whose feature maps an FPN can't use.
+        """
+        super().__init__()
+        try:
+            fpn = smp.FPN(
+                encoder_name,
+                encoder_weights=None,
+                in_channels=in_channels,
+                decoder_pyramid_channels=decoder_channels,
+                decoder_segmentation_channels=segmentation_channels,
+            )
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"no FPN can be built with encoder {encoder_name!r}, {decoder_channels} decoder and "
+                f"{segmentation_channels} segmentation channels ({error!s:.200}). Encoders that work: "
+                "tu-efficientnet_b2, tu-mobilenetv3_small_100, mobilenet_v2."
+            ) from error
+        self.encoder = fpn.encoder
+        self.decoder = fpn.decoder
+        self.gate = AttentionGate(fpn.decoder.out_channels)
+        self.head = fpn.segmentation_head
+        extra = in_channels - 3
+        self.register_buffer("mean", torch.tensor([*IMAGENET_MEAN, *[0.0] * extra]).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor([*IMAGENET_STD, *[1.0] * extra]).view(1, -1, 1, 1))
+        self.to(memory_format=torch.channels_last)  # 1.2 to 1.3 times as fast on a CPU, more on a GPU
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 1, H, W) for images (N, C, H, W): uint8, or float in [0, 1]; H and W are multiples of 32."""
+        if x.dtype == torch.uint8:
+            x = x.float() / 255
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.decoder(self.encoder(x))
+        return self.head(self.gate(features))

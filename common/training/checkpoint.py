@@ -1,0 +1,73 @@
+"""Checkpoints: written whole or not at all, read without running code, and enough to rebuild the network."""
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import written_whole
+from common.networks.segmentation import AttentionFPN
+
+import torch
+
+REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", "threshold", "calibration")
+NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint of tensors and plain types, whole or not at all."""
+    with written_whole(path, "wb") as file:
+        torch.save(checkpoint, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU: tensors and plain types only.
+
+    Raises:
+        UserError: The file is missing, broken, holds anything but plain types, or is no checkpoint of this project.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} can't be read as a checkpoint ({reason}). Train it again.") from error
+    missing = [key for key in REQUIRED_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise UserError(f"{path} is no checkpoint of this project: it lacks {', '.join(missing)}.")
+    return checkpoint
+
+
+def build_network(config: Any) -> AttentionFPN:
+    """The network that a configuration (object or dict of plain values) describes, with random weights."""
+    values = config if isinstance(config, dict) else vars(config)
+    return AttentionFPN(**{field: values[field] for field in NETWORK_FIELDS})
+
+
+def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
+    """Rebuild the trained network from the checkpoint alone, in evaluation mode.
+
+    Raises:
+        UserError: Weights and configuration do not belong together; the message names `path`.
+    """
+    network = build_network(checkpoint["config"])
+    try:
+        network.load_state_dict(checkpoint["model_state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    return network.eval()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shaped the weights."""
+    packages = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "pillow")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def file_hash(path: Path) -> str:
+    """Short hash that names a checkpoint in outputs."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -1,0 +1,106 @@
+"""What a network is worth on images that it has not seen, authentic ones among them."""
+
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.evaluation.calibration import fit_calibration
+from common.evaluation.metrics import (
+    best_threshold,
+    image_auc,
+    image_score,
+    pixel_auc,
+    pixel_f1,
+    pixel_f1_curve,
+    pixel_recall,
+)
+from common.sizes import SIZES
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+
+PIXEL_THRESHOLD = 0.5
+FALSE_POSITIVE_SHARE = 0.001
+"""An authentic image counts as a false positive when more than this share of its pixels reaches the threshold."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Metrics of one validation, and what the submission needs to decide with this network."""
+
+    metrics: dict[str, float]
+    threshold: float
+    """Pixel threshold with the best mean pixel F1 on forged images."""
+    calibration: dict[str, float]
+    """`slope` and `intercept` of the image-level decision (see `common.evaluation.calibration`)."""
+
+
+@torch.no_grad()
+def validate(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> Validation:
+    """Score the network on a loader of `ForgeryDataset` items, at the network's resolution.
+
+    The metrics, all in [0, 1], nan where there is no image to average over:
+        dice: over all pixels of all images at 0.5, so that false positives on authentic images lower it.
+        pixel_f1, pixel_recall: mean over forged images at 0.5; pixel_f1_best: at `threshold`.
+        pixel_auc: mean over forged images.
+        pixel_recall_<size>, n_<size>: the same recall, and the number of images, by the forgery's size.
+        image_auc: of `image_score`, forged against authentic.
+        image_recall, image_fpr: share of forged / authentic images with more than 0.1 % of pixels at 0.5 or above.
+    """
+    samples = loader.dataset.samples
+    model.eval()
+    rows, curves = [], []
+    for batch in loader:
+        probs = torch.sigmoid(model(batch["image"]).float())
+        if not torch.isfinite(probs).all():
+            raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
+        gathered = accelerator.gather_for_metrics((probs[:, 0], batch["mask"][:, 0], batch["index"]))
+        for prob, mask, index in zip(*(part.cpu().numpy() for part in gathered), strict=True):
+            sample = samples[index]
+            rows.append(_score(prob, mask.astype(bool)) | {"forged": sample.forged, "size": sample.size})
+            if sample.forged:
+                curves.append(pixel_f1_curve(prob, mask))
+    table = pd.DataFrame(rows)
+    forged, authentic = table[table["forged"]], table[~table["forged"]]
+    best_f1, threshold = best_threshold(np.mean(curves, axis=0)) if curves else (np.nan, PIXEL_THRESHOLD)
+    metrics = {
+        "dice": _ratio(2 * table["shared"].sum(), table["predicted"].sum() + table["truth"].sum()),
+        "pixel_f1": forged["pixel_f1"].mean(),
+        "pixel_f1_best": best_f1,
+        "pixel_auc": forged["pixel_auc"].mean(),
+        "pixel_recall": forged["pixel_recall"].mean(),
+        "image_auc": image_auc(table["score"].to_numpy(), table["forged"].to_numpy()),
+        "image_recall": (forged["share"] > FALSE_POSITIVE_SHARE).mean(),
+        "image_fpr": (authentic["share"] > FALSE_POSITIVE_SHARE).mean(),
+        "n_authentic": len(authentic),
+    }
+    for size in SIZES:
+        of_size = forged[forged["size"] == size]
+        metrics |= {f"pixel_recall_{size}": of_size["pixel_recall"].mean(), f"n_{size}": len(of_size)}
+    return Validation(
+        metrics={name: float(value) for name, value in metrics.items()},
+        threshold=threshold,
+        calibration=fit_calibration(table["score"], table["forged"]),
+    )
+
+
+def _score(prob: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """What one map (H, W) contributes."""
+    pred = prob >= PIXEL_THRESHOLD
+    return {
+        "score": image_score(prob),
+        "share": pred.mean(),
+        "shared": np.count_nonzero(pred & mask),
+        "predicted": np.count_nonzero(pred),
+        "truth": np.count_nonzero(mask),
+        "pixel_f1": pixel_f1(pred, mask),
+        "pixel_recall": pixel_recall(pred, mask),
+        "pixel_auc": pixel_auc(prob, mask),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

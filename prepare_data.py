@@ -1,0 +1,155 @@
+"""Make, bring in, and check data folders.
+
+    python prepare_data.py demo                                  # a small data set without any download, ~30 s
+    python prepare_data.py import SOURCE data/mine --holdout 0.2 # images/ + masks/ + authentic/ → the layout
+    python prepare_data.py check data/mine                       # everything that is wrong with a data folder
+
+The layout, where public data sets come from, and their terms: data/README.md.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from common.data.checking import check_folder
+from common.data.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
+from common.data.images import find_images
+from common.data.importing import find_source, hold_out, import_samples
+from common.data.layout import new_folder
+from common.data.samples import inspect_samples
+from common.errors import UserError
+from common.sizes import SIZES
+
+import numpy as np
+import pandas as pd
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Make a small data set: forged photographs and drawn figures, with their authentic twins."""
+
+    output: Path = Path("data/demo")
+    """The data folder to make."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="DIR")] = None
+    """Authentic images to forge, in any folders below this one; by default the photographs and micrographs that come
+    with scikit-image and scikit-learn."""
+    seed: int = 0
+    """Another seed makes another data set; the same one the same, to the byte."""
+    train_pairs: int = 320
+    """Training cases: each an authentic image and its forged twin."""
+    test_images: int = 100
+    """Test images, 54 % of them forged, from photographs that no training image uses."""
+    drawn_share: float = 0.4
+    """Share of drawn blots, gels and cells, 0 to 1."""
+    overwrite: bool = False
+    """Replace the output if it is a data folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Bring images/ + masks/ + authentic/ into the layout that training reads."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """Folder with images/ (forged), masks/, and possibly authentic/ and index.csv."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """The data folder to make."""
+    link: bool = False
+    """Link to the images instead of copying them."""
+    holdout: float = 0.0
+    """Share of the images, 0 to 1, to put aside as test images; whole groups only."""
+    group_pattern: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
+    """Regular expression for the names of the files; what its first group (...) matches names the image's source.
+    Images of one source stay in one fold."""
+    skip_bad_files: bool = False
+    """Leave out what can't be read or has no fitting mask, and list it, instead of stopping."""
+    overwrite: bool = False
+    """Replace the output if it is a data folder."""
+    seed: int = 0
+    """Decides which groups are put aside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """List everything that is wrong with a data folder."""
+
+    data_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """The data folder."""
+
+
+def run_demo(options: Demo) -> None:
+    """Make the demo and print what is in it."""
+    if options.train_pairs < 1 or options.test_images < 0 or not 0 <= options.drawn_share <= 1:
+        raise UserError("--train-pairs must be 1 or more, --test-images 0 or more, --drawn-share between 0 and 1.")
+    start = time.perf_counter()
+    with new_folder(options.output, overwrite=options.overwrite, source=options.from_) as folder:
+        paths = bundled_photographs() if options.from_ is None else list(find_images(options.from_).values())
+        cases = plan_demo(
+            usable_photographs(paths),
+            train_pairs=options.train_pairs,
+            test_images=options.test_images,
+            drawn_share=options.drawn_share,
+            seed=options.seed,
+        )
+        made = make_demo(cases, folder, options.seed)
+    table = pd.DataFrame([(kind, size) for _, kind, size in made if kind != "authentic"], columns=["kind", "size"])
+    print(pd.crosstab(table["kind"], table["size"]).reindex(columns=SIZES, fill_value=0).rename_axis(columns="forged"))
+    test = [case.forged for case in cases if case.split == "test"]
+    print(
+        f"wrote {options.output} in {time.perf_counter() - start:.0f} s: {options.train_pairs} training pairs, "
+        f"{len(test)} test images ({sum(test)} forged)\n"
+        f"next: python script_1_highres_no_ela.py --data-dir {options.output} --profile quick"
+    )
+
+
+def run_import(options: Import) -> None:
+    """Bring a source folder in and print what came."""
+    if not 0 <= options.holdout < 1:
+        raise UserError(f"--holdout is a share between 0 and 1, not {options.holdout}.")
+    source = find_source(options.source, options.group_pattern)
+    with new_folder(options.output, overwrite=options.overwrite, source=options.source) as folder:
+        # Everything is opened before anything is written.
+        samples, bad = inspect_samples(source.samples)
+        faults = source.faults + [fault for _, fault in bad]
+        listing = "\n  ".join([f"{len(faults)} files of {options.source} can't be brought in:", *faults])
+        if faults and not options.skip_bad_files:
+            raise UserError(f"{listing}\nMend or remove them, or leave them out with --skip-bad-files.")
+        if not samples:
+            raise UserError(f"Nothing is left to bring in. {listing}")
+        held = hold_out(samples, options.holdout, options.seed) if options.holdout else np.zeros(len(samples), bool)
+        import_samples(samples, held, folder, options.link)
+    if faults:
+        print(f"left out: {listing}")
+    for note in source.notes:
+        print(f"note: {note}")
+    forged = np.array([sample.forged for sample in samples])
+    print(
+        f"wrote {options.output}: {(~held).sum()} training images ({(~held & forged).sum()} forged), "
+        f"{held.sum()} test images ({(held & forged).sum()} forged)\n"
+        f"next: python script_1_highres_no_ela.py --data-dir {options.output}"
+    )
+
+
+def run_check(options: Check) -> None:
+    """Print what is wrong with a data folder and exit with 1, or print one line and exit with 0."""
+    report = check_folder(options.data_dir)
+    for kind, faults in report.by_kind().items():
+        print(f"{kind} ({len(faults)})")
+        for fault in faults:
+            print(f"  {fault.file}: {fault.text}")
+    if report.faults:
+        print(f"{len(report.faults)} faults in {options.data_dir} ({report.counts})")
+        raise SystemExit(1)
+    print(f"OK: {options.data_dir} ({report.counts})")
+
+
+def main() -> None:
+    """Run the chosen command."""
+    commands = {"demo": Demo, "import": Import, "check": Check}
+    options = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    {Demo: run_demo, Import: run_import, Check: run_check}[type(options)](options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The real data sets beside the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data at {SHARED_DATA.relative_to(ROOT, walk_up=True)}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def pairs_dir(tmp_path_factory) -> Path:
+    """A data folder with ten pairs, authentic and forged: grey noise with a bright pasted square, 72×96."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for label in ("authentic", "forged"):
+        (folder / "train_images" / label).mkdir(parents=True)
+    (folder / "train_masks").mkdir()
+    for number in range(10):
+        image = rng.integers(60, 120, (72, 96, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"train_images/authentic/{number}.png"), image)
+        side, top, left = 6 + 4 * number, int(rng.integers(20)), int(rng.integers(40))
+        mask = np.zeros((1, 72, 96), np.uint8)
+        mask[:, top : top + side, left : left + side] = 1
+        image[mask[0] > 0] = 250
+        cv2.imwrite(str(folder / f"train_images/forged/{number}.png"), image)
+        np.save(folder / f"train_masks/{number}.npy", mask)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_program():
+    """Run a program of the repository as a user does: its arguments, its output, its exit status."""
+
+    def run(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+    return run

@@ -1,0 +1,116 @@
+import re
+
+from common.errors import UserError
+from common.evaluation.scoring import find_cases, read_map, score_cases
+from common.inference import rle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+GOOD = [("1", "authentic"), ("2", "authentic"), ("3", "authentic")]
+
+
+def write_submission(folder, rows):
+    lines = ["case_id,annotation", *(f'{case_id},"{text}"' for case_id, text in rows)]
+    (folder / "s.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Forged images 1 and 2 of 40 × 50, with maps; 3 is authentic."""
+    for name in ("masks", "maps"):
+        (tmp_path / name).mkdir()
+    for case_id in "12":
+        mask = np.zeros((40, 50), np.uint8)
+        mask[:8, :8] = 1
+        np.save(tmp_path / "masks" / f"{case_id}.npy", mask)
+        np.save(tmp_path / "maps" / f"{case_id}.npy", mask.astype(np.float16))
+    write_submission(tmp_path, GOOD)
+    return tmp_path
+
+
+def write(name, text=None, array=None):
+    """A fault: a file of the folder written anew, or removed."""
+
+    def spoil(folder):
+        if array is not None:
+            np.save(folder / name, array)
+        elif text is not None:
+            (folder / name).write_text(text)
+        else:
+            (folder / name).unlink()
+
+    return spoil
+
+
+def rows(*rows):
+    """A fault of the submission."""
+    return lambda folder: write_submission(folder, rows)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (write("s.csv"), "s.csv does not exist"),
+        (write("s.csv", text=""), "it has: nothing"),
+        (write("s.csv", text="case_id,annotation\n"), "no rows"),
+        (write("s.csv", text="case_id,mask\n1,authentic\n"), "lacks the column annotation"),
+        (write("s.csv", text="case_id,annotation\n1,[101, 102]\n"), "line 2: the row needs 2 fields"),
+        (write("s.csv", text='case_id,annotation\n1,"authentic\n'), "cannot be read as CSV"),
+        (rows(GOOD[0], *GOOD), "line 3: case_id 1 stands on line 2 already"),
+        (rows(*GOOD[::2]), "1 masks in .*masks have no row in .*s.csv: 2"),
+        (rows(("1", "forged"), *GOOD[1:]), r"s.csv, line 2 \(case_id 1\): list 1 is 'forged'"),
+        (rows(*GOOD[:2], ("3", "[1, 2, 3]")), r"s.csv, line 4 \(case_id 3\): list 1: 3 numbers"),
+        (rows(GOOD[0], ("2", "[1999, 3]"), GOOD[2]), r"line 3 .*run 1 \(start 1999, length 3\) ends at 2001, outside"),
+        (write("masks/1.npy", array=np.zeros((40, 50))), "1.npy: a mask channel marks no pixel"),
+        (write("masks/1.npy", text="no array"), "1.npy cannot be read"),
+        (write("masks/1.png", text=""), "share the case id '1'"),
+        (write("maps/1.npy"), "1 forged images have no probability map in .*maps: 1"),
+        (write("maps/1.npy", array=np.zeros((9, 8), np.float32)), "1.npy is 9×8, the image's mask 40×50"),
+        (write("maps/1.npy", array=np.full((40, 50), 2.0)), r"outside \[0, 1\]"),
+        (write("maps/1.npy", array=np.full((40, 50), np.nan)), "or nan"),
+        (write("maps/1.npy", array=np.zeros((1, 40, 50))), r"shape \(1, 40, 50\)"),
+        (write("maps/1.npy", text="no array"), "1.npy cannot be read as a map"),
+        (write("groups.csv", text=""), "groups.csv cannot be read"),
+    ],
+)
+def test_faults_are_named(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(UserError, match=message):
+        score_cases(find_cases(folder / "s.csv", folder / "masks", folder / "maps"))
+
+
+@pytest.mark.parametrize("name", ["masks", "maps"])
+def test_a_missing_folder_is_named(folder, name):
+    folders = {"masks": folder / "masks", "maps": folder / "maps", name: folder / "nowhere"}
+    with pytest.raises(UserError, match=re.escape(f"{folder / 'nowhere'} is not a folder")):
+        find_cases(folder / "s.csv", **folders)
+
+
+def test_rows_keep_the_submissions_order_and_what_does_not_apply_is_nan(folder):
+    truth = rle.format_annotation([rle.encode(np.load(folder / "masks" / "2.npy"))])
+    write_submission(folder, [("3", "[1, 1]"), ("2", truth), ("1", "authentic")])
+    table = score_cases(find_cases(folder / "s.csv", folder / "masks")).rows.set_index("case_id")
+    assert table.index.tolist() == ["3", "2", "1"]
+    assert table["of1"].tolist() == [0, 1, 0]
+    assert table["pixel_f1"].isna().tolist() == [True, False, False]
+    assert table["pixel_iou"].tolist()[1:] == [1, 0]  # a forged image called authentic counts as 0
+    assert table["pixel_auc"].isna().all()
+    assert table["area_share"].tolist() == [0, 64 / 2000, 64 / 2000]
+
+
+def test_leading_zeros_and_long_annotations_survive(folder):
+    checkerboard = (np.indices((600, 700)).sum(axis=0) % 2).astype(np.uint8)  # 210,000 runs, megabytes of text
+    np.save(folder / "masks" / "001.npy", checkerboard)
+    write_submission(folder, [*GOOD, ("001", rle.format_annotation([rle.encode(checkerboard)]))])
+    table = score_cases(find_cases(folder / "s.csv", folder / "masks")).rows.set_index("case_id")
+    assert table.loc["001", "of1"] == 1
+
+
+def test_maps_of_8_bits(folder):
+    Image.fromarray(np.array([[0, 51, 255]], np.uint8)).save(folder / "map.png")
+    assert read_map(folder / "map.png", (1, 3)).tolist() == [[0, pytest.approx(0.2), 1]]
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "map.png")
+    with pytest.raises(UserError, match="a map is"):
+        read_map(folder / "map.png")

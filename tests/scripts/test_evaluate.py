@@ -1,0 +1,160 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from common.data.images import read_mask
+from common.inference import rle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT.parent / "shared" / "data" / "competition_sample"
+KEYS = {
+    "of1", "of1_all_authentic", "lift", "image_precision", "image_recall", "image_fpr", "image_f1", "image_mcc",
+    "pixel_f1", "pixel_iou", "pixel_auc", "pixel_f1_best", "n_forged", "n_authentic", "by_size",
+}  # fmt: skip
+
+
+def evaluate(folder, *flags):
+    return subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "--submission", "s.csv", "--masks", "data/test_masks", *flags],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def write_submission(folder, rows):
+    lines = ["case_id,annotation", *(f'{case_id},"{text}"' for case_id, text in rows)]
+    (folder / "s.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Truth `[101, 102]` on 720 × 960 predicted as `[101, 103]`, a missed 10 × 10 corner, and authentic images."""
+    for name in ("test_masks", "test_images"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    np.save(tmp_path / "data" / "test_masks" / "1.npy", rle.decode([101, 102], 720, 960).astype(np.uint8)[None])
+    corner = np.zeros((100, 20), np.uint8)
+    corner[:10, :10] = 1
+    np.save(tmp_path / "data" / "test_masks" / "2.npy", corner)
+    for case_id in ("1", "2", "3"):
+        size = (960, 720) if case_id == "1" else (20, 100)
+        Image.new("RGB", size, "grey").save(tmp_path / "data" / "test_images" / f"{case_id}.png")
+    write_submission(tmp_path, [("1", "[101, 103]"), ("2", "authentic"), ("3", "authentic"), ("4", "[1, 5];[9, 2]")])
+    return tmp_path
+
+
+def add_maps(folder):
+    (folder / "maps").mkdir()
+    for mask in (folder / "data" / "test_masks").glob("*.npy"):
+        np.save(folder / "maps" / mask.name, (0.25 + 0.5 * read_mask(mask)[0]).astype(np.float16))
+
+
+def test_hand_known_figures(folder):
+    add_maps(folder)
+    Image.fromarray(np.full((5, 5), 51, np.uint8)).save(folder / "maps" / "3.png")
+    (folder / "data" / "groups.csv").write_text("case_id,group,kind\n1,x,copymove\n2,y,splice\n3,x,\n")
+    done = evaluate(folder, "--maps", "maps", "--json", "out/figures.json", "--report", "out/report")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((folder / "out" / "figures.json").read_text())
+    assert set(figures) == KEYS
+    f1 = 2 * 102 / (102 + 103)
+    expected = {
+        "of1": (f1 + 0 + 1 + 0) / 4,
+        "of1_all_authentic": 0.5,
+        "lift": (f1 + 1) / 4 - 0.5,
+        "image_precision": 0.5,
+        "image_recall": 0.5,
+        "image_fpr": 0.5,
+        "image_f1": 0.5,
+        "image_mcc": 0.0,
+        "pixel_f1": f1 / 2,
+        "pixel_iou": 102 / 103 / 2,
+        "pixel_auc": 1.0,
+        "pixel_f1_best": 1.0,
+        "n_forged": 2,
+        "n_authentic": 2,
+    }
+    assert {key: figures[key] for key in expected} == pytest.approx(expected)
+    sizes = figures["by_size"]
+    assert [sizes[size]["n"] for size in ("tiny", "small", "medium", "large", "xlarge")] == [
+        1,
+        0,
+        0,
+        1,
+        0,
+    ]  # 5 % exactly is large
+    assert sizes["tiny"]["of1"] == sizes["tiny"]["lift"] == pytest.approx(f1)
+    assert sizes["tiny"]["image_recall"] == sizes["large"]["pixel_f1_best"] == 1.0
+    assert sizes["large"]["of1"] == 0.0
+    assert sizes["small"]["of1"] is None
+    assert "| copymove        |      1 | 0.9951 | 0.9951 |" in done.stdout
+    assert "best for the set" in done.stdout and "0.750" in done.stdout
+    assert (folder / "out" / "report" / "predictions.png").exists()
+
+
+def test_without_maps_their_figures_are_null(folder):
+    done = evaluate(folder, "--json", "figures.json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((folder / "figures.json").read_text())
+    assert set(figures) == KEYS
+    assert figures["pixel_auc"] is None and figures["pixel_f1_best"] is None
+    assert "by kind" not in done.stdout and "AUC" not in done.stdout
+
+
+def test_nested_case_ids_and_the_prefix_of_the_training_layout(folder):
+    (folder / "data" / "test_masks" / "deep").mkdir()
+    (folder / "data" / "test_masks" / "2.npy").rename(folder / "data" / "test_masks" / "deep" / "2.npy")
+    truth = rle.format_annotation([rle.encode(read_mask(folder / "data" / "test_masks" / "deep" / "2.npy")[0])])
+    write_submission(folder, [("forged/1", "[101, 102]"), ("authentic/1", "authentic"), ("deep/2", truth)])
+    done = evaluate(folder, "--json", "figures.json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((folder / "figures.json").read_text())
+    assert (figures["of1"], figures["n_forged"], figures["n_authentic"]) == (1.0, 2, 1)
+
+
+def test_no_masks_at_all_is_said(folder):
+    for mask in (folder / "data" / "test_masks").iterdir():
+        mask.unlink()
+    done = evaluate(folder, "--json", "figures.json", "--report", "report")
+    assert done.returncode == 0, done.stderr
+    assert "note: data/test_masks holds no masks" in done.stdout
+    assert json.loads((folder / "figures.json").read_text())["image_fpr"] == 0.5
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the competition's sample pairs are not at hand")
+def test_the_competitions_own_masks_score_one(folder):
+    masks = SAMPLE / "train_masks"
+    truth = {path.stem: rle.format_annotation([rle.encode(c) for c in np.load(path)]) for path in masks.glob("*.npy")}
+    rows = [("authentic/" + case_id, "authentic") for case_id in truth]
+    write_submission(folder, rows + [("forged/" + case_id, text) for case_id, text in truth.items()])
+    done = evaluate(folder, "--masks", masks, "--json", "figures.json", "--report", "report")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((folder / "figures.json").read_text())
+    assert figures["of1"] == figures["pixel_f1"] == figures["image_mcc"] == 1.0
+    assert figures["of1_all_authentic"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "message"),
+    [
+        ([("1", "forged"), ("2", "authentic")], (), "s.csv, line 2 (case_id 1): list 1 is 'forged'"),
+        ([("1", "authentic"), ("2", "authentic")], ("--images", "nowhere", "--report", "r"), "nowhere is not a folder"),
+    ],
+)
+def test_bad_input_is_one_message(folder, rows, flags, message):
+    write_submission(folder, rows)
+    done = evaluate(folder, *flags)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_flag_is_refused(folder):
+    done = evaluate(folder, "--mask-dir", "x")
+    assert done.returncode == 2
+    assert "mask-dir" in done.stderr

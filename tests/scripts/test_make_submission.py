@@ -1,0 +1,167 @@
+"""The real program on a few images."""
+
+import csv
+import shutil
+
+from common.inference.rle import parse_annotation
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def models_dir(run_program, pairs_dir, tmp_path_factory):
+    """A network that learned to see the bright squares of `pairs_dir`."""
+    folder = tmp_path_factory.mktemp("models")
+    result = run_program(
+        "script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", folder, "--profile", "quick",
+        "--encoder-weights", "none", "--image-size", "64", "--decoder-channels", "32", "--epochs", "30",
+        "--folds", "2", "--tracker", "none",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def submit(run_program, models_dir, tmp_path):
+    def submit(folder, *flags):
+        flags = ("--input", folder, "--models-dir", models_dir, "--output", tmp_path / "submission.csv", *flags)
+        result = run_program("make_submission.py", *flags)
+        assert result.returncode == 0, result.stderr
+        return pd.read_csv(tmp_path / "submission.csv", dtype=str), pd.read_csv(
+            tmp_path / "scores.csv", dtype={"case_id": str, "error": str}
+        )
+
+    return submit
+
+
+def set_calibration(models_dir, folder, **calibration):
+    """A copy of the models whose image-level decision is known."""
+    checkpoint = torch.load(models_dir / "highres_no_ela_best.pth", weights_only=True)
+    torch.save(checkpoint | {"calibration": calibration}, folder / "highres_no_ela_best.pth")
+    return folder
+
+
+def test_every_image_has_its_row_at_its_own_resolution(submit, models_dir, tmp_path, capfd):
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    shapes = {"a.png": (80, 60), "b.jpg": (33, 201), "c.tif": (64, 64), "sub/d.webp": (120, 90), "e.bmp": (7, 5)}
+    for name, (height, width) in shapes.items():
+        image = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
+        image[: height // 2, : width // 2] = 250
+        cv2.imwrite(str(images / name), image)
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
+    submission, scores = submit(images, "--models-dir", always, "--maps", tmp_path / "maps", "--pixel-threshold", "0.3")
+
+    assert submission["case_id"].tolist() == ["a", "b", "broken", "c", "e", "sub/d"]
+    assert list(submission.columns) == ["case_id", "annotation"]
+    scores = scores.set_index("case_id")
+    assert "broken.png" in scores.loc["broken", "error"]
+    assert np.isnan(scores.loc["broken", "forged_probability"])
+    annotations = submission.set_index("case_id")["annotation"]
+    assert annotations["broken"] == "authentic"
+    for name, (height, width) in shapes.items():
+        case_id = name.rsplit(".", 1)[0]
+        row = scores.loc[case_id]
+        assert (row["height"], row["width"]) == (height, width)
+        assert row["forged_probability"] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-5)
+        masks = parse_annotation(annotations[case_id], height, width)
+        assert len(masks) == row["n_instances"]
+        prob = np.load(tmp_path / "maps" / f"{case_id}.npy")
+        assert prob.dtype == np.float16
+        assert prob.shape == (height, width)
+        assert masks.any(axis=0).mean() == pytest.approx(row["area_share"], abs=1e-5)
+        assert row["area_share"] == pytest.approx((prob >= 0.3).mean(), abs=0.02)
+
+
+def test_regions_lie_where_the_square_is(submit, models_dir, pairs_dir, tmp_path):
+    """Neither transposed nor shifted: the map is brighter inside."""
+    always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
+    submit(pairs_dir / "train_images" / "forged", "--models-dir", always, "--maps", tmp_path / "maps")
+    inside, outside = [], []
+    for number in range(4, 10):
+        mask = np.load(pairs_dir / f"train_masks/{number}.npy")[0] > 0
+        prob = np.load(tmp_path / "maps" / f"{number}.npy")
+        inside.append(prob[mask].mean())
+        outside.append(prob[~mask].mean())
+    assert np.mean(inside) > np.mean(outside) + 0.05
+
+
+def test_rows_follow_the_sample_submission(submit, pairs_dir, tmp_path):
+    images = tmp_path / "test_images"
+    shutil.copytree(pairs_dir / "train_images" / "authentic", images)
+    (tmp_path / "sample_submission.csv").write_text("case_id,annotation\n7,authentic\n404,authentic\n0,authentic\n")
+    submission, scores = submit(images)
+    assert submission["case_id"].tolist() == scores["case_id"].tolist() == ["7", "404", "0"]
+    assert "no such image" in scores.set_index("case_id").loc["404", "error"]
+
+
+@pytest.mark.parametrize(("mode", "forged"), [("high-precision", False), ("default", True)])
+def test_the_mode_moves_the_decision(submit, models_dir, pairs_dir, tmp_path, mode, forged):
+    """Every image with probability 0.7: forged by default (0.65), not with high precision (0.80)."""
+    always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=float(np.log(0.7 / 0.3)))
+    submission, scores = submit(
+        pairs_dir / "train_images" / "forged", "--models-dir", always, "--mode", mode, "--pixel-threshold", "0"
+    )
+    assert ((submission["annotation"] != "authentic") == forged).all()
+    assert (scores["n_instances"] == forged).all()
+
+
+def test_one_file_is_enough(submit, pairs_dir):
+    submission, _ = submit(pairs_dir / "train_images" / "forged" / "9.png")
+    assert submission["case_id"].tolist() == ["9"]
+
+
+def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
+    always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
+    submit(pairs_dir / "train_images" / "forged", "--models-dir", always, "--pixel-threshold", "0")
+    with (tmp_path / "submission.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[1] == ["0", f"[1, {72 * 96}]"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--input", "nowhere"), "error: nowhere is not a folder"),
+        (("--input", "docs/LOG.md"), "LOG.md"),
+        (("--models-dir", "nowhere"), "nowhere/highres_no_ela_best.pth (made by script_1_highres_no_ela.py)"),
+        (("--mode", "best"), "--mode"),
+        (("--output", "/proc/nothing/submission.csv"), "can't be written"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_message(run_program, models_dir, pairs_dir, tmp_path, flags, message):
+    arguments = {"--input": pairs_dir / "train_images" / "forged", "--models-dir": models_dir}
+    arguments |= {"--output": tmp_path / "s.csv", flags[0]: flags[1]}
+    result = run_program("make_submission.py", *(part for pair in arguments.items() for part in pair))
+    assert message in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(models_dir, tmp_path):
+    """Ten times the images, the same peak: a child process reports its own."""
+    import subprocess
+    import sys
+
+    image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    code = (
+        "import sys, resource, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for count in (16, 160):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            cv2.imwrite(str(folder / f"{number}.bmp"), image)
+        command = [sys.executable, "-c", code, "make_submission.py", "--input", folder, "--models-dir", models_dir]
+        command += ["--output", tmp_path / "s.csv"]
+        result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+        peaks.append(int(result.stdout.split("peak")[1]))
+    assert peaks[1] < 1.1 * peaks[0]

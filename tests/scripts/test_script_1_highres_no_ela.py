@@ -1,0 +1,101 @@
+"""The real program on a few images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ("--profile", "quick", "--encoder-weights", "none", "--image-size", "64", "--decoder-channels", "32")
+
+
+@pytest.fixture
+def train(run_program, pairs_dir, tmp_path):
+    def train(*flags):
+        return run_program(
+            "script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", tmp_path, *SMALL, *flags
+        )
+
+    return train
+
+
+def test_it_trains_validates_and_writes_its_files(train, tmp_path):
+    result = train("--epochs", "2")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "highres_no_ela: 16 images to train on, 4 to validate on (fold 0)"
+    assert [line.split(":")[0] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2", "highres_no_ela"]
+    assert "Traceback" not in result.stderr
+    metrics = json.loads((tmp_path / "highres_no_ela_metrics.json").read_text())
+    assert f"dice {metrics['dice']:.4f}" in lines[-1]
+    checkpoint = torch.load(tmp_path / "highres_no_ela_best.pth", weights_only=True)
+    assert checkpoint["config"]["encoder_name"] == "tu-mobilenetv3_small_100"
+    assert checkpoint["best_dice"] == metrics["dice"]
+
+
+def test_an_untrained_network_can_be_saved_as_the_baseline(train, tmp_path):
+    assert train("--epochs", "0").returncode == 0
+    assert (tmp_path / "highres_no_ela_best.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--learning-rate", "1"), "--learning-rate"),
+        (("--data-dir", "nowhere"), "error: nowhere has no folder train_images"),
+        (("--encoder-weights", "nowhere.pth"), "error: --encoder-weights nowhere.pth: no such file"),
+        (("--folds", "50"), "error: 10 groups of images can't be parted into 50 folds"),
+        (("--resume",), "does not exist; start the run without --resume"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_message(train, flags, message):
+    result = train(*flags)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_broken_file_stops_the_run_before_it_starts(run_program, pairs_dir, tmp_path):
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", pairs_dir, data], check=True)
+    broken = data / "train_images" / "forged" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    command = ("script_1_highres_no_ela.py", "--data-dir", data, "--models-dir", tmp_path, *SMALL, "--epochs", "1")
+    result = run_program(*command)
+    assert result.returncode == 1
+    assert "forged/3.png" in result.stderr
+    assert "--skip-bad-files" in result.stderr
+    result = run_program(*command, "--skip-bad-files")
+    assert result.returncode == 0, result.stderr
+    assert "left out" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_ctrl_c_says_how_to_go_on_and_resume_finishes(train, pairs_dir, tmp_path):
+    command = [sys.executable, "script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", tmp_path]
+    # stdin and the new group keep the signal to this process alone
+    process = subprocess.Popen(
+        [*map(str, command), *SMALL, "--epochs", "40"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "highres_no_ela_last.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    done = torch.load(tmp_path / "highres_no_ela_last.pth", weights_only=True)["epoch"]
+    assert done < 39
+    assert not list(tmp_path.glob("*.partial"))

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_importing_common_sets_openmp_without_importing_torch():
+    result = run("import os, sys, common; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)")
+    assert result.stdout.split() == ["3000", "False"]
+
+
+def test_a_users_own_setting_stays():
+    result = run("import os; os.environ['GOMP_SPINCOUNT'] = '7'; import common; print(os.environ['GOMP_SPINCOUNT'])")
+    assert result.stdout.split() == ["7"]
+
+
+def test_user_error_ends_with_its_message_alone():
+    result = run("import common; from common.errors import UserError; raise UserError('x.png is broken')")
+    assert (result.returncode, result.stderr) == (1, "error: x.png is broken\n")
+
+
+def test_other_errors_keep_their_traceback():
+    assert "Traceback" in run("import common; raise ValueError('a bug')").stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="exit status of a signal")
+def test_interrupt_ends_with_one_line():
+    result = run("import common; raise KeyboardInterrupt('go on with --resume')")
+    assert result.returncode != 0
+    assert result.stderr == "interrupted: go on with --resume\n"

@@ -1,0 +1,74 @@
+import pickle
+
+from common.config import TrainConfig
+from common.errors import UserError
+from common.training.checkpoint import REQUIRED_KEYS, build_network, load_checkpoint, load_network, save_checkpoint
+
+import pytest
+import torch
+
+CONFIG = TrainConfig(
+    name="tiny", encoder_name="tu-mobilenetv3_small_100", decoder_channels=32, segmentation_channels=32
+)
+
+
+@pytest.fixture
+def checkpoint():
+    return dict.fromkeys(REQUIRED_KEYS, 0) | {
+        "model_state_dict": build_network(CONFIG).state_dict(),
+        "config": CONFIG.plain(),
+    }
+
+
+def test_network_comes_back_from_the_checkpoint_alone(tmp_path, checkpoint):
+    path = tmp_path / "models" / "tiny_best.pth"
+    save_checkpoint(checkpoint, path)
+    network = load_network(load_checkpoint(path), path)
+    assert not network.training
+    assert all(torch.equal(v, checkpoint["model_state_dict"][k]) for k, v in network.state_dict().items())
+
+
+def test_plain_types_only(tmp_path, checkpoint):
+    """`weights_only=True` refuses what would run code."""
+
+    class Payload:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('ran')",))
+
+    path = tmp_path / "evil.pth"
+    torch.save(checkpoint | {"metrics": Payload()}, path)
+    with pytest.raises(UserError, match=r"evil\.pth can't be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", pickle.dumps({"a": 1})])
+def test_a_broken_file_is_named(tmp_path, content):
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.pth"):
+        load_checkpoint(path)
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path, checkpoint):
+    path = tmp_path / "half.pth"
+    save_checkpoint(checkpoint, path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"half\.pth can't be read"):
+        load_checkpoint(path)
+
+
+def test_missing_keys_are_named(tmp_path):
+    torch.save({"model_state_dict": {}, "epoch": 1}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="lacks best_dice, config, metrics, threshold, calibration"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.pth does not exist"):
+        load_checkpoint(tmp_path / "none.pth")
+
+
+def test_weights_of_another_network_are_refused(tmp_path, checkpoint):
+    checkpoint["config"]["decoder_channels"] = 64
+    with pytest.raises(UserError, match=r"x\.pth: the weights do not fit"):
+        load_network(checkpoint, tmp_path / "x.pth")

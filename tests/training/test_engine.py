@@ -1,0 +1,142 @@
+import dataclasses
+import json
+
+from common.config import TrainConfig
+from common.data.dataset import ForgeryDataset, make_loader
+from common.data.samples import fingerprint, load_samples
+from common.data.sampling import WeightedSampler
+from common.data.transforms import basic_augmentation
+from common.errors import UserError
+from common.training.checkpoint import build_network, load_checkpoint
+from common.training.engine import fit
+from common.training.losses import CombinedLoss
+
+import pytest
+import torch
+from accelerate.utils import set_seed
+
+SEED_KEYS = {"model_state_dict", "optimizer_state_dict", "epoch", "best_dice"}
+KEYS = SEED_KEYS | {"config", "metrics", "threshold", "calibration", "fold", "versions", "data_fingerprint"}
+
+
+class Interrupting(CombinedLoss):
+    """Ctrl-C in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    def forward(self, logits, target):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().forward(logits, target)
+
+
+@pytest.fixture
+def train(pairs_dir, tmp_path):
+    samples = load_samples(pairs_dir)
+
+    def train(loss=None, **fields):
+        config = TrainConfig(name="tiny", models_dir=tmp_path, encoder_weights="none", tracker="none").quick()
+        config = dataclasses.replace(
+            config, image_size=64, segmentation_channels=32, decoder_channels=32, **{"epochs": 3} | fields
+        )
+        set_seed(config.seed)
+        sampler = WeightedSampler([1.0] * len(samples), config.seed)
+        train_loader = make_loader(ForgeryDataset(samples, 64, basic_augmentation()), 8, 0, sampler)
+        val_loader = make_loader(ForgeryDataset(samples, 64), 8, 0)
+        return fit(
+            config, build_network(config), loss or CombinedLoss(), train_loader, val_loader, fingerprint(samples)
+        )
+
+    return train
+
+
+def weights(path):
+    return load_checkpoint(path)["model_state_dict"]
+
+
+def test_it_learns_and_keeps_the_best(train, tmp_path):
+    untrained = train(epochs=0)
+    metrics = train(epochs=12)
+    assert metrics["pixel_auc"] > max(0.8, untrained["pixel_auc"] + 0.2)
+    best, last = load_checkpoint(tmp_path / "tiny_best.pth"), load_checkpoint(tmp_path / "tiny_last.pth")
+    assert set(best) >= KEYS
+    assert best["best_dice"] == best["metrics"]["dice"] == metrics["dice"] >= last["metrics"]["dice"]
+    assert last["epoch"] == 11
+    assert best["epoch"] == last["best_epoch"]
+    written = json.loads((tmp_path / "tiny_metrics.json").read_text())
+    assert written["dice"] == metrics["dice"]
+    assert written["pixel_recall_tiny"] is None or 0 <= written["pixel_recall_tiny"] <= 1
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedule):
+    train(schedule=schedule)
+    unbroken = weights(tmp_path / "tiny_last.pth")
+    best = weights(tmp_path / "tiny_best.pth")
+    for path in tmp_path.glob("tiny*"):
+        path.unlink()
+    with pytest.raises(KeyboardInterrupt, match="holds the run up to epoch 1; go on with --resume"):
+        train(Interrupting(step=5), schedule=schedule)  # three steps an epoch: in the middle of the second
+    train(schedule=schedule, resume=True)
+    for name, resumed in weights(tmp_path / "tiny_last.pth").items():
+        assert torch.equal(resumed, unbroken[name]), name
+    for name, resumed in weights(tmp_path / "tiny_best.pth").items():
+        assert torch.equal(resumed, best[name]), name
+
+
+def test_interrupted_before_anything_was_saved(train):
+    with pytest.raises(KeyboardInterrupt, match="nothing is saved"):
+        train(Interrupting(step=1))
+
+
+def test_accumulated_steps_take_part(train, tmp_path):
+    """Twenty images in three batches: two updates an epoch instead of three."""
+    train(epochs=1, accumulation=2)
+    optimizer = load_checkpoint(tmp_path / "tiny_last.pth")["optimizer_state_dict"]
+    assert {state["step"].item() for state in optimizer["state"].values()} == {2}
+
+
+def test_the_cycle_of_the_rate_spans_the_run(train, tmp_path):
+    train(epochs=2)
+    scheduler = load_checkpoint(tmp_path / "tiny_last.pth")["scheduler_state_dict"]
+    assert scheduler["last_epoch"] == scheduler["total_steps"] == 2 * 3
+
+
+def test_other_settings_are_not_resumed(train):
+    train(epochs=1)
+    with pytest.raises(UserError, match=r"other settings: epochs \(1 → 2\), lr \(0.001 → 0.01\)"):
+        train(epochs=2, lr=0.01, resume=True)
+
+
+def test_nothing_to_resume(train):
+    with pytest.raises(UserError, match=r"tiny_last\.pth does not exist"):
+        train(resume=True)
+
+
+def test_a_diverged_training_stops_the_run(train):
+    class Broken(CombinedLoss):
+        def forward(self, logits, target):
+            return super().forward(logits, target) * float("nan")
+
+    with pytest.raises(UserError, match=r"the training diverged.* Lower --lr"):
+        train(Broken())
+
+
+def test_half_precision_needs_a_gpu(train):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="--precision bf16 needs a GPU"):
+        train(precision="bf16")
+
+
+def test_a_tracker_that_is_not_installed_is_named(train):
+    with pytest.raises(UserError, match="--tracker mlflow"):
+        train(tracker="mlflow")
+
+
+def test_tensorboard_gets_the_metrics(train, tmp_path):
+    train(epochs=1, tracker="tensorboard")
+    assert list((tmp_path / "runs" / "tiny").rglob("events.out.tfevents*"))
