@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUND = ("common.errors", "common.sizes", "common.files")
+GROUND = ("common.errors", "common.sizes", "common.files", "common.tables")
 METRICS = ("common.evaluation.metrics", "common.evaluation.calibration")
 FLOORS = (*GROUND, "common.data", "common.forensics", "common.networks", *METRICS)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.data.images import IMAGE_SUFFIXES, has_alpha, read_image, read_mask, scan_images
 from common.errors import UserError
+from common.tables import read_table
 
 import numpy as np
 import pandas as pd
@@ -210,14 +211,10 @@ class _Check:
         if not path.is_file():
             return None
         try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except ValueError as error:
-            self.add(path.name, path, f"can't be read as a table ({error})")
+            return read_table(path, columns)
+        except UserError as error:
+            self.add(path.name, path, _without_path(error, path))
             return None
-        if not set(columns) <= set(table.columns):
-            self.add(path.name, path, f"needs the columns {', '.join(columns)}; it has {', '.join(table.columns)}")
-            return None
-        return table
 
 
 def _examine(image: Path, mask: Path | None) -> tuple[tuple[int, int] | None, list[tuple[str, Path, str]]]:

@@ -15,9 +15,9 @@ from common.data.images import IMAGE_SUFFIXES, read_mask, scan_images
 from common.data.layout import write_groups, write_mask, write_sample_submission
 from common.data.samples import Sample
 from common.errors import UserError
+from common.tables import read_table
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 MASK_ENDINGS = ("_gt", "_mask", "_groundtruth", "_ground_truth", "_forged", "-gt", "-mask")
@@ -114,12 +114,7 @@ def _read_index(source: Path, faults: list[str]) -> dict[str, dict[str, str]] | 
     path = source / "index.csv"
     if not path.is_file():
         return None
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read as a table ({error}).") from error
-    if "file" not in table:
-        raise UserError(f"{path} needs the column file; it has {', '.join(table.columns)}.")
+    table = read_table(path, ["file"])
     counts = Counter(table["file"])
     faults += [f"{path}: {count} rows for {file}" for file, count in counts.items() if count > 1]
     faults += [f"{path}: names {file}, which does not exist" for file in counts if not (source / file).is_file()]

@@ -21,9 +21,9 @@ from pathlib import Path
 from common.data.images import find_images, read_image, read_mask
 from common.errors import UserError
 from common.sizes import size_of
+from common.tables import read_table
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 
@@ -76,7 +76,7 @@ def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
     missing = [path for path in masks.values() if not path.is_file()]
     if missing:
         raise UserError(_listing(f"{len(missing)} forged images have no mask. Expected:", map(str, missing)))
-    sources = _read_groups(data_dir / "groups.csv")
+    sources = read_groups(data_dir / "groups.csv")
 
     def sample(case_id: str, image: Path, mask: Path | None) -> Sample:
         group, kind = sources.get(case_id, (case_id, ""))
@@ -87,13 +87,15 @@ def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
     ]
 
 
-def _read_groups(path: Path) -> dict[str, tuple[str, str]]:
-    """Case id → (group, kind)."""
+def read_groups(path: Path) -> dict[str, tuple[str, str]]:
+    """Case id → (group, kind) of a groups.csv; nothing where there is none.
+
+    Raises:
+        UserError: The file is no table, or lacks the columns case_id and group.
+    """
     if not path.is_file():
         return {}
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if not {"case_id", "group"} <= set(table.columns):
-        raise UserError(f"{path} needs the columns case_id and group; it has {', '.join(table.columns)}.")
+    table = read_table(path, ("case_id", "group"))
     kinds = table["kind"] if "kind" in table else [""] * len(table)
     return dict(zip(table["case_id"], zip(table["group"], kinds, strict=True), strict=True))
 

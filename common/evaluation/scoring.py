@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.data.images import IMAGE_SUFFIXES, read_mask
+from common.data.samples import read_groups
 from common.errors import UserError
 from common.evaluation import metrics
 from common.inference import rle
@@ -90,8 +91,7 @@ def find_cases(submission: Path, masks: Path, maps: Path | None = None) -> list[
     table = _read_submission(submission)
     mask_files = _files_by_case_id(masks, {".npy"} | IMAGE_SUFFIXES, "masks")
     map_files = _files_by_case_id(maps, {".npy", ".png"}, "probability maps") if maps else {}
-    groups = masks.parent / "groups.csv"
-    kinds = _read_kinds(groups) if groups.is_file() else {}
+    groups = read_groups(masks.parent / "groups.csv")
     cases, used = [], set()
     for line, case_id, annotation in table:
         mask_id = case_id if case_id in mask_files else case_id.removeprefix("forged/")
@@ -104,7 +104,7 @@ def find_cases(submission: Path, masks: Path, maps: Path | None = None) -> list[
                 where=f"{submission}, line {line} (case_id {case_id})",
                 mask=mask,
                 map=map_files.get(case_id),
-                kind=kinds.get(mask_id, "") if mask else "",
+                kind=groups[mask_id][1] if mask and mask_id in groups else "",
             )
         )
     if unused := [case_id for case_id in mask_files if case_id not in used]:
@@ -152,15 +152,6 @@ def _read_submission(path: Path) -> Iterator[tuple[int, str, str]]:
             )
         lines[row["case_id"]] = line
     return ((line, row["case_id"], row["annotation"]) for line, row in rows)
-
-
-def _read_kinds(path: Path) -> dict[str, str]:
-    """Case id → kind."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}). Write it anew or remove it.") from error
-    return dict(zip(table["case_id"], table["kind"], strict=True)) if {"case_id", "kind"} <= set(table) else {}
 
 
 def _files_by_case_id(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, Path]:

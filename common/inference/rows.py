@@ -4,8 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import UserError
-
-import pandas as pd
+from common.tables import read_table
 
 
 def submission_rows(case_ids: Collection[str], sample_submission: Path | None, input_path: Path) -> list[str]:
@@ -31,12 +30,7 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
             return list(case_ids)
     if not sample_submission.is_file():
         raise UserError(f"--sample-submission {sample_submission}: no such file.")
-    try:
-        table = pd.read_csv(sample_submission, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{sample_submission} can't be read as a table ({error}).") from error
-    if "case_id" not in table:
-        raise UserError(f"{sample_submission} has no column case_id; it has {', '.join(table.columns)}.")
+    table = read_table(sample_submission, ["case_id"])
     rows = table["case_id"].tolist()
     twice = table["case_id"][table["case_id"].duplicated()].tolist()
     if twice:

@@ -127,7 +127,7 @@ def test_an_index_that_does_not_fit_the_files(tmp_path):
         assert part in faults
     assert [s.case_id for s in found.samples] == ["e"]
     (source / "index.csv").write_text("path,label\n1,2\n")
-    with pytest.raises(UserError, match="column file"):
+    with pytest.raises(UserError, match="columns file"):
         find_source(source)
 
 

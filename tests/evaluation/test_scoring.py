@@ -72,7 +72,7 @@ def rows(*rows):
         (write("maps/1.npy", array=np.full((40, 50), np.nan)), "or nan"),
         (write("maps/1.npy", array=np.zeros((1, 40, 50))), r"shape \(1, 40, 50\)"),
         (write("maps/1.npy", text="no array"), "1.npy cannot be read as a map"),
-        (write("groups.csv", text=""), "groups.csv cannot be read"),
+        (write("groups.csv", text=""), "groups.csv can.t be read"),
     ],
 )
 def test_faults_are_named(folder, spoil, message):

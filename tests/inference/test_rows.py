@@ -40,7 +40,7 @@ def test_a_row_without_an_image_stays_and_surplus_is_told(tmp_path, capsys):
     [
         ("case_id,annotation\n8,authentic\n", "none of the 1 case ids"),
         ("case_id,annotation\n1,authentic\n1,authentic\n", "lists 1 more than once"),
-        ("id,annotation\n1,authentic\n", "no column case_id; it has id, annotation"),
+        ("id,annotation\n1,authentic\n", "needs the columns case_id; it has id, annotation"),
         ("", "can't be read"),
     ],
 )
