@@ -17,15 +17,20 @@ setup: .venv/installed
 # Real content, the real programs, a few minutes: data, training, submission, score; then the same untrained.
 demo: setup
 	$(BIN)/python prepare_data.py demo --output data/demo --overwrite
-	$(BIN)/python script_1_highres_no_ela.py --profile quick --data-dir data/demo --models-dir models/demo
+	$(BIN)/python script_1_highres_no_ela.py --profile quick --lr 2e-3 --data-dir data/demo --models-dir models/demo
 	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 0 --data-dir data/demo --models-dir models/demo_untrained
 	$(BIN)/python make_submission.py --input data/demo/test_images --models-dir models/demo_untrained \
 		--output $(DEMO)/untrained/submission.csv
-	$(BIN)/python evaluate.py --submission $(DEMO)/untrained/submission.csv --masks data/demo/test_masks
+	$(BIN)/python evaluate.py --submission $(DEMO)/untrained/submission.csv --masks data/demo/test_masks \
+		--json $(DEMO)/untrained/evaluation.json
 	$(BIN)/python make_submission.py --input data/demo/test_images --models-dir models/demo \
 		--output $(DEMO)/submission.csv --maps $(DEMO)/maps
 	$(BIN)/python evaluate.py --submission $(DEMO)/submission.csv --masks data/demo/test_masks --maps $(DEMO)/maps \
 		--json $(DEMO)/evaluation.json --report $(DEMO)/report
+	@$(BIN)/python -c 'import json, sys; \
+		trained, untrained = (json.load(open("$(DEMO)/" + name)) for name in ("evaluation.json", "untrained/evaluation.json")); \
+		print("oF1: trained {of1:.4f}, all-authentic {of1_all_authentic:.4f}, untrained".format(**trained), "%.4f" % untrained["of1"]); \
+		sys.exit(trained["of1"] <= max(trained["of1_all_authentic"], untrained["of1"]) and "the training did not help")'
 	@echo "look at $(DEMO)/report/predictions.png"
 
 test: setup

@@ -8,8 +8,6 @@ An image without a mask file is authentic. The metric is that of the competition
 a submission that calls every image authentic, is the figure to compare.
 """
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from common.data.images import find_images
 from common.errors import UserError
 from common.evaluation.report import tables, write_report
 from common.evaluation.scoring import find_cases, score_cases, summarize
-from common.files import written_whole
+from common.files import write_json
 
 import tyro
 
@@ -52,8 +50,7 @@ def main(config: EvaluateConfig) -> None:
         print(f"note: {config.masks} holds no masks, so every image counts as authentic\n")
     evaluation = score_cases(cases)
     if config.json:
-        with written_whole(config.json) as file:
-            json.dump(_without_nan(summarize(evaluation)), file, indent=2, allow_nan=False)
+        write_json(summarize(evaluation), config.json)
     print(tables(evaluation))
     if config.report:
         print(f"\nreport: {write_report(config.report, evaluation, cases, images)}")
@@ -71,13 +68,6 @@ def _find_images(config: EvaluateConfig) -> dict[str, Path]:
     # train_images holds authentic/ and forged/; masks are named like the forged ones.
     prefix = "forged/"
     return {case_id.removeprefix(prefix): p for case_id, p in images.items() if case_id.startswith(prefix)} | images
-
-
-def _without_nan(value: dict | float) -> dict | float | None:
-    """The same with None for nan, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

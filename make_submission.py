@@ -64,7 +64,8 @@ class SubmissionConfig:
     min_area_share: float = 0.0005
     """Regions smaller than this share of their image are dropped."""
     instances: Grouping = "merge"
-    """merge reports one instance an image, components one for each connected region."""
+    """merge reports one instance an image, components one for each connected region. (groups, which joins regions of
+    like content, comes with copy-move matching.)"""
     allow_missing: bool = False
     """Go on without members whose checkpoint is missing."""
     batch_size: int = 8
@@ -77,6 +78,8 @@ def main(config: SubmissionConfig) -> None:
     rows = submission_rows(images, config.sample_submission, config.input)
     ensemble = load_ensemble(config.models_dir, PartialState().device, config.allow_missing)
     scores_path = config.scores or config.output.with_name("scores.csv")
+    if scores_path.resolve() == config.output.resolve():
+        raise UserError(f"the submission and the scores can't both be {config.output}; name another with --scores.")
 
     counts: Counter[str] = Counter()
     with (
@@ -97,7 +100,7 @@ def main(config: SubmissionConfig) -> None:
             for case_id, image in zip(batch, read, strict=True):
                 if isinstance(image, str):
                     annotation, score = "authentic", {"error": image}
-                    print(f"{case_id}: {image}")
+                    bar.write(f"{case_id}: {image}")
                 else:
                     annotation, score = decide(config, ensemble, case_id, next(maps), *image.shape[:2])
                 submission.writerow([case_id, annotation])

@@ -41,7 +41,7 @@ class Demo:
     """Training cases: each an authentic image and its forged twin."""
     test_images: int = 100
     """Test images, 54 % of them forged, from photographs that no training image uses."""
-    drawn_share: float = 0.4
+    drawn_share: float = 0.7
     """Share of drawn blots, gels and cells, 0 to 1."""
     overwrite: bool = False
     """Replace the output if it is a data folder."""

@@ -10,6 +10,8 @@ Writes models/highres_no_ela_best.pth (weight 1.5), highres_no_ela_last.pth, hig
 Measured: not measured yet.
 """
 
+from dataclasses import replace
+
 from common.config import TrainConfig, parse_config
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import assign_folds, fingerprint, load_samples
@@ -42,8 +44,9 @@ def main(config: TrainConfig) -> None:
     val_loader = make_loader(val_set, config.batch_size, config.workers)
 
     model = build_network(config)
-    # A resumed run has its weights in the checkpoint.
-    load_encoder_weights(model.encoder, config.encoder_name, "none" if config.resume else config.encoder_weights)
+    if not config.resume:  # then the checkpoint has the weights
+        loaded = load_encoder_weights(model.encoder, config.encoder_name, config.encoder_weights)
+        config = replace(config, encoder_weights=loaded)
     loss = CombinedLoss(
         alpha=config.focal_alpha,
         gamma=config.focal_gamma,

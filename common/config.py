@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.errors import UserError
+
 import tyro
 
 
@@ -77,6 +79,28 @@ class TrainConfig:
     """Go on from models/<name>_last.pth."""
     skip_bad_files: bool = False
     """Train without the files that can't be read, naming each, instead of stopping."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have.
+
+        Raises:
+            UserError: With the flag, its value and what it must be.
+        """
+        rules = {
+            "image_size": (self.image_size > 0 and self.image_size % 32 == 0, "a positive multiple of 32"),
+            "batch_size": (self.batch_size > 0, "1 or more"),
+            "accumulation": (self.accumulation > 0, "1 or more"),
+            "epochs": (self.epochs >= 0, "0 or more"),
+            "lr": (self.lr > 0, "above 0"),
+            "folds": (self.folds > 1, "2 or more"),
+            "fold": (0 <= self.fold < self.folds, f"from 0 to {self.folds - 1}"),
+            "workers": (self.workers >= 0, "0 or more"),
+            "oversample_factor": (self.oversample_factor > 0, "above 0"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (holds, wanted) in rules.items():
+            if not holds:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {wanted}.")
 
     def quick(self) -> "TrainConfig":
         """The recipe for two CPU cores.

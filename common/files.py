@@ -1,5 +1,7 @@
 """Files that are written whole or not at all."""
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +38,15 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(value: dict, path: Path) -> None:
+    """Write plain values as JSON, whole or not at all; nan, which JSON does not have, becomes null."""
+    with written_whole(path) as file:
+        json.dump(_without_nan(value), file, indent=2, allow_nan=False)
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

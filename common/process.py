@@ -1,7 +1,7 @@
 """Settings of the process, made once, before torch is imported.
 
-Two of them are worth more than any change of framework on a CPU (measured on two cores, ratios against the
-default, in `docs/LOG.md`): OpenMP threads that do not spin while they wait, and a malloc that keeps its memory
+Two of them can be worth more than any change of framework on a CPU (`python -m benchmarks.process_settings` prints what
+they bring on a machine, alone and beside a busy neighbour): OpenMP threads that do not spin while they wait, and a malloc that keeps its memory
 instead of giving it back to the kernel after every layer.
 """
 

@@ -14,7 +14,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 def shared_data() -> Path:
     """The real data sets beside the repository."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"no real data at {SHARED_DATA.relative_to(ROOT, walk_up=True)}")
+        pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import sys
 
 from common.config import TrainConfig, parse_config
+from common.errors import UserError
 
 import pytest
 
@@ -57,6 +58,27 @@ def test_unknown_flags_are_refused(monkeypatch, capsys):
         parse(monkeypatch, "--learning-rate", "1")
     assert error.value.code == 2
     assert "--learning-rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("image_size", 500, "--image-size is 500; it must be a positive multiple of 32"),
+        ("batch_size", 0, "--batch-size is 0; it must be 1 or more"),
+        ("accumulation", 0, "--accumulation is 0"),
+        ("epochs", -1, "--epochs is -1; it must be 0 or more"),
+        ("lr", 0.0, "--lr is 0.0; it must be above 0"),
+        ("folds", 1, "--folds is 1; it must be 2 or more"),
+        ("fold", 5, "--fold is 5; it must be from 0 to 4"),
+        ("fold", -1, "--fold is -1"),
+        ("workers", -1, "--workers is -1"),
+        ("oversample_factor", 0.0, "--oversample-factor is 0.0"),
+        ("seed", -1, "--seed is -1"),
+    ],
+)
+def test_impossible_values_are_refused(field, value, wanted):
+    with pytest.raises(UserError, match=wanted):
+        dataclasses.replace(CONFIG, **{field: value})
 
 
 def test_plain_values_only():

@@ -1,11 +1,16 @@
 import subprocess
 import sys
+from pathlib import Path
+
+from common import process
 
 import pytest
 
+ROOT = Path(__file__).parent.parent
+
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_importing_common_sets_openmp_without_importing_torch():
@@ -32,3 +37,16 @@ def test_interrupt_ends_with_one_line():
     result = run("import common; raise KeyboardInterrupt('go on with --resume')")
     assert result.returncode != 0
     assert result.stderr == "interrupted: go on with --resume\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_malloc_neither_maps_nor_trims(monkeypatch):
+    calls = []
+
+    class Libc:
+        def mallopt(self, *arguments):
+            calls.append(arguments)
+
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda name: Libc())
+    process._keep_freed_memory()
+    assert calls == [(-4, 0), (-1, -1)]  # M_MMAP_MAX none, M_TRIM_THRESHOLD never: <malloc.h>

@@ -69,7 +69,8 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise UserError(f"{folder} exists and is no folder. Choose another output folder.")
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ENTRIES)
+    # Hidden files are those that file managers leave (.DS_Store).
+    foreign = sorted(e.name for e in folder.iterdir() if e.name not in ENTRIES and not e.name.startswith("."))
     if foreign:
         raise UserError(
             f"{folder} exists and is no data folder: it holds {foreign[0]} (of {len(foreign)} such entries). "

@@ -183,9 +183,9 @@ def assign_folds(samples: list[Sample], folds: int, seed: int) -> np.ndarray:
 
 
 def fingerprint(samples: list[Sample]) -> str:
-    """Hash of what the samples are: names, labels, groups and file sizes (not where the folder lies)."""
+    """Hash of what inspected samples are: names, labels, groups, sizes and forged areas (not where the folder is)."""
     lines = sorted(
-        f"{s.case_id},{s.forged},{s.group},{s.image.stat().st_size},{s.mask.stat().st_size if s.mask else 0}"
+        f"{s.case_id},{s.forged},{s.group},{s.image.stat().st_size},{s.height},{s.width},{s.area_share}"
         for s in samples
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -60,17 +60,12 @@ def pixel_f1_curve(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(total > 0, 2 * inter / np.maximum(total, 1), 1.0)
 
 
-def best_pixel_f1(probs: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """The best `pixel_f1` of one image over `THRESHOLDS`, and the highest threshold that gives it.
-
-    The threshold is that of an oracle: to compare models, take one threshold for all images (the mean of
-    `pixel_f1_curve`). Arguments and errors as `pixel_auc`.
-    """
-    return best_threshold(pixel_f1_curve(probs, truth))
-
-
 def best_threshold(curve: np.ndarray) -> tuple[float, float]:
-    """Maximum of a curve over `THRESHOLDS`, and the highest threshold where it is reached."""
+    """Maximum of a curve over `THRESHOLDS`, and the highest threshold where it is reached.
+
+    Of one image's `pixel_f1_curve` that is an oracle's threshold; to compare models, take the one that is best for the
+    mean curve of all images.
+    """
     index = len(curve) - 1 - int(np.argmax(curve[::-1]))
     return float(curve[index]), float(THRESHOLDS[index])
 

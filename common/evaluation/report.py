@@ -7,7 +7,7 @@ from pathlib import Path
 from common.data.images import read_image
 from common.errors import UserError
 from common.evaluation import metrics
-from common.evaluation.scoring import Case, Evaluation, draw, read_map, read_truth, summarize
+from common.evaluation.scoring import Case, Evaluation, read_map, read_truth, summarize
 from common.inference import rle
 from common.sizes import SIZES
 
@@ -279,7 +279,7 @@ def _pictures(case: Case, image: Path | None) -> list[np.ndarray]:
             f"{image} is {pixels.shape[0]}×{pixels.shape[1]}, the mask {case.mask} {size[0]}×{size[1]} "
             "(height×width). Name the folder of the images that the masks belong to with --images."
         )
-    predicted = draw(rle.parse_runs(case.annotation, *size), *size)
+    predicted = rle.decode_union(rle.parse_runs(case.annotation, *size), *size)
     scale = PICTURE_SIDE / max(size)
     sides = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
     picture = cv2.resize(pixels, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -210,7 +210,7 @@ def score_case(case: Case) -> tuple[Score, np.ndarray | None]:
     truth = read_truth(case.mask)
     height, width = truth.shape[1:]
     predicted = _parse(case, height, width)
-    union, truth_union = draw(predicted, height, width), truth.any(axis=0)
+    union, truth_union = rle.decode_union(predicted, height, width), truth.any(axis=0)
     inter = np.array([rle.pixels_inside(predicted, channel) for channel in truth]).T
     areas = np.array([sum(runs[1::2]) for runs in predicted])
     probs = read_map(case.map, (height, width)) if case.map else None
@@ -272,14 +272,6 @@ def read_map(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
             "Write maps at the size of the image."
         )
     return probs
-
-
-def draw(predicted: list[list[int]], height: int, width: int) -> np.ndarray:
-    """Union of instances, bool (height, width)."""
-    union = np.zeros((height, width), bool)
-    for runs in predicted:
-        union |= rle.decode(runs, height, width)
-    return union
 
 
 def _parse(case: Case, height: int, width: int) -> list[list[int]]:

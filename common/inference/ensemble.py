@@ -38,6 +38,9 @@ class Ensemble:
 
     def __init__(self, members: list[tuple[Member, nn.Module, dict[str, Any]]], device: torch.device) -> None:
         """Hold `(member, network, checkpoint)`, at least one; see `load_ensemble`."""
+        other = [member.name for member, _, _ in members if member.role != "average"]
+        if other:
+            raise NotImplementedError(f"members that are not averaged can't be blended yet: {other}")
         self.members = [(member, network.to(device), checkpoint) for member, network, checkpoint in members]
         self.device = device
         # Until the decision is fitted for the blend, it is the one fitted for the heaviest member.

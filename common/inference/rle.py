@@ -65,9 +65,15 @@ def decode(runs: Sequence[int], height: int, width: int) -> np.ndarray:
         UserError: The list breaks the rules of the format (see `check_runs`).
     """
     check_runs(runs, height, width)
+    return decode_union([runs], height, width)
+
+
+def decode_union(instances: Iterable[Sequence[int]], height: int, width: int) -> np.ndarray:
+    """Union of instances that have passed `check_runs`, bool (height, width): one image for however many."""
     flat = np.zeros(height * width, np.uint8)
-    for start, length in zip(runs[::2], runs[1::2], strict=True):
-        flat[start - 1 : start - 1 + length] = 1
+    for runs in instances:
+        for start, length in zip(runs[::2], runs[1::2], strict=True):
+            flat[start - 1 : start - 1 + length] = 1
     return _transpose(flat.reshape(width, height)).view(bool)
 
 

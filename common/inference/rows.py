@@ -13,7 +13,8 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
     Args:
         case_ids: Of the images that were found.
         sample_submission: The file that gives the order; None looks for `sample_submission.csv` in the input folder
-            and beside it, and without one keeps the order of `case_ids`.
+            and, for `test_images`, beside it. Without one, or where it names none of the images, the order of
+            `case_ids` stays.
         input_path: The input folder or image.
 
     Raises:
@@ -24,9 +25,13 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
     if sample_submission is None:
         if input_path.is_file():
             return list(case_ids)
-        nearby = (folder / "sample_submission.csv" for folder in (input_path, input_path.resolve().parent))
+        folders = [input_path, *([input_path.parent] if input_path.name == "test_images" else [])]
+        nearby = [folder / "sample_submission.csv" for folder in folders]
         sample_submission = next((path for path in nearby if path.is_file()), None)
         if sample_submission is None:
+            return list(case_ids)
+        if not set(read_table(sample_submission, ["case_id"])["case_id"]) & set(case_ids):
+            print(f"{sample_submission} names none of these images and is left aside")
             return list(case_ids)
     if not sample_submission.is_file():
         raise UserError(f"--sample-submission {sample_submission}: no such file.")

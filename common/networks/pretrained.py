@@ -12,6 +12,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from huggingface_hub import constants as hub
+from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,7 +30,7 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
         encoder: With 3 or more input channels; the first convolution's weights are adapted as timm does.
         encoder_name: As segmentation-models-pytorch spells it; `tu-…` for timm's.
         source: `imagenet` (hub or its local cache), `none`, `auto` (`imagenet`, or `none` with one printed line
-            when the hub can't be reached), or a file's path.
+            and its reason when that fails), or a file's path.
 
     Returns:
         What was loaded: `imagenet`, `none`, or the path.
@@ -42,9 +43,10 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
     if source in ("imagenet", "auto"):
         try:
             weights = _download(encoder_name)
-        except (OSError, RuntimeError, KeyError) as error:
+        except Exception as error:  # the hub's client, its HTTP client and timm raise kinds of their own
             if source == "auto":
-                print(f"encoder weights: none for {encoder_name}, the hub can't be reached; training from scratch")
+                reason = _first_line(error).removesuffix(".")
+                print(f"encoder weights: none for {encoder_name}, training from scratch ({reason})")
                 return "none"
             raise UserError(
                 f"the ImageNet weights of {encoder_name} can't be fetched ({_first_line(error)}). Give a local file "
@@ -66,6 +68,8 @@ def _download(encoder_name: str) -> dict[str, Tensor]:
         if encoder_name.startswith("tu-"):
             return timm.create_model(encoder_name.removeprefix("tu-"), pretrained=True).state_dict()
         return smp.encoders.get_encoder(encoder_name, weights="imagenet").state_dict()
+    except LocalEntryNotFoundError as error:
+        raise OSError("the hub can't be reached, and its cache on this machine has no such weights") from error
     finally:
         hub.HF_HUB_OFFLINE = offline
 

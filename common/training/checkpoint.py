@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, read without running code, and enough to rebuild the network."""
 
-import hashlib
 import importlib.metadata
 import platform
 from pathlib import Path
@@ -65,9 +64,3 @@ def versions() -> dict[str, str]:
     """Versions of what shaped the weights."""
     packages = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "pillow")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def file_hash(path: Path) -> str:
-    """Short hash that names a checkpoint in outputs."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

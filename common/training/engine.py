@@ -1,13 +1,13 @@
 """The training loop. It is handed model, loss and loaders, and makes none of them."""
 
-import json
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 from common.config import TrainConfig
 from common.errors import UserError
-from common.files import written_whole
+from common.files import write_json
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
 from common.training.validation import Validation, validate
 
@@ -59,7 +59,7 @@ def fit(
     run = _Run(config, accelerator, model, optimizer, scheduler, fingerprint)
     first = run.resume() if config.resume else 0
     if config.epochs == 0:
-        run.finish_epoch(0, validate(accelerator, model, val_loader))
+        run.finish_epoch(-1, validate(accelerator, model, val_loader))
 
     images = len(train_loader.dataset)
     with tqdm(
@@ -80,7 +80,7 @@ def fit(
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(run.advice(epoch)) from None
             shown = ("dice", "pixel_f1", "pixel_auc", "image_auc", "image_fpr")
-            accelerator.print(
+            bar.write(
                 f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, "
                 + ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in shown)
                 + f", {rate:.1f} img/s"
@@ -126,6 +126,7 @@ class _Run:
         self.best_dice, self.best_epoch = -math.inf, -1
         self.best_metrics: dict[str, float] = {}
         self.seconds, self.started = 0.0, time.perf_counter()
+        self.saved = False
 
     def finish_epoch(self, epoch: int, validation: Validation) -> None:
         """Save the last state, and the best if this is it."""
@@ -157,6 +158,7 @@ class _Run:
             "seconds": self._elapsed(),
         }
         save_checkpoint(checkpoint | continuation, self.last_path)
+        self.saved = True
 
     def resume(self) -> int:
         """Load the last state; the epoch to go on with."""
@@ -175,23 +177,22 @@ class _Run:
         self.scheduler.load_state_dict(last["scheduler_state_dict"])
         self.best_dice, self.best_epoch = last["best_dice"], last["best_epoch"]
         self.best_metrics, self.seconds = last["best_metrics"], last["seconds"]
+        self.config = replace(self.config, encoder_weights=then["encoder_weights"])
+        self.saved = True
         return last["epoch"] + 1
 
     def finish(self) -> dict[str, float]:
         """Write the metrics file; the best metrics."""
         if self.accelerator.is_main_process:
-            result = self.best_metrics | {"epoch": self.best_epoch + 1, "seconds": round(self._elapsed(), 1)}
-            # nan is no JSON: a figure without images is null
-            plain = {name: None if math.isnan(value) else value for name, value in result.items()}
+            result = self.best_metrics | {"epoch": self.best_epoch, "seconds": round(self._elapsed(), 1)}
             path = self.config.models_dir / f"{self.config.name}_metrics.json"
-            with written_whole(path) as file:
-                json.dump(plain | {"config": self.config.plain()}, file, indent=2)
+            write_json(result | {"config": self.config.plain()}, path)
         return self.best_metrics
 
     def advice(self, epoch: int) -> str:
         """What is lost when the run stops in this epoch, and how to go on."""
-        if not self.last_path.is_file():
-            return "no epoch was finished, nothing is saved"
+        if not self.saved:
+            return "no epoch was finished, nothing of this run is saved"
         return f"{self.last_path} holds the run up to epoch {epoch}; go on with --resume"
 
     def _elapsed(self) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from common.errors import UserError
 from common.evaluation.calibration import fit_calibration
 from common.evaluation.metrics import (
+    THRESHOLDS,
     best_threshold,
     image_auc,
     image_score,
@@ -52,22 +53,22 @@ def validate(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> 
     """
     samples = loader.dataset.samples
     model.eval()
-    rows, curves = [], []
+    rows, curve = [], np.zeros(len(THRESHOLDS))
     for batch in loader:
         probs = torch.sigmoid(model(batch["image"]).float())
-        if not torch.isfinite(probs).all():
-            raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
         gathered = accelerator.gather_for_metrics((probs[:, 0], batch["mask"][:, 0], batch["index"]))
+        if not torch.isfinite(gathered[0]).all():  # of all processes, so that all of them stop
+            raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
         for prob, mask, index in zip(*(part.cpu().numpy() for part in gathered), strict=True):
             sample = samples[index]
             rows.append(_score(prob, mask.astype(bool)) | {"forged": sample.forged, "size": sample.size})
             if sample.forged:
-                curves.append(pixel_f1_curve(prob, mask))
+                curve += pixel_f1_curve(prob, mask)
     table = pd.DataFrame(rows)
     forged, authentic = table[table["forged"]], table[~table["forged"]]
-    best_f1, threshold = best_threshold(np.mean(curves, axis=0)) if curves else (np.nan, PIXEL_THRESHOLD)
+    best_f1, threshold = best_threshold(curve / len(forged)) if len(forged) else (np.nan, PIXEL_THRESHOLD)
     metrics = {
-        "dice": _ratio(2 * table["shared"].sum(), table["predicted"].sum() + table["truth"].sum()),
+        "dice": 2 * table["shared"].sum() / max(table["predicted"].sum() + table["truth"].sum(), 1),
         "pixel_f1": forged["pixel_f1"].mean(),
         "pixel_f1_best": best_f1,
         "pixel_auc": forged["pixel_auc"].mean(),
@@ -100,7 +101,3 @@ def _score(prob: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         "pixel_recall": pixel_recall(pred, mask),
         "pixel_auc": pixel_auc(prob, mask),
     }
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0

@@ -116,7 +116,7 @@ def test_pixel_auc_and_best_f1_against_sklearn(kind, error):
     probs, truth = made_map(0, kind)
     exact = probs.astype(np.float64).ravel()
     assert metrics.pixel_auc(probs, truth) == pytest.approx(roc_auc_score(truth.ravel(), exact), abs=error)
-    f1, threshold = metrics.best_pixel_f1(probs, truth)
+    f1, threshold = metrics.best_threshold(metrics.pixel_f1_curve(probs, truth))
     precision, recall, _ = precision_recall_curve(truth.ravel(), exact)
     assert f1 == pytest.approx(np.max(2 * precision * recall / (precision + recall + 1e-30)), abs=max(error, 1e-3))
     assert f1 == pytest.approx(metrics.pixel_f1(probs.astype(np.float16) >= threshold, truth), abs=1e-12)
@@ -125,7 +125,7 @@ def test_pixel_auc_and_best_f1_against_sklearn(kind, error):
 def test_threshold_free_hand_known():
     probs, truth = np.array([[0.1, 0.4, 0.4, 0.8]], np.float16), np.array([[0, 0, 1, 1]], bool)
     assert metrics.pixel_auc(probs, truth) == (1 + 0.5 + 1 + 1) / 4  # the tie counts half
-    f1, threshold = metrics.best_pixel_f1(probs, truth)
+    f1, threshold = metrics.best_threshold(metrics.pixel_f1_curve(probs, truth))
     assert (f1, threshold) == (pytest.approx(4 / 5), float(np.float16(0.4)))
     curve = metrics.pixel_f1_curve(probs, truth)
     for value, expected in [(0, 2 / 3), (0.25, 4 / 5), (0.5, 2 / 3), (1, 0)]:
@@ -136,8 +136,8 @@ def test_threshold_free_edges():
     probs = np.array([[-0.0, 0.5, 1.0]], np.float32)
     nothing, everything = np.zeros((1, 3), bool), np.ones((1, 3), bool)
     assert math.isnan(metrics.pixel_auc(probs, nothing)) and math.isnan(metrics.pixel_auc(probs, everything))
-    assert metrics.best_pixel_f1(probs, everything) == (1.0, 0.0)
-    f1, threshold = metrics.best_pixel_f1(probs, nothing)
+    assert metrics.best_threshold(metrics.pixel_f1_curve(probs, everything)) == (1.0, 0.0)
+    f1, threshold = metrics.best_threshold(metrics.pixel_f1_curve(probs, nothing))
     assert f1 == 1.0 and threshold > 1  # nothing is to be predicted
     for wrong in (1.5, -0.5, np.nan, np.inf, 1e9):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from common.errors import UserError
 from common.inference import ensemble as module
 from common.inference.ensemble import Ensemble, Member, load_ensemble, resize_map
@@ -41,6 +43,12 @@ def test_the_heaviest_member_decides():
         [loaded("a", 0.5, 0.8, threshold=0.3), loaded("b", 1.2, 0.2, threshold=0.4)], torch.device("cpu")
     )
     assert ensemble.pixel_threshold == 0.4
+
+
+def test_members_that_are_not_averaged_are_refused():
+    member, network, checkpoint = loaded("a", 1.0, 0.5)
+    with pytest.raises(NotImplementedError, match="'a'"):
+        Ensemble([(replace(member, role="union"), network, checkpoint)], torch.device("cpu"))
 
 
 def test_resize_map_keeps_its_range():

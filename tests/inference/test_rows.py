@@ -16,11 +16,24 @@ def test_without_a_sample_the_images_order(tmp_path):
     assert submission_rows(IDS, None, tmp_path / "images") == IDS
 
 
-@pytest.mark.parametrize("place", ["images/sample_submission.csv", "sample_submission.csv"])
+@pytest.mark.parametrize("place", ["test_images/sample_submission.csv", "sample_submission.csv"])
 def test_a_sample_in_or_beside_the_folder_gives_the_order(tmp_path, place):
-    (tmp_path / "images").mkdir()
+    (tmp_path / "test_images").mkdir()
     write(tmp_path / place, "2", "1", "10")
-    assert submission_rows(IDS, None, tmp_path / "images") == ["2", "1", "10"]
+    assert submission_rows(IDS, None, tmp_path / "test_images") == ["2", "1", "10"]
+
+
+def test_a_sample_beside_another_folder_is_not_its_own(tmp_path):
+    (tmp_path / "train_images").mkdir()
+    write(tmp_path / "sample_submission.csv", "2", "1")
+    assert submission_rows(IDS, None, tmp_path / "train_images") == IDS
+
+
+def test_a_foreign_sample_is_left_aside_and_told(tmp_path, capsys):
+    (tmp_path / "test_images").mkdir()
+    write(tmp_path / "sample_submission.csv", "77")
+    assert submission_rows(IDS, None, tmp_path / "test_images") == IDS
+    assert "names none of these images" in capsys.readouterr().out
 
 
 def test_a_single_image_does_not_look_around(tmp_path):

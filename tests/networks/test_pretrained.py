@@ -91,7 +91,8 @@ def test_a_missing_file_is_named():
 def test_without_a_hub_auto_says_so_in_one_line(no_hub, capsys, name):
     assert load_encoder_weights(encoder(name), name, "auto") == "none"
     assert capsys.readouterr().out.splitlines() == [
-        f"encoder weights: none for {name}, the hub can't be reached; training from scratch"
+        f"encoder weights: none for {name}, training from scratch "
+        "(the hub can't be reached, and its cache on this machine has no such weights)"
     ]
 
 

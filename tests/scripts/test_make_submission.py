@@ -56,7 +56,10 @@ def test_every_image_has_its_row_at_its_own_resolution(submit, models_dir, tmp_p
         cv2.imwrite(str(images / name), image)
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
-    submission, scores = submit(images, "--models-dir", always, "--maps", tmp_path / "maps", "--pixel-threshold", "0.3")
+    threshold = "0.1"
+    submission, scores = submit(
+        images, "--models-dir", always, "--maps", tmp_path / "maps", "--pixel-threshold", threshold
+    )
 
     assert submission["case_id"].tolist() == ["a", "b", "broken", "c", "e", "sub/d"]
     assert list(submission.columns) == ["case_id", "annotation"]
@@ -76,7 +79,8 @@ def test_every_image_has_its_row_at_its_own_resolution(submit, models_dir, tmp_p
         assert prob.dtype == np.float16
         assert prob.shape == (height, width)
         assert masks.any(axis=0).mean() == pytest.approx(row["area_share"], abs=1e-5)
-        assert row["area_share"] == pytest.approx((prob >= 0.3).mean(), abs=0.02)
+        assert row["area_share"] == pytest.approx((prob >= float(threshold)).mean(), abs=0.02)
+    assert scores["n_instances"].max() == 1
 
 
 def test_regions_lie_where_the_square_is(submit, models_dir, pairs_dir, tmp_path):
@@ -133,11 +137,12 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
         (("--models-dir", "nowhere"), "nowhere/highres_no_ela_best.pth (made by script_1_highres_no_ela.py)"),
         (("--mode", "best"), "--mode"),
         (("--output", "/proc/nothing/submission.csv"), "can't be written"),
+        (("--scores", "docs/../submission.csv"), "can't both be"),
     ],
 )
 def test_a_wrong_flag_is_one_clear_message(run_program, models_dir, pairs_dir, tmp_path, flags, message):
     arguments = {"--input": pairs_dir / "train_images" / "forged", "--models-dir": models_dir}
-    arguments |= {"--output": tmp_path / "s.csv", flags[0]: flags[1]}
+    arguments |= {"--output": tmp_path / "s.csv" if flags[0] != "--scores" else "submission.csv", flags[0]: flags[1]}
     result = run_program("make_submission.py", *(part for pair in arguments.items() for part in pair))
     assert message in result.stderr + result.stdout
     assert "Traceback" not in result.stderr

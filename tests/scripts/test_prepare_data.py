@@ -192,7 +192,12 @@ def test_wrong_arguments_are_named(tmp_path, arguments, part):
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is no signal on Windows")
 def test_ctrl_c_leaves_nothing(tmp_path):
     process = subprocess.Popen(
-        command("demo", "--output", tmp_path / "demo"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        command("demo", "--output", tmp_path / "demo"),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background passes an ignored SIGINT on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:

@@ -51,6 +51,7 @@ def test_an_untrained_network_can_be_saved_as_the_baseline(train, tmp_path):
         (("--data-dir", "nowhere"), "error: nowhere has no folder train_images"),
         (("--encoder-weights", "nowhere.pth"), "error: --encoder-weights nowhere.pth: no such file"),
         (("--folds", "50"), "error: 10 groups of images can't be parted into 50 folds"),
+        (("--fold", "5"), "error: --fold is 5; it must be from 0 to 4"),
         (("--resume",), "does not exist; start the run without --resume"),
     ],
 )
@@ -78,24 +79,40 @@ def test_a_broken_file_stops_the_run_before_it_starts(run_program, pairs_dir, tm
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
 def test_ctrl_c_says_how_to_go_on_and_resume_finishes(train, pairs_dir, tmp_path):
-    command = [sys.executable, "script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", tmp_path]
-    # stdin and the new group keep the signal to this process alone
     process = subprocess.Popen(
-        [*map(str, command), *SMALL, "--epochs", "40"],
+        [
+            *(
+                sys.executable,
+                "script_1_highres_no_ela.py",
+                "--data-dir",
+                str(pairs_dir),
+                "--models-dir",
+                str(tmp_path),
+            ),
+            *(*SMALL, "--epochs", "4"),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
+        # A test run in the background passes an ignored SIGINT on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    last = tmp_path / "highres_no_ela_last.pth"
     deadline = time.monotonic() + 120
-    while not (tmp_path / "highres_no_ela_last.pth").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
-    done = torch.load(tmp_path / "highres_no_ela_last.pth", weights_only=True)["epoch"]
-    assert done < 39
+    done = torch.load(last, weights_only=True)["epoch"]
+    assert done < 3
     assert not list(tmp_path.glob("*.partial"))
+
+    result = train("--epochs", "4", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert [line.split(":")[0] for line in result.stdout.splitlines() if line.startswith("epoch")] == [
+        f"epoch {number}/4" for number in range(done + 2, 5)
+    ]

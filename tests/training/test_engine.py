@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import json
 
 from common.config import TrainConfig
@@ -65,13 +66,21 @@ def test_it_learns_and_keeps_the_best(train, tmp_path):
     assert set(best) >= KEYS
     assert best["best_dice"] == best["metrics"]["dice"] == metrics["dice"] >= last["metrics"]["dice"]
     assert last["epoch"] == 11
-    assert best["epoch"] == last["best_epoch"]
     written = json.loads((tmp_path / "tiny_metrics.json").read_text())
+    assert best["epoch"] == last["best_epoch"] == written["epoch"]
     assert written["dice"] == metrics["dice"]
     assert written["pixel_recall_tiny"] is None or 0 <= written["pixel_recall_tiny"] <= 1
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+def test_the_untrained_network_is_no_epoch(train, tmp_path):
+    """Going on from it trains all epochs."""
+    train(epochs=0, schedule="constant")
+    assert load_checkpoint(tmp_path / "tiny_best.pth")["epoch"] == -1
+    train(epochs=1, schedule="constant", resume=True)
+    assert load_checkpoint(tmp_path / "tiny_last.pth")["epoch"] == 0
+
+
 def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedule):
     train(schedule=schedule)
     unbroken = weights(tmp_path / "tiny_last.pth")
@@ -87,8 +96,10 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedul
         assert torch.equal(resumed, best[name]), name
 
 
-def test_interrupted_before_anything_was_saved(train):
-    with pytest.raises(KeyboardInterrupt, match="nothing is saved"):
+def test_interrupted_before_anything_was_saved(train, tmp_path):
+    """Neither by this run nor, which would mislead, by an older one."""
+    (tmp_path / "tiny_last.pth").write_bytes(b"of an older run")
+    with pytest.raises(KeyboardInterrupt, match="nothing of this run is saved"):
         train(Interrupting(step=1))
 
 
@@ -132,6 +143,7 @@ def test_half_precision_needs_a_gpu(train):
         train(precision="bf16")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
 def test_a_tracker_that_is_not_installed_is_named(train):
     with pytest.raises(UserError, match="--tracker mlflow"):
         train(tracker="mlflow")
