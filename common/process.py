@@ -1,8 +1,8 @@
 """Settings of the process, made once, before torch is imported.
 
-Two of them can be worth more than any change of framework on a CPU (`python -m benchmarks.process_settings` prints what
-they bring on a machine, alone and beside a busy neighbour): OpenMP threads that do not spin while they wait, and a malloc that keeps its memory
-instead of giving it back to the kernel after every layer.
+Two of them can be worth more than any change of framework on a CPU: OpenMP threads that do not spin while they wait,
+and a malloc that keeps its memory instead of giving it back to the kernel after every layer. What they bring on a
+machine, alone and beside a busy neighbour: `python -m benchmarks.process_settings`.
 """
 
 import ctypes

@@ -79,12 +79,10 @@ def fit(
                 validation = validate(accelerator, model, val_loader)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(run.advice(epoch)) from None
-            shown = ("dice", "pixel_f1", "pixel_auc", "image_auc", "image_fpr")
-            bar.write(
-                f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, "
-                + ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in shown)
-                + f", {rate:.1f} img/s"
-            )
+            if accelerator.is_main_process:
+                shown = ("dice", "pixel_f1", "pixel_auc", "image_auc", "image_fpr")
+                figures = ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in shown)
+                bar.write(f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, {figures}, {rate:.1f} img/s")
             accelerator.log(validation.metrics | {"loss": mean_loss, "images_per_second": rate}, step=epoch)
             run.finish_epoch(epoch, validation)
     accelerator.end_training()
