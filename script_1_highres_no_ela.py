@@ -7,7 +7,8 @@ Focal loss (Lin et al. 2017) for the few forged pixels, Dice for compact regions
     python script_1_highres_no_ela.py --data-dir data/demo --profile quick
 
 Writes models/highres_no_ela_best.pth (weight 1.5), highres_no_ela_last.pth, highres_no_ela_metrics.json.
-Measured: not measured yet.
+Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 384 px, 7 epochs on CASIA v1: validation
+pixel AUC 0.895, pixel F1 0.435 after 32 minutes on two CPU cores (README).
 """
 
 from dataclasses import replace

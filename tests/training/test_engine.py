@@ -72,7 +72,6 @@ def test_it_learns_and_keeps_the_best(train, tmp_path):
     assert written["pixel_recall_tiny"] is None or 0 <= written["pixel_recall_tiny"] <= 1
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 def test_the_untrained_network_is_no_epoch(train, tmp_path):
     """Going on from it trains all epochs."""
     train(epochs=0, schedule="constant")
@@ -81,6 +80,7 @@ def test_the_untrained_network_is_no_epoch(train, tmp_path):
     assert load_checkpoint(tmp_path / "tiny_last.pth")["epoch"] == 0
 
 
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedule):
     train(schedule=schedule)
     unbroken = weights(tmp_path / "tiny_last.pth")
