@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: setup demo test test-slow lint lock clean
+.PHONY: setup demo test test-slow bench lint lock clean
 
 setup: .venv/installed
 
@@ -38,6 +38,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m ''
+
+bench: setup
+	$(BIN)/python -m benchmarks.rle
+	$(BIN)/python -m benchmarks.process_settings
 
 lint: setup
 	$(BIN)/ruff check .
