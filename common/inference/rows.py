@@ -22,25 +22,22 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
     """
     if not case_ids:
         raise UserError(f"{input_path} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
-    if sample_submission is None:
-        if input_path.is_file():
-            return list(case_ids)
-        folders = [input_path, *([input_path.parent] if input_path.name == "test_images" else [])]
-        nearby = [folder / "sample_submission.csv" for folder in folders]
-        sample_submission = next((path for path in nearby if path.is_file()), None)
+    named = sample_submission is not None
+    if not named:
+        sample_submission = _find_sample(input_path)
         if sample_submission is None:
             return list(case_ids)
-        if not set(read_table(sample_submission, ["case_id"])["case_id"]) & set(case_ids):
-            print(f"{sample_submission} names none of these images and is left aside")
-            return list(case_ids)
-    if not sample_submission.is_file():
+    elif not sample_submission.is_file():
         raise UserError(f"--sample-submission {sample_submission}: no such file.")
-    table = read_table(sample_submission, ["case_id"])
-    rows = table["case_id"].tolist()
-    twice = table["case_id"][table["case_id"].duplicated()].tolist()
+    ids = read_table(sample_submission, ["case_id"])["case_id"]
+    rows, foreign = ids.tolist(), not set(ids) & set(case_ids)
+    if foreign and not named:
+        print(f"{sample_submission} names none of these images and is left aside")
+        return list(case_ids)
+    twice = ids[ids.duplicated()].tolist()
     if twice:
         raise UserError(f"{sample_submission} lists {', '.join(twice[:5])} more than once.")
-    if not set(rows) & set(case_ids):
+    if foreign:
         raise UserError(
             f"none of the {len(rows)} case ids in {sample_submission} is an image in {input_path}. "
             "Name the file that belongs to these images with --sample-submission."
@@ -49,3 +46,10 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
     if surplus:
         print(f"{surplus} images in {input_path} are not in {sample_submission} and are left out")
     return rows
+
+
+def _find_sample(input_path: Path) -> Path | None:
+    """The sample_submission.csv of an input folder, which lies in it or, for `test_images`, beside it."""
+    folders = [input_path, *([input_path.parent] if input_path.name == "test_images" else [])]
+    found = (folder / "sample_submission.csv" for folder in folders if input_path.is_dir())
+    return next((path for path in found if path.is_file()), None)
