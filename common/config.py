@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from common.errors import UserError
 
@@ -13,7 +13,10 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A segmentation member of the ensemble. Defaults are those of the seed's script 1."""
+    """A segmentation member of the ensemble. Defaults are those of the seed's script 1.
+
+    What only some of the scripts need is in the subclasses below, so that no script has a flag without effect.
+    """
 
     name: str
     """Of the member: writes models/<name>_best.pth."""
@@ -24,6 +27,8 @@ class TrainConfig:
     profile: Literal["full", "quick"] = "full"
     """quick is the same recipe shrunk for two CPU cores: lighter encoder, 256 px, fewer epochs. Other flags win."""
 
+    init: str = "none"
+    """Member whose checkpoint in --models-dir gives network and first weights; none starts from --encoder-weights."""
     encoder_name: str = "tu-efficientnet_b2"
     """Encoder of segmentation-models-pytorch; tu-NAME takes timm's NAME."""
     encoder_weights: str = "imagenet"
@@ -58,10 +63,8 @@ class TrainConfig:
     """Share of the focal loss."""
     dice_weight: float = 0.3
     """Share of the Dice loss."""
-    small_forgery_threshold: float = 0.03
-    """Forgeries that cover less than this share of their image are drawn more often."""
-    oversample_factor: float = 3.0
-    """How many times as often."""
+    recall_weight: float = 0.0
+    """Share of pixel recall in the score that picks the best epoch; the rest is Dice."""
 
     folds: int = 5
     """Parts of the data; one validates, the others train. Images of one source stay in one fold."""
@@ -95,18 +98,22 @@ class TrainConfig:
             "folds": (self.folds > 1, "2 or more"),
             "fold": (0 <= self.fold < self.folds, f"from 0 to {self.folds - 1}"),
             "workers": (self.workers >= 0, "0 or more"),
-            "oversample_factor": (self.oversample_factor > 0, "above 0"),
+            "recall_weight": (0 <= self.recall_weight <= 1, "from 0 to 1"),
             "seed": (self.seed >= 0, "0 or more"),
         }
-        for name, (holds, wanted) in rules.items():
+        for name, (holds, wanted) in (rules | self._rules()).items():
             if not holds:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {wanted}.")
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        """More rules, by field: does it hold, and what is wanted."""
+        return {}
 
     def quick(self) -> "TrainConfig":
         """The recipe for two CPU cores.
 
-        A MobileNet with a narrow decoder trains 7 to 8 times faster than EfficientNet-B2 with the wide one; few epochs
-        want a learning rate that rises and falls.
+        A MobileNet with a narrow decoder trains 7 to 8 times faster than EfficientNet-B2 with the wide one; two fifths
+        of the epochs want a learning rate that rises, to more than three times the full recipe's, and falls.
         """
         return dataclasses.replace(
             self,
@@ -117,8 +124,8 @@ class TrainConfig:
             segmentation_channels=32,
             image_size=256,
             batch_size=8,
-            epochs=12,
-            lr=1e-3,
+            epochs=self.epochs * 2 // 5,
+            lr=round(self.lr * 10 / 3, 6),
             schedule="one_cycle",
             weight_decay=1e-2,
             workers=0,
@@ -126,13 +133,120 @@ class TrainConfig:
 
     def plain(self) -> dict[str, str | int | float | bool]:
         """The fields as plain values, for checkpoints and trackers."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+        values = dataclasses.asdict(self).items()
+        return {k: v if isinstance(v, str | int | float | bool) else str(v) for k, v in values}
 
 
-def parse_config(config: TrainConfig) -> TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class OversamplingConfig(TrainConfig):
+    """Training on all images, small forgeries more often (scripts 1, 4 and 5)."""
+
+    small_forgery_threshold: float = 0.03
+    """Forgeries that cover less than this share of their image are drawn more often."""
+    oversample_factor: float = 3.0
+    """How many times as often."""
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        return {"oversample_factor": (self.oversample_factor > 0, "above 0")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyPasteConfig(OversamplingConfig):
+    """Training with new forgeries (script 4)."""
+
+    paste_probability: float = 0.3
+    """Share of the images that get one more forgery."""
+    paste_scales: tuple[float, float] = (0.5, 1.5)
+    """Smallest and largest scale of what is pasted."""
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        low, high = self.paste_scales
+        return super()._rules() | {
+            "paste_probability": (0 <= self.paste_probability <= 1, "from 0 to 1"),
+            "paste_scales": (0 < low <= high, "two numbers above 0, the smaller one first"),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningConfig(TrainConfig):
+    """Fine-tuning on what a trained member gets wrong (scripts 2 and 3). Defaults are the ensemble's known recipe."""
+
+    init: str = "highres_no_ela"
+    """Member whose checkpoint in --models-dir gives network and first weights, and is mined first."""
+    lr: float = 1e-4
+    """Learning rate (of one_cycle: its peak)."""
+    focal_gamma: float = 2.0
+    """How strongly easy pixels are weighed down."""
+    rounds: int = 1
+    """How often to mine; each round looks with the newest weights, and then trains for --epochs."""
+    hard_weight: float = 2.0
+    """How many times as often the hard examples are drawn as an easy authentic image."""
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        return {
+            "rounds": (self.rounds > 0, "1 or more"),
+            "hard_weight": (self.hard_weight > 0, "above 0"),
+        }
+
+    def quick(self) -> "MiningConfig":
+        """The recipe for two CPU cores: what has been trained before needs few epochs, and no warm-up."""
+        return dataclasses.replace(super().quick(), epochs=self.epochs * 2 // 15, lr=self.lr, schedule="constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardNegativeConfig(MiningConfig):
+    """Fine-tuning on authentic images that were called forged (script 2)."""
+
+    most: int = 500
+    """At most so many hard negatives a round, the worst first."""
+    extra_authentic: Path | None = None
+    """Folder of more authentic images to mine, of the kind that raises false alarms."""
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        return super()._rules() | {"most": (self.most > 0, "1 or more")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialistConfig(TrainConfig):
+    """Training on crops around small forgeries (script 6). Defaults are the ensemble's known recipe."""
+
+    epochs: int = 40
+    """Passes over the training images; 0 saves and scores the untrained network."""
+    lr: float = 1e-4
+    """Learning rate (of one_cycle: its peak)."""
+    focal_alpha: float = 0.85
+    """Weight of forged pixels in the focal loss; authentic ones get the rest."""
+    focal_gamma: float = 4.0
+    """How strongly easy pixels are weighed down."""
+    max_area_share: float = 0.02
+    """Only forgeries below this share of their image are trained on."""
+    tiny_weight: float = 5.0
+    """How often those below 0.5 % are drawn ..."""
+    small_weight: float = 2.0
+    """... and the others, relative to each other."""
+    crop_factors: tuple[float, float] = (2.0, 4.0)
+    """Smallest and largest side of a crop, in sizes of the forgery."""
+    min_crop: int = 128
+    """Smallest side of a crop, in pixels."""
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        low, high = self.crop_factors
+        return {
+            "max_area_share": (0 < self.max_area_share <= 1, "above 0, at most 1"),
+            "tiny_weight": (self.tiny_weight > 0, "above 0"),
+            "small_weight": (self.small_weight > 0, "above 0"),
+            "crop_factors": (1 <= low <= high, "two numbers of 1 or more, the smaller one first"),
+            "min_crop": (self.min_crop > 0, "1 or more"),
+        }
+
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def parse_config(config: Config) -> Config:
     """Read the command line over a script's configuration; `--profile quick` changes the defaults first."""
     description = sys.modules["__main__"].__doc__
-    parsed = tyro.cli(TrainConfig, default=config, description=description)
+    parsed = tyro.cli(type(config), default=config, description=description)
     if parsed.profile == "quick":
-        parsed = tyro.cli(TrainConfig, default=config.quick(), description=description)
+        parsed = tyro.cli(type(config), default=config.quick(), description=description)
     return parsed

@@ -1,12 +1,20 @@
 import dataclasses
 import sys
 
-from common.config import TrainConfig, parse_config
+from common.config import (
+    CopyPasteConfig,
+    HardNegativeConfig,
+    MiningConfig,
+    OversamplingConfig,
+    SpecialistConfig,
+    TrainConfig,
+    parse_config,
+)
 from common.errors import UserError
 
 import pytest
 
-CONFIG = TrainConfig(name="base")
+CONFIG = OversamplingConfig(name="base")
 
 
 def parse(monkeypatch, *arguments):
@@ -38,7 +46,7 @@ def test_every_field_is_a_flag_with_help(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse(monkeypatch, "--help")
     text = capsys.readouterr().out
-    for field in dataclasses.fields(TrainConfig):
+    for field in dataclasses.fields(OversamplingConfig):
         assert f"--{field.name.replace('_', '-')}" in text, field.name
 
 
@@ -83,3 +91,51 @@ def test_impossible_values_are_refused(field, value, wanted):
 
 def test_plain_values_only():
     assert {type(value) for value in CONFIG.plain().values()} <= {str, int, float, bool}
+
+
+def test_recipes_of_the_other_scripts():
+    mining = MiningConfig(name="mining")
+    assert (mining.init, mining.lr, mining.epochs, mining.focal_gamma) == ("highres_no_ela", 1e-4, 30, 2.0)
+    assert (HardNegativeConfig(name="a").hard_weight, HardNegativeConfig(name="a").most) == (2.0, 500)
+    assert CopyPasteConfig(name="a").paste_probability == 0.3 and CopyPasteConfig(name="a").paste_scales == (0.5, 1.5)
+    small = SpecialistConfig(name="small")
+    assert (small.epochs, small.lr, small.focal_alpha, small.focal_gamma) == (40, 1e-4, 0.85, 4.0)
+    assert (small.tiny_weight, small.small_weight, small.max_area_share) == (5.0, 2.0, 0.02)
+    assert (small.crop_factors, small.min_crop, small.init) == ((2.0, 4.0), 128, "none")
+
+
+def test_the_quick_profile_shrinks_every_recipe():
+    quick = CONFIG.quick()
+    assert (quick.epochs, quick.lr, quick.schedule) == (12, 1e-3, "one_cycle")
+    mining = MiningConfig(name="mining").quick()
+    assert (mining.epochs, mining.lr, mining.schedule) == (4, 1e-4, "constant")
+    assert SpecialistConfig(name="small").quick().epochs == 16
+
+
+def test_no_script_has_flags_without_effect(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--help"])
+    with pytest.raises(SystemExit):
+        parse_config(MiningConfig(name="mining"))
+    text = capsys.readouterr().out
+    assert "--rounds" in text and "--oversample-factor" not in text and "--extra-authentic" not in text
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "wanted"),
+    [
+        (MiningConfig, "rounds", 0, "--rounds is 0; it must be 1 or more"),
+        (MiningConfig, "hard_weight", 0.0, "--hard-weight is 0.0"),
+        (HardNegativeConfig, "most", 0, "--most is 0"),
+        (HardNegativeConfig, "rounds", 0, "--rounds is 0"),
+        (CopyPasteConfig, "paste_probability", 1.5, "--paste-probability is 1.5; it must be from 0 to 1"),
+        (CopyPasteConfig, "paste_scales", (2.0, 1.0), "--paste-scales is"),
+        (CopyPasteConfig, "oversample_factor", 0.0, "--oversample-factor is 0.0"),
+        (SpecialistConfig, "max_area_share", 0.0, "--max-area-share is 0.0"),
+        (SpecialistConfig, "crop_factors", (0.5, 2.0), "--crop-factors is"),
+        (SpecialistConfig, "min_crop", 0, "--min-crop is 0"),
+        (TrainConfig, "recall_weight", 1.1, "--recall-weight is 1.1"),
+    ],
+)
+def test_impossible_values_of_the_recipes_are_refused(config, field, value, wanted):
+    with pytest.raises(UserError, match=wanted):
+        config(name="a", **{field: value})

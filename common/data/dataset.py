@@ -1,10 +1,11 @@
 """Samples as tensors."""
 
 import os
+from collections.abc import Callable
 
 from common.data.images import read_image, read_mask
 from common.data.samples import Sample
-from common.data.transforms import augment, resize_image, resize_mask, to_tensor
+from common.data.transforms import augment, resize_image, resize_mask, to_channels, to_tensor
 
 import albumentations as A
 import numpy as np
@@ -12,21 +13,36 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+Edit = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+"""Changes an image (H, W, C) and its union mask (H, W) before they are resized, with the given randomness."""
+
 
 class ForgeryDataset(Dataset):
     """Images and union masks at the network's size."""
 
-    def __init__(self, samples: list[Sample], image_size: int, augmentation: A.Compose | None = None) -> None:
+    def __init__(
+        self,
+        samples: list[Sample],
+        image_size: int,
+        augmentation: A.Compose | None = None,
+        *,
+        in_channels: int = 3,
+        edit: Edit | None = None,
+    ) -> None:
         """Hold the samples; files are read when an item is asked for.
 
         Args:
             samples: Inspected ones, so that no file fails in the middle of an epoch.
             image_size: Side of the square that images are resized to.
             augmentation: Applied after resizing, to items asked for with a seed.
+            in_channels: 3 for RGB, 4 for RGB and error level analysis.
+            edit: Applied before resizing, to every item: crops, synthetic forgeries.
         """
         self.samples = samples
         self.image_size = image_size
         self.augmentation = augmentation
+        self.in_channels = in_channels
+        self.edit = edit
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -34,18 +50,19 @@ class ForgeryDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         """Item of an index, or of `(index, seed)` as the training sampler draws it.
 
-        The seed alone decides the augmentation: the number of workers, or where a run was interrupted, does not.
+        The seed alone (for a bare index: the index) decides edit and augmentation: the number of workers, or where a
+        run was interrupted, does not.
 
         Returns:
-            image: uint8 (3, S, S), RGB; mask: uint8 (1, S, S); index: position in `samples`.
+            image: uint8 (C, S, S), RGB first; mask: uint8 (1, S, S); index: position in `samples`.
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
         sample = self.samples[index]
-        image = resize_image(read_image(sample.image), self.image_size)
-        if sample.mask is None:
-            mask = np.zeros((self.image_size, self.image_size), np.uint8)
-        else:
-            mask = resize_mask(read_mask(sample.mask), self.image_size)
+        image = to_channels(read_image(sample.image), self.in_channels)
+        mask = np.zeros(image.shape[:2], np.uint8) if sample.mask is None else read_mask(sample.mask).max(axis=0)
+        if self.edit is not None:
+            image, mask = self.edit(image, mask, np.random.default_rng(index if seed is None else seed))
+        image, mask = resize_image(image, self.image_size), resize_mask(mask[None], self.image_size)
         if self.augmentation is not None and seed is not None:
             image, mask = augment(self.augmentation, seed, image, mask)
         return {"image": to_tensor(image), "mask": to_tensor(mask[..., None]), "index": index}

@@ -23,8 +23,9 @@ from pathlib import Path
 from common.data.drawing import FIGURES
 from common.data.images import read_image
 from common.data.layout import write_groups, write_image, write_mask, write_sample_submission
-from common.data.synthesis import area_share_at, copy_move, inpaint, jpeg, splice
+from common.data.synthesis import area_share_at, copy_move, inpaint, is_visible, splice
 from common.errors import UserError
+from common.forensics.jpeg import jpeg
 from common.sizes import size_of
 
 import cv2
@@ -261,7 +262,7 @@ def _forge(image, donor, kind: str, share: float, taken, rng) -> tuple[np.ndarra
                 if kind == "copymove"
                 else inpaint(image, rng, area_share=share, avoid=taken)
             )
-        if cv2.absdiff(forged, image)[mask > 0].mean() > 1.5:
+        if is_visible(image, forged, mask):
             return forged, mask
     raise UserError(
         "a forgery could not be made visible: some base image is all but uniform. Leave such images out of --from."

@@ -1,4 +1,4 @@
-"""Forging images: copy-move, splice, inpainting, and JPEG recompression. Arrays in, arrays out.
+"""Forging images: copy-move, splice, inpainting. Arrays in, arrays out.
 
 Images are uint8 (H, W, 3) RGB, masks uint8 (H, W) of 0 and 1; the arguments are never changed. All randomness comes
 from the generator that is handed in. Outside its mask a forged image equals the original, pixel for pixel: the edge
@@ -103,6 +103,7 @@ def splice(
     *,
     area_share: float | None = None,
     avoid: np.ndarray | None = None,
+    scale_range: tuple[float, float] = (0.7, 1.4),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paste an irregular region of another image, its brightness drawn towards that of its new surroundings.
 
@@ -112,6 +113,7 @@ def splice(
         rng: Where the randomness comes from.
         area_share: Share of the image that the region covers, in (0, 1]; drawn like the competition's by default.
         avoid: (H, W), non-zero where the region may not lie.
+        scale_range: Smallest and largest scale of the half that is not pasted as it is.
 
     Returns:
         The forged image, uint8 (H, W, 3), and the mask of the pasted region, uint8 (H, W).
@@ -124,7 +126,7 @@ def splice(
     if gray and not _is_gray(donor):
         donor = cv2.cvtColor(cv2.cvtColor(donor, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     pasted, outline = _find_place(rng, target, taken)
-    matrix = np.eye(2) if rng.random() < 0.5 else _draw_transform(rng, 30, (0.7, 1.4), 0.5)
+    matrix = np.eye(2) if rng.random() < 0.5 else _draw_transform(rng, 30, scale_range, 0.5)
     # The region as it lies in the donor; an outline larger than the donor asks for a larger scale.
     origin = outline @ np.linalg.inv(matrix).T
     excess = max(np.ptp(origin, axis=0) / (np.array(donor.shape[1::-1]) - 2))
@@ -177,18 +179,12 @@ def inpaint(
     return forged, mask
 
 
-def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Compress and decompress an image in memory.
+def is_visible(image: np.ndarray, forged: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether a forgery changed its image by more than 1.5 gray levels, on average over the mask.
 
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        quality: libjpeg's, 1 to 100.
-
-    Returns:
-        uint8 (H, W, 3) RGB. A gray image stays gray.
+    Below that lies what nobody could see, or learn: a piece of sky copied into the sky.
     """
-    _, buffer = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR)[..., ::-1])
+    return bool(cv2.absdiff(forged, image)[mask > 0].mean() > 1.5)
 
 
 def _start(image, rng, area_share, avoid) -> tuple[np.ndarray, float]:

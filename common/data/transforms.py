@@ -1,12 +1,27 @@
-"""From an image's pixels to the network's input: one path for training, validation and submission."""
+"""From an image's pixels to the network's input: one path for training, validation, mining and submission."""
 
 import random
+
+from common.forensics.ela import error_level
 
 import albumentations as A
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def to_channels(image: np.ndarray, in_channels: int) -> np.ndarray:
+    """The channels that a network reads, of an image's untouched pixels.
+
+    Args:
+        image: uint8 (H, W, 3) RGB as decoded: after a resize, error levels would show the resize.
+        in_channels: 3 for RGB; 4 for RGB and error level analysis.
+
+    Returns:
+        uint8 (H, W, in_channels).
+    """
+    return image if in_channels == 3 else np.dstack([image, error_level(image)])
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -31,18 +46,27 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     return resized
 
 
+def resize_map(prob: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a probability map (h, w) to another size, bilinearly."""
+    return prob if prob.shape == (height, width) else cv2.resize(prob, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 def to_tensor(image: np.ndarray) -> Tensor:
     """Channels first: (H, W, C) uint8 → (C, H, W) uint8. The network scales and normalises."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def augment(augmentation: A.Compose, seed: int, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Apply an augmentation to an image (H, W, 3) and its mask (H, W); `seed` alone decides what is drawn."""
+    """Apply an augmentation to an image (H, W, C), RGB first, and its mask (H, W); `seed` alone decides what is drawn.
+
+    Channels after RGB are moved as the image is, but keep their values: they are measurements, not colours.
+    """
     # Not `set_random_seed`: it gives every transform its own generator of the same seed, so that all flips and turns
     # would happen together or not at all.
     augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
-    result = augmentation(image=image, mask=mask)
-    return result["image"], result["mask"]
+    result = augmentation(image=np.ascontiguousarray(image[..., :3]), mask=np.dstack([mask, image[..., 3:]]))
+    moved = result["mask"]
+    return np.dstack([result["image"], moved[..., 1:]]), moved[..., 0]
 
 
 def basic_augmentation() -> A.Compose:
@@ -58,5 +82,26 @@ def basic_augmentation() -> A.Compose:
             A.RandomRotate90(p=0.5),
             A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(0, 0), p=0.5),
             A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.1),
+        ]
+    )
+
+
+def strong_augmentation() -> A.Compose:
+    """Script 4: more jitter, JPEG of quality 70 to 100, and holes that hide parts of image and forgery alike."""
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            A.RandomRotate90(p=0.5),
+            A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(0, 0), p=0.7),
+            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.1),
+            A.ImageCompression(quality_range=(70, 100), p=0.5),
+            A.CoarseDropout(
+                num_holes_range=(1, 4),
+                hole_height_range=(0.03, 0.12),
+                hole_width_range=(0.03, 0.12),
+                fill_mask=0,
+                p=0.3,
+            ),
         ]
     )

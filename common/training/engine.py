@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +30,9 @@ def fit(
     train_loader: DataLoader,
     val_loader: DataLoader,
     fingerprint: str,
+    before_epoch: Callable[[int], bool] | None = None,
 ) -> dict[str, float]:
-    """Train, validate after every epoch, keep the best by validation Dice.
+    """Train, validate after every epoch, keep the best by validation Dice (and recall, by `config.recall_weight`).
 
     Writes `<name>_best.pth`, `<name>_last.pth` after every epoch, and `<name>_metrics.json` at the end. All randomness
     of an epoch follows from the seed and its number, so that a run that was interrupted and resumed ends with the
@@ -43,6 +45,8 @@ def fit(
         train_loader: Its sampler has `set_epoch`.
         val_loader: Of a `ForgeryDataset`, in order.
         fingerprint: Of the data (`common.data.samples.fingerprint`).
+        before_epoch: Called with the number of every epoch before it begins; False ends the training. It may change
+            the sampler's weights.
 
     Returns:
         The metrics of the best epoch (see `validate`).
@@ -70,10 +74,12 @@ def fit(
         disable=None if accelerator.is_main_process else True,
     ) as bar:
         for epoch in range(first, config.epochs):
-            set_seed(config.seed + epoch, device_specific=True)
-            train_loader.set_epoch(epoch)
-            started = time.perf_counter()
             try:
+                if before_epoch is not None and not before_epoch(epoch):
+                    break
+                set_seed(config.seed + epoch, device_specific=True)
+                train_loader.set_epoch(epoch)
+                started = time.perf_counter()
                 mean_loss = train_one_epoch(accelerator, model, loss, optimizer, scheduler, train_loader, bar)
                 rate = images / (time.perf_counter() - started)
                 validation = validate(accelerator, model, val_loader)
@@ -121,16 +127,17 @@ class _Run:
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.best_path = config.models_dir / f"{config.name}_best.pth"
         self.last_path = config.models_dir / f"{config.name}_last.pth"
-        self.best_dice, self.best_epoch = -math.inf, -1
+        self.best_score, self.best_epoch = -math.inf, -1
         self.best_metrics: dict[str, float] = {}
         self.seconds, self.started = 0.0, time.perf_counter()
         self.saved = False
 
     def finish_epoch(self, epoch: int, validation: Validation) -> None:
         """Save the last state, and the best if this is it."""
-        is_best = validation.metrics["dice"] > self.best_dice
+        score = self._score(validation.metrics)
+        is_best = score > self.best_score
         if is_best:
-            self.best_dice, self.best_epoch = validation.metrics["dice"], epoch
+            self.best_score, self.best_epoch = score, epoch
             self.best_metrics = validation.metrics
         if not self.accelerator.is_main_process:
             return
@@ -138,7 +145,7 @@ class _Run:
             "model_state_dict": self.accelerator.unwrap_model(self.model).state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "epoch": epoch,
-            "best_dice": self.best_dice,
+            "best_dice": self.best_metrics["dice"],
             "config": self.config.plain(),
             "metrics": validation.metrics,
             "threshold": validation.threshold,
@@ -152,6 +159,7 @@ class _Run:
         continuation = {
             "scheduler_state_dict": self.scheduler.state_dict(),
             "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
             "best_metrics": self.best_metrics,
             "seconds": self._elapsed(),
         }
@@ -173,7 +181,7 @@ class _Run:
         self.accelerator.unwrap_model(self.model).load_state_dict(last["model_state_dict"])
         self.optimizer.load_state_dict(last["optimizer_state_dict"])
         self.scheduler.load_state_dict(last["scheduler_state_dict"])
-        self.best_dice, self.best_epoch = last["best_dice"], last["best_epoch"]
+        self.best_score, self.best_epoch = last["best_score"], last["best_epoch"]
         self.best_metrics, self.seconds = last["best_metrics"], last["seconds"]
         self.config = replace(self.config, encoder_weights=then["encoder_weights"])
         self.saved = True
@@ -192,6 +200,11 @@ class _Run:
         if not self.saved:
             return "no epoch was finished, nothing of this run is saved"
         return f"{self.last_path} holds the run up to epoch {epoch}; go on with --resume"
+
+    def _score(self, metrics: dict[str, float]) -> float:
+        """What picks the best epoch."""
+        share = self.config.recall_weight
+        return (share * metrics["pixel_recall"] if share else 0.0) + (1 - share) * metrics["dice"]
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started

@@ -1,7 +1,9 @@
 from common.data.dataset import ForgeryDataset, make_loader
+from common.data.images import read_image
 from common.data.samples import load_samples
 from common.data.sampling import WeightedSampler
-from common.data.transforms import basic_augmentation
+from common.data.transforms import basic_augmentation, resize_image
+from common.forensics.ela import error_level
 
 import pytest
 import torch
@@ -40,3 +42,27 @@ def test_batches_do_not_depend_on_the_workers(samples, workers):
     for (index, image), (other_index, other_image) in zip(batches(0), batches(workers), strict=True):
         assert torch.equal(index, other_index)
         assert torch.equal(image, other_image)
+
+
+def test_error_levels_are_those_of_the_untouched_file(samples):
+    item = ForgeryDataset(samples, 64, in_channels=4)[3]
+    assert item["image"].shape == (4, 64, 64)
+    image = read_image(samples[3].image)
+    assert (item["image"][3].numpy() == resize_image(error_level(image), 64)).all()
+    assert (item["image"][3].numpy() != error_level(resize_image(image, 64))).any()
+    assert torch.equal(item["image"][:3], ForgeryDataset(samples, 64)[3]["image"])
+
+
+def test_an_edit_comes_before_the_resize_and_follows_from_the_seed(samples):
+    seen = []
+
+    def edit(image, mask, rng):
+        seen.append((image.shape, mask.shape, int(rng.integers(10**9))))
+        return image[:36, :48], mask[:36, :48]
+
+    dataset = ForgeryDataset(samples, 32, edit=edit)
+    items = [dataset[(4, 7)], dataset[(4, 7)], dataset[(4, 8)], dataset[4], dataset[4]]
+    assert all(shape == (72, 96, 3) and mask == (72, 96) for shape, mask, _ in seen)
+    draws = [draw for *_, draw in seen]
+    assert draws[0] == draws[1] != draws[2] and draws[3] == draws[4]
+    assert items[0]["image"].shape == (3, 32, 32) and items[0]["mask"].shape == (1, 32, 32)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from common.data.synthesis import MIN_SIDE, area_share_at, copy_move, draw_area_share, inpaint, jpeg, splice
+from common.data.synthesis import MIN_SIDE, area_share_at, copy_move, draw_area_share, inpaint, splice
 from common.sizes import size_of
 
 import cv2
@@ -162,13 +162,3 @@ def test_shares_follow_the_competitions_sizes():
     rng = np.random.default_rng(0)
     shares = np.array([draw_area_share(rng) for _ in range(2000)])
     assert (shares < 0.005).mean() == pytest.approx(0.244, abs=0.03)
-
-
-def test_jpeg_keeps_colours_in_place_and_loses_with_quality():
-    image = texture(64, 80)
-    image[..., 0] = 220  # swapped channels would show
-    errors = [np.abs(jpeg(image, q).astype(int) - image).mean() for q in (100, 90, 60, 20)]
-    assert errors == sorted(errors) and errors[0] < 4 and errors[-1] > errors[0] + 1
-    assert jpeg(image, 90)[..., 0].mean() > 200
-    gray = texture(64, 80, gray=True)
-    assert (np.ptp(jpeg(gray, 70), axis=2) == 0).all()

@@ -1,6 +1,16 @@
-from common.data.transforms import augment, basic_augmentation, resize_image, resize_mask, to_tensor
+from common.data.transforms import (
+    augment,
+    basic_augmentation,
+    resize_image,
+    resize_mask,
+    strong_augmentation,
+    to_channels,
+    to_tensor,
+)
+from common.forensics.ela import error_level
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,8 +57,8 @@ def test_tensor_is_channels_first_bytes():
     assert tensor[:, 1, 2].tolist() == image[1, 2].tolist()
 
 
-def test_augmentation_moves_mask_and_image_together():
-    augmentation = basic_augmentation()
+@pytest.mark.parametrize("augmentation", [basic_augmentation(), strong_augmentation()], ids=["basic", "strong"])
+def test_augmentation_moves_mask_and_image_together(augmentation):
     image = np.zeros((32, 32, 3), np.uint8)
     image[:8, :16] = 200
     mask = (image[..., 0] > 0).astype(np.uint8)
@@ -69,3 +79,22 @@ def test_a_seed_decides_the_augmentation():
 
     assert augmented(1) == augmented(1)
     assert len({augmented(seed) for seed in range(10)}) > 5
+
+
+def test_the_fourth_channel_is_the_error_level():
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    assert to_channels(image, 3) is image
+    assert (to_channels(image, 4)[..., :3] == image).all()
+    assert (to_channels(image, 4)[..., 3] == error_level(image)).all()
+
+
+def test_a_fourth_channel_moves_with_the_image_and_keeps_its_values():
+    rng = np.random.default_rng(0)
+    image = np.dstack([np.full((32, 32, 3), 100, np.uint8), rng.integers(0, 256, (32, 32), dtype=np.uint8)])
+    moved = set()
+    for seed in range(40):
+        augmented, mask = augment(basic_augmentation(), seed, image, image[..., 3])
+        assert (augmented[..., 3] == mask).all()
+        assert (np.sort(mask.ravel()) == np.sort(image[..., 3].ravel())).all()
+        moved.add(mask.tobytes())
+    assert len(moved) >= 6

@@ -8,6 +8,7 @@ from common.data.samples import fingerprint, load_samples
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.errors import UserError
+from common.training import engine
 from common.training.checkpoint import build_network, load_checkpoint
 from common.training.engine import fit
 from common.training.losses import CombinedLoss
@@ -38,7 +39,7 @@ class Interrupting(CombinedLoss):
 def train(pairs_dir, tmp_path):
     samples = load_samples(pairs_dir)
 
-    def train(loss=None, **fields):
+    def train(loss=None, before_epoch=None, **fields):
         config = TrainConfig(name="tiny", models_dir=tmp_path, encoder_weights="none", tracker="none").quick()
         config = dataclasses.replace(
             config, image_size=64, segmentation_channels=32, decoder_channels=32, **{"epochs": 3} | fields
@@ -47,9 +48,8 @@ def train(pairs_dir, tmp_path):
         sampler = WeightedSampler([1.0] * len(samples), config.seed)
         train_loader = make_loader(ForgeryDataset(samples, 64, basic_augmentation()), 8, 0, sampler)
         val_loader = make_loader(ForgeryDataset(samples, 64), 8, 0)
-        return fit(
-            config, build_network(config), loss or CombinedLoss(), train_loader, val_loader, fingerprint(samples)
-        )
+        model, loss = build_network(config), loss or CombinedLoss()
+        return fit(config, model, loss, train_loader, val_loader, fingerprint(samples), before_epoch)
 
     return train
 
@@ -152,3 +152,36 @@ def test_a_tracker_that_is_not_installed_is_named(train):
 def test_tensorboard_gets_the_metrics(train, tmp_path):
     train(epochs=1, tracker="tensorboard")
     assert list((tmp_path / "runs" / "tiny").rglob("events.out.tfevents*"))
+
+
+def test_the_hook_is_called_before_every_epoch_and_can_end_the_run(train, tmp_path):
+    called = []
+
+    def before_epoch(epoch):
+        called.append(epoch)
+        return epoch < 2
+
+    train(before_epoch=before_epoch, epochs=5)
+    assert called == [0, 1, 2]
+    assert load_checkpoint(tmp_path / "tiny_last.pth")["epoch"] == 1
+    assert json.loads((tmp_path / "tiny_metrics.json").read_text())["epoch"] <= 1
+
+
+def test_recall_can_pick_the_best_epoch(train, tmp_path, monkeypatch):
+    """Dice and recall of three epochs are given: each rule picks its own."""
+    figures = iter([(0.30, 0.10), (0.28, 0.50), (0.10, 0.55)] * 2)
+    real = engine.validate
+
+    def validate(*arguments):
+        validation = real(*arguments)
+        dice, recall = next(figures)
+        return dataclasses.replace(validation, metrics=validation.metrics | {"dice": dice, "pixel_recall": recall})
+
+    monkeypatch.setattr(engine, "validate", validate)
+    train()
+    assert load_checkpoint(tmp_path / "tiny_best.pth")["epoch"] == 0
+    train(recall_weight=0.6)
+    best = load_checkpoint(tmp_path / "tiny_best.pth")
+    assert best["epoch"] == 1  # 0.6 · 0.50 + 0.4 · 0.28 = 0.412 above 0.180 and 0.370
+    assert best["best_dice"] == 0.28
+    assert load_checkpoint(tmp_path / "tiny_last.pth")["best_score"] == pytest.approx(0.412)

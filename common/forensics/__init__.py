@@ -1,0 +1,1 @@
+"""Classical evidence of forgery: arrays in, arrays out."""

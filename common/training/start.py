@@ -1,0 +1,97 @@
+"""What the segmentation scripts begin with: the images of a fold, the network, the loss; and their last line."""
+
+from dataclasses import dataclass, replace
+
+from common.config import TrainConfig
+from common.data.samples import Sample, assign_folds, fingerprint, load_samples
+from common.errors import UserError
+from common.networks.pretrained import load_encoder_weights
+from common.networks.segmentation import AttentionFPN
+from common.training.checkpoint import NETWORK_FIELDS, build_network, load_checkpoint, load_network
+from common.training.losses import CombinedLoss
+
+from accelerate.utils import set_seed
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a run."""
+
+    train: list[Sample]
+    val: list[Sample]
+    fingerprint: str
+    """Of all images of the data folder."""
+
+
+def load_split(config: TrainConfig) -> Split:
+    """Seed everything, read the data folder, and part it into the fold that validates and the others.
+
+    Raises:
+        UserError: As `load_samples` and `assign_folds`.
+    """
+    set_seed(config.seed)
+    samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
+    folds = assign_folds(samples, config.folds, config.seed)
+    train = [sample for sample, fold in zip(samples, folds, strict=True) if fold != config.fold]
+    val = [sample for sample, fold in zip(samples, folds, strict=True) if fold == config.fold]
+    print(f"{config.name}: {len(train)} images to train on, {len(val)} to validate on (fold {config.fold})")
+    return Split(train, val, fingerprint(samples))
+
+
+def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, TrainConfig]:
+    """The network with its first weights: of another member's checkpoint (`--init`), or of a pretrained encoder.
+
+    Returns:
+        The network, and the configuration as it is after that: with what was really loaded, and with the network of
+        the other member.
+
+    Raises:
+        UserError: The checkpoint is missing, or was trained on images that validate here; or as
+            `load_encoder_weights`.
+    """
+    if config.init == "none":
+        model = build_network(config)
+        if not config.resume:  # then the checkpoint has the weights
+            loaded = load_encoder_weights(model.encoder, config.encoder_name, config.encoder_weights)
+            config = replace(config, encoder_weights=loaded)
+        return model, config
+
+    path = config.models_dir / f"{config.init}_best.pth"
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist, and {config.name} starts from it. Train {config.init} first, with the same "
+            "--models-dir, or start from a pretrained encoder with --init none."
+        )
+    checkpoint = load_checkpoint(path)
+    theirs = checkpoint["config"]
+    if checkpoint.get("data_fingerprint") != split.fingerprint:
+        print(f"note: {path} was trained on other data; if they share images with this fold, its figures flatter")
+    elif differing := [f for f in ("folds", "fold", "seed") if theirs[f] != getattr(config, f)]:
+        flags = ", ".join(f"--{field} {theirs[field]}" for field in differing)
+        raise UserError(
+            f"{path} was trained with {flags}: it has seen images that validate here. Use the same, or another "
+            "--models-dir."
+        )
+    if theirs["in_channels"] != config.in_channels:
+        raise UserError(f"{path} reads {theirs['in_channels']} channels, {config.name} {config.in_channels}.")
+    print(f"{config.name}: starts from {path} ({theirs['encoder_name']}, trained at {theirs['image_size']} px)")
+    return load_network(checkpoint, path), replace(config, **{field: theirs[field] for field in NETWORK_FIELDS})
+
+
+def segmentation_loss(config: TrainConfig) -> CombinedLoss:
+    """Focal and Dice as configured."""
+    return CombinedLoss(
+        alpha=config.focal_alpha,
+        gamma=config.focal_gamma,
+        focal_weight=config.focal_weight,
+        dice_weight=config.dice_weight,
+    )
+
+
+def result_line(config: TrainConfig, metrics: dict[str, float]) -> str:
+    """The best epoch's figures and where they are, in a line."""
+    return (
+        f"{config.name}: dice {metrics['dice']:.4f}, pixel F1 {metrics['pixel_f1']:.4f}, "
+        f"recall {metrics['pixel_recall']:.4f}, image AUC {metrics['image_auc']:.4f}, "
+        f"false positives {metrics['image_fpr']:.1%} → {config.models_dir / config.name}_best.pth"
+    )

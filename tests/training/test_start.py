@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+from common.config import TrainConfig
+from common.errors import UserError
+from common.training.checkpoint import build_network, save_checkpoint
+from common.training.start import load_split, start_network
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def config(pairs_dir, tmp_path):
+    config = TrainConfig(name="new", data_dir=pairs_dir, models_dir=tmp_path, encoder_weights="none").quick()
+    return replace(config, image_size=64, decoder_channels=32)
+
+
+@pytest.fixture
+def base(config):
+    """A checkpoint of another member, of the same folds, and its network."""
+
+    def save(fingerprint, **fields):
+        theirs = replace(config, name="base", decoder_channels=64, **fields)
+        network = build_network(theirs)
+        checkpoint = {"model_state_dict": network.state_dict(), "config": theirs.plain(), "epoch": 0, "best_dice": 0.0}
+        checkpoint |= {"metrics": {}, "threshold": 0.5, "calibration": {}, "data_fingerprint": fingerprint}
+        save_checkpoint(checkpoint, config.models_dir / "base_best.pth")
+        return network
+
+    return save
+
+
+def test_a_split_keeps_pairs_together_and_covers_all(config):
+    split = load_split(config)
+    assert (len(split.train), len(split.val)) == (16, 4)
+    assert not {sample.group for sample in split.train} & {sample.group for sample in split.val}
+
+
+def test_it_starts_from_the_other_members_network(config, base, capsys):
+    split = load_split(config)
+    theirs = base(split.fingerprint)
+    model, after = start_network(replace(config, init="base"), split)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert after.decoder_channels == 64  # the network is theirs
+    assert "starts from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fields", [{"fold": 1}, {"seed": 1}, {"folds": 4}])
+def test_a_checkpoint_that_saw_the_validation_fold_is_refused(config, base, fields):
+    split = load_split(config)
+    base(split.fingerprint, **fields)
+    flag = f"--{next(iter(fields))}"
+    with pytest.raises(UserError, match=f"trained with {flag} .*it has seen images that validate here"):
+        start_network(replace(config, init="base"), split)
+
+
+def test_a_checkpoint_of_other_data_is_noted(config, base, capsys):
+    base("of other data", fold=1)
+    start_network(replace(config, init="base"), load_split(config))
+    assert "trained on other data" in capsys.readouterr().out
+
+
+def test_a_missing_checkpoint_is_named(config):
+    with pytest.raises(UserError, match=r"base_best\.pth does not exist, and new starts from it. Train base first"):
+        start_network(replace(config, init="base"), load_split(config))
+
+
+def test_other_channels_are_refused(config, base):
+    split = load_split(config)
+    base(split.fingerprint, in_channels=4)
+    with pytest.raises(UserError, match="reads 4 channels, new 3"):
+        start_network(replace(config, init="base"), split)
