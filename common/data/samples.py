@@ -140,13 +140,45 @@ def load_samples(data_dir: Path, split: str = "train", skip_bad_files: bool = Fa
     Raises:
         UserError: With the list of all bad files, each with its fault.
     """
-    sound, bad = inspect_samples(find_samples(data_dir, split))
+    return _sound(find_samples(data_dir, split), data_dir, skip_bad_files)
+
+
+def _sound(samples: list[Sample], folder: Path, skip_bad_files: bool) -> list[Sample]:
+    """The inspected samples without the bad ones, which are raised or printed."""
+    sound, bad = inspect_samples(samples)
     if bad:
-        listing = _listing(f"{len(bad)} bad files in {data_dir}:", (fault for _, fault in bad))
+        listing = _listing(f"{len(bad)} bad files in {folder}:", (fault for _, fault in bad))
         if not skip_bad_files:
             raise UserError(f"{listing}\nMend or remove them, or leave them out with --skip-bad-files.")
         print(f"left out: {listing}")
     return sound
+
+
+def load_authentic(folder: Path, foreign_to: list[Sample], skip_bad_files: bool = False) -> list[Sample]:
+    """Samples of a folder of authentic images, beside those of the data folder; case ids begin with `extra/`.
+
+    Args:
+        folder: With its subfolders; every image counts as a source of its own.
+        foreign_to: Images that must not be among them: those that validate.
+        skip_bad_files: Leave unreadable files out and print each, instead of raising.
+
+    Raises:
+        UserError: No images, unreadable ones, or a file that also validates.
+    """
+    ids = {f"extra/{case_id}": path for case_id, path in find_images(folder).items()}
+    if not ids:
+        raise UserError(f"{folder} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
+    samples = [Sample(case_id=case_id, image=path, mask=None, group=case_id) for case_id, path in ids.items()]
+    hashes = {_file_hash(sample.image): sample for sample in foreign_to}
+    copies = [(s.image, hashes[h].image) for s in samples if (h := _file_hash(s.image)) in hashes]
+    if copies:
+        listing = _listing(f"{len(copies)} images of {folder} also validate:", (f"{a} is {b}" for a, b in copies))
+        raise UserError(f"{listing}\nRemove them from {folder}: what is trained on can't validate.")
+    return _sound(samples, folder, skip_bad_files)
+
+
+def _file_hash(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _listing(head: str, rows: Iterable[str], most: int = 50) -> str:

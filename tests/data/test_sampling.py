@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from common.data.samples import Sample
-from common.data.sampling import WeightedSampler, small_forgery_weights
+from common.data.sampling import WeightedSampler, mining_weights, small_forgery_weights
 
 import numpy as np
 import pytest
@@ -36,3 +36,24 @@ def test_an_epoch_repeats_and_epochs_differ():
 def test_every_draw_has_its_own_augmentation():
     seeds = [seed for _, seed in WeightedSampler([1.0, 0.0, 0.0, 0.0], seed=0)]
     assert len(set(seeds)) == 4
+
+
+def test_mining_weighs_small_forgeries_and_hard_examples():
+    samples = [sample(share) for share in (0, 0.0099, 0.01, 0.0499, 0.05, 0.9)]
+    assert mining_weights(samples, [], 5.0) == [1, 3, 2, 2, 1, 1]
+    assert mining_weights(samples, {0, 4}, 5.0) == [5, 3, 2, 2, 5, 1]
+    assert mining_weights(samples, [1], 2.0) == [1, 2, 2, 2, 1, 1]
+
+
+def test_new_weights_rule_the_next_iteration():
+    sampler = WeightedSampler([1.0, 1.0, 0.0, 0.0], seed=0)
+    assert {index for index, _ in sampler} <= {0, 1}
+    sampler.reweigh([0.0, 0.0, 0.0, 2.0])
+    assert {index for index, _ in sampler} == {3}
+    other = WeightedSampler([0.0, 0.0, 0.0, 5.0], seed=0)
+    assert list(sampler) == list(other)
+
+
+def test_one_weight_a_sample():
+    with pytest.raises(ValueError, match="2 weights for 3 samples"):
+        WeightedSampler([1.0] * 3, seed=0).reweigh([1.0, 1.0])

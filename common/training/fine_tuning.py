@@ -1,0 +1,72 @@
+"""Fine-tuning on mined examples: what scripts 2 and 3 share."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from common.config import MiningConfig
+from common.data.dataset import ForgeryDataset, make_loader
+from common.data.samples import Sample
+from common.data.sampling import WeightedSampler
+from common.data.transforms import basic_augmentation
+from common.training.checkpoint import load_checkpoint, load_network
+from common.training.engine import fit
+from common.training.mining import Miner, comparison, misses_by_size, scan
+from common.training.start import Split, segmentation_loss, start_network
+
+import pandas as pd
+from accelerate import PartialState
+
+
+def mine_and_fit(
+    config: MiningConfig,
+    split: Split,
+    train: list[Sample],
+    *,
+    name: str,
+    forged: bool,
+    find: Callable[[pd.DataFrame], list[int]],
+) -> dict[str, float]:
+    """Start from another member's weights, train in rounds of mining, and print what that changed.
+
+    Args:
+        config: Of the run.
+        split: Its validation images are scanned before and after, for the tables alone.
+        train: The images that are mined and trained on.
+        name: Of what is looked for: `hard_negative` or `hard_false_negative`.
+        forged: Whether forged or authentic images are mined.
+        find: The hard ones of a scan (see `common.training.mining`).
+
+    Returns:
+        The metrics of the best epoch.
+    """
+    model, config = start_network(config, split)
+    config = replace(config, epochs=config.epochs * config.rounds)
+    look = partial(scan, image_size=config.image_size, batch_size=config.batch_size, workers=config.workers)
+    before = look(model.to(PartialState().device), split.val)
+
+    sampler = WeightedSampler([1.0] * len(train), config.seed)
+    miner = Miner(
+        name=name,
+        models_dir=config.models_dir,
+        samples=train,
+        candidates=[position for position, sample in enumerate(train) if sample.forged == forged],
+        scan=partial(look, model),
+        find=find,
+        sampler=sampler,
+        hard_weight=config.hard_weight,
+        rounds=config.rounds,
+        epochs=config.epochs,
+    )
+    train_set = ForgeryDataset(train, config.image_size, basic_augmentation())
+    train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
+    val_loader = make_loader(ForgeryDataset(split.val, config.image_size), config.batch_size, config.workers)
+    loss = segmentation_loss(config)
+    metrics = fit(config, model, loss, train_loader, val_loader, split.fingerprint, miner.before_epoch)
+
+    best = config.models_dir / f"{config.name}_best.pth"
+    after = look(load_network(load_checkpoint(best), best).to(PartialState().device), split.val)
+    if PartialState().is_main_process:
+        print(f"the {len(split.val)} images of the validation fold, before and after:\n{comparison(before, after)}")
+        print(f"misses by size, before:\n{misses_by_size(before)}\nafter:\n{misses_by_size(after)}")
+    return metrics

@@ -1,0 +1,279 @@
+"""Hard examples: the training images that the network gets most wrong, found again and again, and drawn more often.
+
+A hard negative is an authentic image where the network sees forged pixels (mined in rounds since Sung and Poggio 1994);
+a hard false negative is a forgery that it misses.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.data.dataset import ForgeryDataset, make_loader
+from common.data.samples import Sample
+from common.data.sampling import WeightedSampler, mining_weights
+from common.errors import UserError
+from common.evaluation.metrics import pixel_recall
+from common.files import written_whole
+from common.sizes import SIZES
+from common.tables import read_table
+from common.training.validation import FALSE_POSITIVE_SHARE, PIXEL_THRESHOLD
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm import tqdm
+
+HARD_RECALL = 0.5
+"""A forgery is missed when less than this share of its pixels is found (seed, script 3)."""
+COLUMNS = ["case_id", "forged", "size", "flagged_share", "recall"]
+ROUND_COLUMNS = ["case_id", "flagged_share", "recall", "size"]
+
+
+@torch.inference_mode()
+def scan(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    image_size: int,
+    batch_size: int,
+    in_channels: int = 3,
+    workers: int = 0,
+) -> pd.DataFrame:
+    """Look at every sample once, without augmentation, at the network's resolution.
+
+    The samples are shared out over the processes of the run; every process gets the whole table.
+
+    Args:
+        model: Logits (N, 1, H, W) for images; it stays on its device and in its mode (training or not).
+        samples: Inspected ones.
+        image_size: Side of the network's square input, in pixels.
+        batch_size: Images a step and process.
+        in_channels: Of the network.
+        workers: Processes that load images, 0 for none.
+
+    Returns:
+        A row a sample, in order: `case_id`; `forged`; `size` (of the forgery, or `authentic`); `flagged_share`, the
+        share of pixels at 0.5 or above; `recall`, the pixel recall there, nan for an authentic image.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    state = PartialState()
+    with state.split_between_processes(list(samples)) as part:
+        loader = make_loader(ForgeryDataset(part, image_size, in_channels=in_channels), batch_size, workers)
+    rows = []
+    model.eval()
+    with tqdm(desc="mining", total=len(part), unit="img", leave=False, disable=_quiet(state)) as bar:
+        for batch in loader:
+            probs = torch.sigmoid(model(batch["image"].to(device)).float())
+            pred, truth = (probs >= PIXEL_THRESHOLD)[:, 0].cpu().numpy(), batch["mask"][:, 0].numpy()
+            for index, flagged, mask in zip(batch["index"].tolist(), pred, truth, strict=True):
+                sample = part[index]
+                figures = (float(flagged.mean()), pixel_recall(flagged, mask))
+                rows.append((sample.case_id, sample.forged, sample.size, *figures))
+            bar.update(len(pred))
+    model.train(was_training)
+    return pd.DataFrame(gather_object(rows), columns=COLUMNS)
+
+
+def hard_negatives(scanned: pd.DataFrame, most: int = 500) -> list[int]:
+    """The `most` authentic images with the largest flagged share above 0.1 %, the worst first (seed, script 2).
+
+    Returns:
+        Their labels in the table's index: positions among what was scanned.
+    """
+    hard = scanned[~scanned["forged"] & (scanned["flagged_share"] > FALSE_POSITIVE_SHARE)]
+    return hard.sort_values("flagged_share", ascending=False, kind="stable").index[:most].tolist()
+
+
+def hard_false_negatives(scanned: pd.DataFrame, min_recall: float = HARD_RECALL) -> list[int]:
+    """The forged images with a pixel recall below `min_recall`, the worst first; labels as for `hard_negatives`."""
+    hard = scanned[scanned["recall"] < min_recall]  # nan, of an authentic image, is not below
+    return hard.sort_values("recall", kind="stable").index.tolist()
+
+
+def write_round(path: Path, scanned: pd.DataFrame, hard: Sequence[int]) -> None:
+    """Write the hard examples of a round (labels in the table's index) in their order, as CSV.
+
+    The column `size` also tells an authentic image from the forged one of the same case id.
+    """
+    with written_whole(path) as file:
+        scanned.loc[list(hard), ROUND_COLUMNS].to_csv(file, index=False)
+
+
+def read_round(path: Path, samples: Sequence[Sample]) -> list[int]:
+    """Read the list of a round back, as positions in `samples`.
+
+    Raises:
+        UserError: The file is missing or no such table, names an image that is not among the samples, or two of the
+            samples have the same name.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the run can't go on without it; start it without --resume.")
+    positions = _positions(samples)
+    table = read_table(path, ROUND_COLUMNS)
+    keys = [(case_id, size != "authentic") for case_id, size in zip(table["case_id"], table["size"], strict=True)]
+    for case_id, forged in keys:
+        if (case_id, forged) not in positions:
+            raise UserError(
+                f"{path}: the {_label(forged)} image {case_id} is not among the training images. The list is of "
+                "another run or of other data; start this run without --resume."
+            )
+    return [positions[key] for key in keys]
+
+
+@dataclass(kw_only=True)
+class Miner:
+    """Rounds of mining: its `before_epoch` is the hook of `common.training.engine.fit`.
+
+    The epochs of the run are shared evenly by the rounds. Each round begins with a scan by the network as it then is;
+    what was hard in any round so far keeps the weight of a hard example until the run ends.
+    """
+
+    name: str
+    """`hard_negative` or `hard_false_negative`, for the lists and for what is printed."""
+    models_dir: Path
+    """Where the list of each round is written, as <name>_round_<k>.csv, k from 1."""
+    samples: Sequence[Sample]
+    """Those that are trained on, and no others."""
+    candidates: Sequence[int]
+    """Positions in `samples` of the images to mine, all forged or all authentic."""
+    scan: Callable[[list[Sample]], pd.DataFrame]
+    """`scan` for the network that is trained."""
+    find: Callable[[pd.DataFrame], list[int]]
+    """`hard_negatives` or `hard_false_negatives`."""
+    sampler: WeightedSampler
+    """Of the training loader; its weights become `mining_weights`."""
+    hard_weight: float
+    """Weight of a hard example."""
+    rounds: int
+    epochs: int
+    """Of the whole run."""
+    hard: set[int] = field(default_factory=set, init=False)
+    """Positions in `samples` of the hard examples of all rounds so far."""
+    known: int = field(default=0, init=False)
+    """Rounds that `hard` holds."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail only after hours.
+
+        Raises:
+            UserError: More rounds than epochs, nothing to mine, or two samples of the same name.
+        """
+        if self.rounds < 1 or 0 < self.epochs < self.rounds:
+            raise UserError(f"--rounds is {self.rounds}; it must be from 1 to the number of epochs, {self.epochs}.")
+        if not self.candidates:
+            raise UserError(f"no image to look for {self._plural} in: the training folds have none of that kind.")
+        _positions(self.samples)
+
+    def before_epoch(self, epoch: int) -> bool:
+        """Mine if the epoch is the first of a round, and weigh the samples.
+
+        To be called before each epoch of a run, and before the epoch's random state is set, since a scan draws from it.
+        A resumed run takes the rounds before it from their lists.
+
+        Args:
+            epoch: Of the whole run, from 0.
+
+        Returns:
+            False when a round found nothing that the earlier ones had not: the run is to stop.
+
+        Raises:
+            UserError: The list of an earlier round is missing, or is of other data.
+        """
+        number = self._round(epoch)
+        begins = epoch == 0 or self._round(epoch - 1) < number
+        mined = number - 1 if begins else number
+        if self.known < mined:  # a resumed run
+            for earlier in range(self.known + 1, mined + 1):
+                self.hard.update(read_round(self._path(earlier), self.samples))
+            self._weigh(mined)
+        return self._mine(number) if begins else True
+
+    def _mine(self, number: int) -> bool:
+        """Scan, list and weigh the hard examples of a round; whether to go on."""
+        scanned = self.scan([self.samples[position] for position in self.candidates])
+        scanned = scanned.set_axis(list(self.candidates))
+        found = self.find(scanned)
+        new = set(found) - self.hard
+        go_on = bool(new) or number == 1  # in the first, no hard example only means plain weights
+        if PartialState().is_main_process:
+            write_round(self._path(number), scanned, found)
+            among = f"{len(scanned)} {_label(self.samples[self.candidates[0]].forged)} images"
+            tqdm.write(f"round {number}: {len(found)} {self._plural} among {among}, {len(new)} of them new")
+            if not go_on:
+                tqdm.write(f"round {number} has no new {self._plural}: the training stops")
+        self.hard |= new
+        self._weigh(number)
+        return go_on
+
+    def _weigh(self, number: int) -> None:
+        self.known = number
+        self.sampler.reweigh(mining_weights(self.samples, self.hard, self.hard_weight))
+
+    def _round(self, epoch: int) -> int:
+        return epoch * self.rounds // self.epochs + 1
+
+    def _path(self, number: int) -> Path:
+        return self.models_dir / f"{self.name}_round_{number}.csv"
+
+    @property
+    def _plural(self) -> str:
+        return self.name.replace("_", " ") + "s"
+
+
+def comparison(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    """What training changed on the same images, from two tables of `scan`: a text table for people.
+
+    `false positives` is the share of authentic images with more than 0.1 % of pixels flagged, `flagged share` the mean
+    share of such pixels, which may fall while every image is still flagged; the rest is mean pixel recall.
+
+    Raises:
+        ValueError: The tables are not of the same images.
+    """
+    if not before[["case_id", "forged"]].equals(after[["case_id", "forged"]]):
+        raise ValueError("the tables are of different images")
+    table = _figures(before).rename(columns={"value": "before"}).assign(after=_figures(after)["value"])
+    change = (table["after"] - table["before"]).map("{:+.4f}".format, na_action="ignore")
+    return table.assign(change=change).to_string(float_format="{:.4f}".format, na_rep="–")
+
+
+def misses_by_size(scanned: pd.DataFrame) -> str:
+    """Forged images, those missed (pixel recall below 0.5) and their share, for each size: a text table for people."""
+    forged = scanned[scanned["forged"]]
+    misses = (forged["recall"] < HARD_RECALL).groupby(forged["size"]).agg(["size", "sum", "mean"]).reindex(SIZES)
+    misses.columns = ["n", "misses", "share"]
+    misses = misses.fillna({"n": 0, "misses": 0}).astype({"n": int, "misses": int}).rename_axis(None)
+    return misses.to_string(float_format="{:.3f}".format, na_rep="–")
+
+
+def _figures(scanned: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `comparison` for one table: `n` images and `value`, nan where n is 0."""
+    forged, authentic = scanned[scanned["forged"]], scanned[~scanned["forged"]]
+    columns = {
+        "authentic: false positives": authentic["flagged_share"] > FALSE_POSITIVE_SHARE,
+        "authentic: flagged share": authentic["flagged_share"],
+        "forged: recall": forged["recall"],
+    }
+    columns |= {f"forged: recall, {size}": forged["recall"][forged["size"] == size] for size in SIZES}
+    return pd.DataFrame({name: {"n": len(c), "value": c.mean()} for name, c in columns.items()}).T.astype({"n": int})
+
+
+def _positions(samples: Sequence[Sample]) -> dict[tuple[str, bool], int]:
+    """(case id, forged) → position."""
+    positions: dict[tuple[str, bool], int] = {}
+    for position, sample in enumerate(samples):
+        first = positions.setdefault((sample.case_id, sample.forged), position)
+        if first != position:
+            raise UserError(
+                f"{samples[first].image} and {sample.image} have the same case id, which the lists of hard examples "
+                "could not tell apart. Rename one of them."
+            )
+    return positions
+
+
+def _label(forged: bool) -> str:
+    return "forged" if forged else "authentic"
+
+
+def _quiet(state: PartialState) -> bool | None:
+    return None if state.is_main_process else True
