@@ -1,5 +1,7 @@
-from common.inference.instances import find_instances
+from common.evaluation.metrics import of1
+from common.inference.instances import Cleanup, find_instances
 
+import cv2
 import numpy as np
 import pytest
 
@@ -39,3 +41,116 @@ def test_small_components_are_dropped_by_their_share(prob, grouping):
 def test_the_threshold_belongs_to_the_region(prob):
     assert np.count_nonzero(find_instances(prob, float(prob[5, 5]))) == 6 + 5
     assert not find_instances(prob, 0.95).any()
+
+
+@pytest.fixture
+def figure():
+    """An image whose first and third squares of four are the source and a mirrored copy, and a map of the squares."""
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (100, 220, 3), dtype=np.uint8), (0, 0), 1.2)
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    image[30:70, 115:155] = image[30:70, 10:50][:, ::-1]
+    prob = np.zeros((100, 220), np.float32)
+    for x in (10, 60, 115, 170):
+        prob[30:70, x : x + 40] = 0.9
+    return image, prob
+
+
+def test_groups_join_source_and_copy(figure):
+    image, prob = figure
+    labels = find_instances(prob, 0.5, grouping="groups", image=image)
+    assert [labels[50, x] for x in (30, 80, 135, 190)] == [1, 2, 1, 3]
+    assert labels.dtype == np.int32
+    assert ((labels > 0) == (prob > 0)).all()
+
+
+def test_groups_score_in_full_where_components_and_merge_do_not(figure):
+    image, prob = figure
+    prob[:, 165:] = 0
+    truth = np.zeros((2, *prob.shape), bool)
+    truth[0, 30:70, 10:50] = truth[0, 30:70, 115:155] = truth[1, 30:70, 60:100] = True
+
+    def score(grouping):
+        labels = find_instances(prob, 0.5, grouping=grouping, image=image)
+        return of1(labels == np.arange(1, labels.max() + 1)[:, None, None], truth)
+
+    assert score("groups") == 1.0
+    assert score("components") == pytest.approx((2 / 3 + 1) / 3)
+    assert score("merge") == pytest.approx(4 / 5 / 2)
+
+
+def test_groups_leave_out_what_is_too_small(figure):
+    image, prob = figure
+    prob[0:2, 0:2] = 0.9
+    assert find_instances(prob, 0.5, 0.01, "groups", image).max() == 3
+
+
+def test_groups_need_an_image_of_the_maps_size(figure):
+    image, prob = figure
+    with pytest.raises(ValueError, match=r"image \(100, 220, 3\); none given"):
+        find_instances(prob, 0.5, grouping="groups")
+    with pytest.raises(ValueError, match=r"one of shape \(99, 220, 3\) given"):
+        find_instances(prob, 0.5, grouping="groups", image=image[1:])
+
+
+@pytest.fixture
+def ragged():
+    """30×40, so that a share of 0.02 is a radius of one pixel: two blocks two pixels apart, a ring, a speck."""
+    prob = np.zeros((30, 40), np.float32)
+    prob[2:10, 2:10] = prob[2:10, 12:20] = 1
+    prob[15:25, 5:15] = 1
+    prob[18:22, 8:12] = 0
+    prob[20, 30] = 1
+    return prob
+
+
+def test_nothing_is_cleaned_up_by_default(ragged):
+    assert (find_instances(ragged, 0.5) == ragged).all()
+    assert Cleanup() == Cleanup(opening=0.0, closing=0.0, fill_holes=False)
+
+
+def test_closing_bridges_a_gap(ragged):
+    assert find_instances(ragged, 0.5, grouping="components").max() == 4
+    labels = find_instances(ragged, 0.5, grouping="components", cleanup=Cleanup(closing=0.02))
+    assert labels.max() == 3
+    assert labels[5, 5] == labels[5, 10] == labels[5, 11] == labels[5, 15]
+    assert (labels[ragged > 0] > 0).all()
+    assert labels[20, 10] == 0  # the hole of four pixels is too wide
+
+
+def test_opening_removes_a_speck(ragged):
+    labels = find_instances(ragged, 0.5, cleanup=Cleanup(opening=0.02))
+    assert labels[20, 30] == 0
+    assert labels[2:10, 3:9].all()
+    assert (labels <= ragged).all()
+
+
+def test_holes_are_filled(ragged):
+    expected = ragged.copy()
+    expected[18:22, 8:12] = 1
+    assert (find_instances(ragged, 0.5, cleanup=Cleanup(fill_holes=True)) == expected).all()
+
+
+def test_a_bay_at_the_edge_is_no_hole():
+    prob = np.ones((10, 10), np.float32)
+    prob[0:5, 4:6] = 0
+    assert (find_instances(prob, 0.5, cleanup=Cleanup(fill_holes=True)) == prob).all()
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_an_even_mask_stays_even(value):
+    """The edge of the image wears nothing away, and nothing grows in from there."""
+    prob = np.full((30, 40), value, np.float32)
+    cleanup = Cleanup(opening=0.1, closing=0.1, fill_holes=True)
+    assert (find_instances(prob, 0.5, cleanup=cleanup) == value).all()
+
+
+def test_components_are_measured_after_the_cleanup(ragged):
+    share = 100 / ragged.size  # the ring has 84 pixels, with its hole 100
+    assert find_instances(ragged, 0.5, share)[16, 6] == 0
+    assert find_instances(ragged, 0.5, share, cleanup=Cleanup(fill_holes=True))[16, 6] == 1
+
+
+def test_sizes_of_the_cleanup_are_shares():
+    with pytest.raises(ValueError, match="shares of the diagonal"):
+        Cleanup(closing=5)
