@@ -2,6 +2,10 @@
 
     python make_submission.py --input data/test_images --models-dir models --output submission.csv
 
+The members' maps are averaged by their weights, joined with the small-forgery specialist's, and decided: the calibrated
+probability that the image is forged must reach the mode's threshold before any region is drawn. `python
+fit_ensemble.py` fits weights and decision to the data; without its models/ensemble.json the seed's weights count.
+
 Images of any size, as PNG, JPEG, TIFF, BMP or WEBP; regions are drawn at each image's own resolution. Rows follow
 sample_submission.csv where there is one. Images are read, decided and written one batch after the other: memory does
 not grow with their number. An image that can't be read has its row all the same, and its error in scores.csv.
@@ -10,19 +14,20 @@ not grow with their number. An image that can't be read has its row all the same
 import csv
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.data.images import find_images, read_image
+from common.data.transforms import resize_map
 from common.errors import UserError
-from common.evaluation.calibration import calibrated
-from common.evaluation.metrics import image_score
 from common.files import written_whole
-from common.inference.ensemble import Ensemble, load_ensemble, resize_map
+from common.inference.ensemble import Prediction, load_ensemble
 from common.inference.gate import THRESHOLDS, Mode, is_forged
-from common.inference.instances import Grouping, find_instances
+from common.inference.instances import Cleanup, Grouping, find_instances
 from common.inference.rle import encode_labels, format_annotation
 from common.inference.rows import submission_rows
+from common.inference.settings import Settings
+from common.inference.views import TTA
 
 import numpy as np
 import tyro
@@ -59,13 +64,22 @@ class SubmissionConfig:
     """Gives the rows' order; by default sample_submission.csv in the input folder or beside it, where there is one."""
     mode: Mode = "default"
     """How probable a forgery must be to be reported: high-precision 0.80 ... max-recall 0.55."""
+    tta: TTA | None = None
+    """Views of each image that are averaged: itself; its mirror images too; all eight symmetries. By default those of
+    the fit, or none."""
     pixel_threshold: float | None = None
-    """Probability from which a pixel belongs to a region; by default what was best on the validation fold."""
-    min_area_share: float = 0.0005
-    """Regions smaller than this share of their image are dropped."""
+    """Probability from which a pixel belongs to a region; by default the fitted one."""
+    min_area_share: float | None = None
+    """Regions smaller than this share of their image are dropped; by default the fitted one, or 0.0005."""
+    closing: float | None = None
+    """Close gaps in the mask up to this radius, as a share of the image's diagonal; by default the fitted one, or 0."""
+    opening: float | None = None
+    """Remove specks and threads below this radius, likewise."""
+    fill_holes: bool | None = None
+    """Fill holes in the mask; by default as fitted, or not."""
     instances: Grouping = "merge"
-    """merge reports one instance an image, components one for each connected region. (groups, which joins regions of
-    like content, comes with copy-move matching.)"""
+    """merge reports one instance an image; components one for each connected region; groups joins regions that look
+    alike, as the source and the copy of a copy-move do."""
     allow_missing: bool = False
     """Go on without members whose checkpoint is missing."""
     batch_size: int = 8
@@ -76,7 +90,8 @@ def main(config: SubmissionConfig) -> None:
     """Decide every image and write the tables."""
     images = {config.input.stem: config.input} if config.input.is_file() else find_images(config.input)
     rows = submission_rows(images, config.sample_submission, config.input)
-    ensemble = load_ensemble(config.models_dir, PartialState().device, config.allow_missing)
+    ensemble = load_ensemble(config.models_dir, PartialState().device, config.allow_missing, config.tta)
+    settings = _with_flags(ensemble.settings, config)
     scores_path = config.scores or config.output.with_name("scores.csv")
     if scores_path.resolve() == config.output.resolve():
         raise UserError(f"the submission and the scores can't both be {config.output}; name another with --scores.")
@@ -96,13 +111,13 @@ def main(config: SubmissionConfig) -> None:
             batch = rows[start : start + config.batch_size]
             read = list(readers.map(_read, (images.get(case_id) for case_id in batch)))
             readable = [image for image in read if not isinstance(image, str)]
-            maps = iter(ensemble.predict(readable) if readable else [])
+            predictions = iter(ensemble.predict(readable))
             for case_id, image in zip(batch, read, strict=True):
                 if isinstance(image, str):
                     annotation, score = "authentic", {"error": image}
                     bar.write(f"{case_id}: {image}")
                 else:
-                    annotation, score = decide(config, ensemble, case_id, next(maps), *image.shape[:2])
+                    annotation, score = decide(config, settings, case_id, image, next(predictions))
                 submission.writerow([case_id, annotation])
                 scores.writerow({"case_id": case_id} | score)
                 counts["unreadable" if "error" in score else "forged" if score["n_instances"] else "authentic"] += 1
@@ -112,20 +127,21 @@ def main(config: SubmissionConfig) -> None:
 
 
 def decide(
-    config: SubmissionConfig, ensemble: Ensemble, case_id: str, prob: np.ndarray, height: int, width: int
+    config: SubmissionConfig, settings: Settings, case_id: str, image: np.ndarray, prediction: Prediction
 ) -> tuple[str, dict[str, float]]:
-    """Annotation and score columns of one image from its map at the network's resolution."""
-    forged_probability = calibrated(image_score(prob), **ensemble.calibration)
-    prob = resize_map(prob, height, width)
+    """Annotation and score columns of one image."""
+    height, width = image.shape[:2]
+    prob = resize_map(prediction.prob, height, width)
     if config.maps is not None:
         with written_whole(config.maps / f"{case_id}.npy", "wb") as file:
             np.save(file, prob.astype(np.float16))
     labels = np.zeros((height, width), np.int32)
-    if is_forged(forged_probability, config.mode):
-        threshold = ensemble.pixel_threshold if config.pixel_threshold is None else config.pixel_threshold
-        labels = find_instances(prob, threshold, config.min_area_share, config.instances)
+    if is_forged(prediction.forged_probability, config.mode):
+        labels = find_instances(
+            prob, settings.pixel_threshold, settings.min_area_share, config.instances, image, settings.cleanup
+        )
     score = {
-        "forged_probability": round(forged_probability, 6),
+        "forged_probability": round(prediction.forged_probability, 6),
         "threshold": THRESHOLDS[config.mode],
         "area_share": round(float((labels > 0).mean()), 6),
         "n_instances": int(labels.max()),
@@ -133,6 +149,16 @@ def decide(
         "width": width,
     }
     return format_annotation(encode_labels(labels)), score
+
+
+def _with_flags(settings: Settings, config: SubmissionConfig) -> Settings:
+    """The settings, and over them what the command line says."""
+
+    def given(*names: str) -> dict[str, float | bool]:
+        return {name: value for name in names if (value := getattr(config, name)) is not None}
+
+    cleanup: Cleanup = replace(settings.cleanup, **given("closing", "opening", "fill_holes"))
+    return replace(settings, cleanup=cleanup, **given("pixel_threshold", "min_area_share"))
 
 
 def _read(path: Path | None) -> np.ndarray | str:

@@ -2,13 +2,25 @@ from dataclasses import replace
 
 from common.errors import UserError
 from common.inference import ensemble as module
-from common.inference.ensemble import Ensemble, Member, load_ensemble, resize_map
-from common.training.checkpoint import build_network, save_checkpoint
+from common.inference.ensemble import (
+    MEMBERS,
+    SETTINGS_FILE,
+    Ensemble,
+    Loaded,
+    Member,
+    checkpoint_paths,
+    identities,
+    load_ensemble,
+    seed_settings,
+)
+from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+
+CPU = torch.device("cpu")
 
 
 class Constant(nn.Module):
@@ -22,81 +34,164 @@ class Constant(nn.Module):
         return self.logit.expand(len(x), 1, *x.shape[2:])
 
 
-def loaded(name, weight, probability, image_size=32, threshold=0.5):
-    member = Member(name=name, script=f"script_{name}.py", in_channels=3, weight=weight, role="average")
-    checkpoint = {"threshold": threshold, "calibration": {"slope": 1.0, "intercept": 0.0}}
-    return member, Constant(probability), checkpoint | {"config": {"image_size": image_size}}
+def loaded(name, weight, *probabilities, image_size=32, threshold=0.5, role="average", slope=1.0, intercept=0.0):
+    member = Member(name=name, script=f"script_{name}.py", in_channels=3, weight=weight, role=role)
+    checkpoint = {"threshold": threshold, "calibration": {"slope": slope, "intercept": intercept}}
+    checkpoint |= {"config": {"image_size": image_size}}
+    return Loaded(member, [Constant(p) for p in probabilities], [checkpoint] * len(probabilities))
+
+
+def ensemble_of(*members):
+    return Ensemble(list(members), seed_settings(list(members)), CPU)
 
 
 IMAGES = [np.zeros((40, 50, 3), np.uint8), np.full((10, 20, 3), 255, np.uint8)]
 
 
+def test_the_members_are_those_of_the_seed():
+    assert {m.name: m.weight for m in MEMBERS} == {
+        "highres_no_ela": 1.5,
+        "hard_negative": 1.2,
+        "high_recall": 1.0,
+        "enhanced_aug": 0.8,
+        "ela": 0.5,
+        "small_forgery_specialist": 0.8,
+    }
+    assert [m.name for m in MEMBERS if m.role == "union"] == ["small_forgery_specialist"]
+    assert [m.name for m in MEMBERS if m.in_channels == 4] == ["ela"]
+
+
 def test_the_blend_is_the_weighted_mean():
-    ensemble = Ensemble([loaded("a", 1.5, 0.8), loaded("b", 0.5, 0.2, image_size=16)], torch.device("cpu"))
-    maps = ensemble.predict(IMAGES)
-    assert maps.shape == (2, 32, 32)
-    assert maps == pytest.approx((1.5 * 0.8 + 0.5 * 0.2) / 2)
+    ensemble = ensemble_of(loaded("a", 1.5, 0.8), loaded("b", 0.5, 0.2, image_size=64))
+    for prediction in ensemble.predict(IMAGES):
+        assert prediction.prob.shape == (64, 64)
+        assert prediction.prob == pytest.approx((1.5 * 0.8 + 0.5 * 0.2) / 2, abs=1e-3)
 
 
-def test_the_heaviest_member_decides():
-    ensemble = Ensemble(
-        [loaded("a", 0.5, 0.8, threshold=0.3), loaded("b", 1.2, 0.2, threshold=0.4)], torch.device("cpu")
-    )
-    assert ensemble.pixel_threshold == 0.4
+@pytest.mark.parametrize(("p", "expected"), [(0.9, 0.72), (0.6, 0.5)])
+def test_the_specialist_joins_by_union(p, expected):
+    ensemble = ensemble_of(loaded("a", 1.5, 0.5), loaded("s", 0.8, p, role="union"))
+    assert ensemble.predict(IMAGES)[0].prob == pytest.approx(expected, abs=1e-3)
 
 
-def test_members_that_are_not_averaged_are_refused():
-    member, network, checkpoint = loaded("a", 1.0, 0.5)
-    with pytest.raises(NotImplementedError, match="'a'"):
-        Ensemble([(replace(member, role="union"), network, checkpoint)], torch.device("cpu"))
+def test_the_networks_of_the_folds_are_averaged():
+    ensemble = ensemble_of(loaded("a", 1.0, 0.2, 0.6))
+    assert ensemble.member_maps(IMAGES)[0] == pytest.approx(0.4, abs=1e-3)
 
 
-def test_resize_map_keeps_its_range():
-    prob = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
-    resized = resize_map(prob, 30, 40)
-    assert resized.shape == (30, 40)
-    assert (resized.min(), resized.max()) == (0, 1)
-    assert resize_map(prob, 2, 2) is prob
+def test_a_large_image_has_its_own_size():
+    ensemble = ensemble_of(loaded("a", 1.0, 0.2), loaded("b", 1.0, 0.4, image_size=64))
+    large = np.zeros((70, 90, 3), np.uint8)
+    assert [p.prob.shape for p in ensemble.predict([large, IMAGES[0]])] == [(70, 90), (64, 64)]
+    assert ensemble.predict([large])[0].prob == pytest.approx(0.3, abs=1e-3)
+
+
+def test_before_a_fit_the_heaviest_averaged_member_decides():
+    members = [
+        loaded("a", 0.5, 0.8, threshold=0.3),
+        loaded("b", 1.2, 0.8, threshold=0.4, slope=2.0, intercept=-1.0),
+        loaded("s", 5.0, 0.1, threshold=0.9, role="union"),
+    ]
+    members[2] = replace(members[2], member=replace(members[2].member, weight=0.8))
+    ensemble = ensemble_of(*members)
+    assert ensemble.settings.pixel_threshold == 0.4
+    assert ensemble.settings.source == "seed"
+    expected = 1 / (1 + np.exp(-(2 * np.log(0.8 / 0.2) - 1)))
+    assert ensemble.predict(IMAGES)[0].forged_probability == pytest.approx(expected, abs=2e-3)
+
+
+def test_nothing_to_predict():
+    assert ensemble_of(loaded("a", 1.0, 0.2)).predict([]) == []
+
+
+CONFIG = {
+    "encoder_name": "tu-mobilenetv3_small_100",
+    "in_channels": 3,
+    "decoder_channels": 32,
+    "segmentation_channels": 32,
+    "image_size": 64,
+}
+
+
+def save(path, **config):
+    config = CONFIG | config
+    checkpoint = {"model_state_dict": build_network(config).state_dict(), "config": config, "epoch": 0}
+    checkpoint |= {"best_dice": 0.1, "metrics": {}, "threshold": 0.25, "calibration": {"slope": 1.0, "intercept": 0.0}}
+    save_checkpoint(checkpoint, path)
 
 
 @pytest.fixture
 def two_members(monkeypatch, tmp_path):
     """A table of two members, of which the first was trained."""
-    members = tuple(loaded(name, 1.0, 0.5)[0] for name in ("a", "b"))
+    members = tuple(loaded(name, 1.0, 0.5).member for name in ("a", "b"))
     monkeypatch.setattr(module, "MEMBERS", members)
-    config = {
-        "encoder_name": "tu-mobilenetv3_small_100",
-        "in_channels": 3,
-        "decoder_channels": 32,
-        "segmentation_channels": 32,
-        "image_size": 64,
-    }
-    checkpoint = {
-        "model_state_dict": build_network(config).state_dict(),
-        "config": config,
-        "epoch": 0,
-        "best_dice": 0.1,
-    }
-    checkpoint |= {"metrics": {}, "threshold": 0.25, "calibration": {"slope": 1.0, "intercept": 0.0}}
-    save_checkpoint(checkpoint, tmp_path / "a_best.pth")
+    save(tmp_path / "a_best.pth")
     return tmp_path
 
 
 def test_a_missing_checkpoint_is_named_with_its_script(two_members):
     with pytest.raises(UserError, match=r"b_best\.pth \(made by script_b\.py\)\n.*--allow-missing"):
-        load_ensemble(two_members, torch.device("cpu"))
+        load_ensemble(two_members, CPU)
 
 
 def test_allow_missing_goes_on_and_says_so(two_members, capsys):
-    ensemble = load_ensemble(two_members, torch.device("cpu"), allow_missing=True)
+    ensemble = load_ensemble(two_members, CPU, allow_missing=True)
     assert "without:\n" in capsys.readouterr().out
-    assert ensemble.pixel_threshold == 0.25
-    maps = ensemble.predict(IMAGES)
-    assert maps.shape == (2, 64, 64)
-    assert ((maps > 0) & (maps < 1)).all()
+    assert ensemble.settings.pixel_threshold == 0.25
+    predictions = ensemble.predict(IMAGES)
+    assert [p.prob.shape for p in predictions] == [(64, 64), (64, 64)]
+    assert all(0 < p.forged_probability < 1 and ((p.prob > 0) & (p.prob < 1)).all() for p in predictions)
 
 
 def test_nothing_at_all_is_an_error_also_then(two_members):
     (two_members / "a_best.pth").unlink()
     with pytest.raises(UserError, match=r"a_best\.pth.*\n.*b_best\.pth"):
-        load_ensemble(two_members, torch.device("cpu"), allow_missing=True)
+        load_ensemble(two_members, CPU, allow_missing=True)
+
+
+def test_another_network_under_the_name_is_refused(two_members):
+    save(two_members / "b_best.pth", in_channels=4)
+    with pytest.raises(UserError, match=r"b_best\.pth reads 4 channels, b 3.*script_b\.py"):
+        load_ensemble(two_members, CPU)
+
+
+def test_checkpoints_of_other_folds_join(two_members):
+    (two_members / "fold_1").mkdir()
+    for folder in (two_members, two_members / "fold_1"):
+        save(folder / "b_best.pth")
+    save(two_members / "fold_1" / "a_best.pth")
+    assert [len(m.networks) for m in load_ensemble(two_members, CPU).members] == [2, 2]
+    assert [len(m.networks) for m in load_ensemble(two_members, CPU, folds=False).members] == [1, 1]
+
+
+@pytest.fixture
+def fitted(two_members):
+    """Both members trained, and settings fitted for them."""
+    save(two_members / "b_best.pth")
+    ensemble = load_ensemble(two_members, CPU)
+    checkpoints = identities(checkpoint_paths(two_members))
+    settings = replace(
+        ensemble.settings, weights={"a": 0.0, "b": 2.0}, tta="flips", source="fitted", checkpoints=checkpoints
+    )
+    settings.save(two_members / SETTINGS_FILE)
+    return two_members
+
+
+def test_fitted_settings_count(fitted):
+    ensemble = load_ensemble(fitted, CPU)
+    assert ensemble.weights == [0.0, 2.0]
+    assert ensemble.settings.tta == "flips"
+    assert load_ensemble(fitted, CPU, tta="none").settings.tta == "none"
+
+
+def test_settings_for_other_checkpoints_are_left_aside(fitted, capsys):
+    checkpoint = load_checkpoint(fitted / "a_best.pth")
+    save_checkpoint(checkpoint | {"epoch": 1}, fitted / "a_best.pth")
+    assert load_ensemble(fitted, CPU).weights == [1.0, 1.0]
+    assert "fitted for other checkpoints" in capsys.readouterr().out
+
+
+def test_settings_for_more_members_are_left_aside(fitted, capsys):
+    (fitted / "b_best.pth").unlink()
+    assert load_ensemble(fitted, CPU, allow_missing=True).weights == [1.0]
+    assert "fitted for other checkpoints" in capsys.readouterr().out

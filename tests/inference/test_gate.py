@@ -1,5 +1,9 @@
-from common.inference.gate import THRESHOLDS, is_forged
+import math
+from dataclasses import replace
 
+from common.inference.gate import FEATURE_SIZE, FEATURES, THRESHOLDS, Decision, is_forged, map_features
+
+import numpy as np
 import pytest
 
 
@@ -17,3 +21,86 @@ def test_the_seeds_thresholds():
 def test_the_threshold_itself_is_forged(mode):
     assert is_forged(THRESHOLDS[mode], mode)
     assert not is_forged(THRESHOLDS[mode] - 1e-9, mode)
+
+
+def features(members, pixel_threshold=0.5):
+    members = np.asarray(members, np.float32)
+    return dict(zip(FEATURES, map_features(members.mean(axis=0), members, pixel_threshold), strict=True))
+
+
+def test_features_by_hand():
+    """A quarter of the map says 0.8, the rest 0.2; the two members differ by ± 0.1 where the blend is highest."""
+    blend = np.full((256, 256), 0.2)
+    blend[:128, :128] = 0.8
+    found = features([blend + 0.1 * (blend > 0.5), blend - 0.1 * (blend > 0.5)])
+    for name in ("quantile_99", "quantile_999", "maximum"):
+        assert found[name] == pytest.approx(math.log(4), abs=1e-5)
+    assert found["area_share"] == pytest.approx(math.log((128 * 128 + 1) / 65536))
+    attention = math.exp(-0.6 / 0.1)  # of a pixel of the rest, for 1 of one in the quarter
+    pooled = (0.8 + 3 * 0.2 * attention) / (1 + 3 * attention)
+    assert found["soft_max"] == pytest.approx(math.log(pooled / (1 - pooled)), abs=1e-4)
+    assert found["disagreement"] == pytest.approx(0.1, abs=1e-5)
+
+
+def test_one_member_does_not_disagree_and_extremes_stay_finite():
+    for value in (0.0, 1.0):
+        found = features(np.full((1, 20, 30), value))
+        assert found["disagreement"] == 0
+        assert all(map(math.isfinite, found.values()))
+
+
+def test_features_do_not_depend_on_the_size_of_the_map():
+    small = np.random.default_rng(0).random((2, FEATURE_SIZE, FEATURE_SIZE), dtype=np.float32)
+    large = small.repeat(2, axis=1).repeat(3, axis=2)  # 512×768
+    assert features(large) == pytest.approx(features(small), abs=1e-3)
+
+
+def test_maps_stored_as_float16_have_the_same_features():
+    prob = np.full((1, FEATURE_SIZE, FEATURE_SIZE), 0.99999, np.float32)
+    assert features(prob) == features(prob.astype(np.float16))
+
+
+DECISION = Decision(
+    features=("maximum", "disagreement"),
+    mean=(1.0, 0.1),
+    scale=(2.0, 0.05),
+    coefficients=(1.5, -1.0),
+    intercept=0.5,
+    calibration={"slope": 2.0, "intercept": -1.0},
+)
+
+
+def test_probability_by_hand():
+    """Standardised 1 and 2: 1.5 − 2 + 0.5 = 0; calibrated 2·0 − 1 = −1. The other features are not read."""
+    row = np.full(len(FEATURES), np.nan)
+    row[FEATURES.index("maximum")], row[FEATURES.index("disagreement")] = 3.0, 0.2
+    assert DECISION.probability(row) == pytest.approx(1 / (1 + math.e))
+
+
+def test_far_features_do_not_overflow():
+    assert 0 < DECISION.probability(np.full(len(FEATURES), -1e9)) < 1
+
+
+def test_a_decision_survives_plain_values():
+    assert Decision.from_dict(DECISION.to_dict()) == DECISION
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": ("maximum", "colour")}, "no feature colour"),
+        ({"mean": (1.0,)}, "differ in length"),
+        ({"bias": 1.0}, "foreign keys: bias"),
+        ({"calibration": {"slope": 1.0}}, "slope and intercept"),
+        ({"scale": ("wide", 1.0)}, "wide"),
+    ],
+)
+def test_values_of_another_decision(change, message):
+    with pytest.raises(ValueError, match=message):
+        Decision.from_dict(DECISION.to_dict() | change)
+
+
+def test_the_calibration_is_applied():
+    row = np.zeros(len(FEATURES))
+    steeper = replace(DECISION, calibration={"slope": 2.0, "intercept": 1.0})
+    assert steeper.probability(row) > DECISION.probability(row)

@@ -1,0 +1,260 @@
+"""Fits how the ensemble decides, on predictions for images that the members were not trained on (out of fold).
+
+In order: the members' weights, the pixel threshold, the minimum area and clean-up of the mask, and the image-level
+decision on features of the resulting maps. What such a fit is worth on images that it has not seen is measured by
+`common.inference.variants`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from common.errors import UserError
+from common.evaluation.calibration import fit_calibration
+from common.evaluation.metrics import best_threshold, pixel_f1, pixel_f1_curve
+from common.inference.blending import Role, blend
+from common.inference.gate import FEATURES, Decision, map_features
+from common.inference.instances import Cleanup, find_instances
+from common.inference.settings import Source
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+
+MIN_AREA_SHARE = 0.0005
+"""Where it is not fitted: the submission's default."""
+
+MOST_FORGED = 300
+"""Forged images that weights, threshold and mask are fitted on: the mean F1 of 300 is known to about 0.02, and what
+candidates differ by, on the same images, to much less."""
+
+MIN_GAIN = 0.002
+"""Mean pixel F1 that another weight, minimum area or clean-up must gain over what is simpler."""
+
+_SEARCH_SIDE = 128  # of the maps that weights are searched on
+_FACTORS = (0.0, 0.5, 0.75, 1.0, 1.33, 2.0)
+_AREA_SHARES = (0.0, 0.0002, 0.001, 0.002, 0.005)
+_CLEANUPS = ({"closing": 0.005}, {"closing": 0.01}, {"opening": 0.005}, {"fill_holes": True})
+_PENALTIES = (0.01, 0.1, 1.0)  # scikit-learn's C: for standardised features, strong to weak
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oof:
+    """The members' out-of-fold maps of n images, and the truth."""
+
+    names: tuple[str, ...]
+    """Of the M members."""
+    roles: tuple[Role, ...]
+    """(M,)"""
+    seed_weights: tuple[float, ...]
+    """The hand-set weights, (M,)."""
+    maps: np.ndarray
+    """float16 (n, M, S, S), in memory or memory-mapped: it is read image by image."""
+    truths: list[np.ndarray]
+    """uint8 (k, S, S) of each image, one channel a forged group; k = 0 for an authentic image."""
+    groups: np.ndarray
+    """Source of each image, (n,) strings: images of one source never stand on both sides of a split."""
+    sizes: np.ndarray
+    """`authentic`, or the size of the forgery, (n,) strings."""
+
+    @property
+    def forged(self) -> np.ndarray:
+        """Whether each image is forged, bool (n,)."""
+        return np.array([len(truth) > 0 for truth in self.truths])
+
+    def only(self, members: Sequence[str]) -> "Oof":
+        """The same images seen by some of the members; one alone is averaged, whatever its role."""
+        weights = [w if name in members else 0.0 for name, w in zip(self.names, self.seed_weights, strict=True)]
+        roles = ("average",) * len(self.names) if len(members) == 1 else self.roles
+        return replace(self, roles=roles, seed_weights=tuple(weights))
+
+    def blended(self, image: int, weights: Sequence[float]) -> np.ndarray:
+        """The blend of one image, float16 (S, S): with less than float32 the curves of F1 are exact."""
+        return blend(self.maps[image], self.roles, weights).astype(np.float16)
+
+    def features(self, image: int, prob: np.ndarray, weights: Sequence[float], pixel_threshold: float) -> np.ndarray:
+        """`map_features` of one image's blend (S, S) and the members with a weight."""
+        return map_features(prob, self.maps[image, np.flatnonzero(weights)], pixel_threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What was fitted; the fields of the same names in `common.inference.settings.Settings`."""
+
+    weights: dict[str, float]
+    pixel_threshold: float
+    min_area_share: float = MIN_AREA_SHARE
+    cleanup: Cleanup = field(default_factory=Cleanup)
+    decision: Decision | None = None
+
+
+def fit(
+    oof: Oof,
+    images: np.ndarray | None = None,
+    *,
+    weights: Source = "fitted",
+    fit_mask: bool = True,
+    features: tuple[str, ...] = FEATURES,
+    seed: int = 0,
+) -> Fitted:
+    """Fit all parts of the decision.
+
+    Args:
+        oof: Out-of-fold maps and truth.
+        images: Positions of the images to fit on, (m,); all by default.
+        weights: Whether the members' weights are the seed's or fitted.
+        fit_mask: Whether minimum area and clean-up are fitted, or stay `MIN_AREA_SHARE` and off.
+        features: Those that the decision reads; with none of them, no decision is fitted.
+        seed: Of the inner folds and the choice of images.
+
+    Raises:
+        UserError: Fewer than two groups with forged or with authentic images.
+    """
+    images = np.arange(len(oof.truths)) if images is None else images
+    forged = images[oof.forged[images]]
+    # Sorted, so that a memory-mapped file is read from front to back.
+    some = np.sort(np.random.default_rng(seed).permutation(forged)[:MOST_FORGED])
+    if not len(some):
+        raise UserError("none of the images is forged: nothing can be fitted. Add forged images to the data folder.")
+    members = fit_weights(oof, some) if weights == "fitted" else np.array(oof.seed_weights)
+    maps = {image: oof.blended(image, members) for image in some}
+    unions = {image: oof.truths[image].max(axis=0) for image in some}
+    curve = sum(pixel_f1_curve(maps[image], unions[image]) for image in some)
+    threshold = best_threshold(curve)[1]
+    fitted = Fitted(weights=dict(zip(oof.names, members.tolist(), strict=True)), pixel_threshold=threshold)
+    if fit_mask:
+        min_area_share, cleanup = fit_regions(list(maps.values()), list(unions.values()), threshold)
+        fitted = replace(fitted, min_area_share=min_area_share, cleanup=cleanup)
+    if features:
+        rows = (oof.features(i, maps[i] if i in maps else oof.blended(i, members), members, threshold) for i in images)
+        decision = fit_decision(np.stack(list(rows)), oof.forged[images], oof.groups[images], features, seed)
+        fitted = replace(fitted, decision=decision)
+    return fitted
+
+
+def fit_weights(oof: Oof, images: np.ndarray) -> np.ndarray:
+    """Weights of the members (M,) by coordinate search from the seed's: one member at a time, twice around.
+
+    The aim is the mean pixel F1 of forged images at the one threshold that is best for it. Only the ratio of the
+    averaged weights counts: they are scaled to the sum of the seed's, to be read beside them.
+
+    Args:
+        oof: Out-of-fold maps and truth.
+        images: Positions of forged images.
+    """
+    # Every n-th row and column of map and truth alike: F1 counted on a part of the pixels, without a bias.
+    step = max(1, oof.maps.shape[-1] // _SEARCH_SIDE)
+    images = np.array([image for image in images if oof.truths[image][:, ::step, ::step].any()])
+    maps = np.stack([oof.maps[image, :, ::step, ::step] for image in images]).astype(np.float32)
+    truths = [oof.truths[image][:, ::step, ::step].max(axis=0) for image in images]
+
+    @cache  # the second time around, most members find nothing changed
+    def f1(weights: tuple[float, ...]) -> float:
+        blends = blend(maps, oof.roles, weights)
+        curve = sum(pixel_f1_curve(prob, truth) for prob, truth in zip(blends, truths, strict=True))
+        return best_threshold(curve / len(truths))[0]
+
+    seeds, averaged = np.array(oof.seed_weights), np.array(oof.roles) == "average"
+    weights, best = seeds.copy(), f1(tuple(seeds)) if len(images) else 1.0
+    for _ in range(2):
+        for member in np.flatnonzero(seeds):
+            around = weights[member] or seeds[member]  # one that was left out may come back
+            for weight in around * np.array(_FACTORS):
+                candidate = weights.copy()
+                candidate[member] = weight if averaged[member] else min(weight, 1.0)
+                if candidate[averaged].any() and (score := f1(tuple(candidate))) > best + MIN_GAIN:
+                    weights, best = candidate, score
+    weights[averaged] *= seeds[averaged].sum() / weights[averaged].sum()
+    return weights
+
+
+def fit_regions(maps: list[np.ndarray], truths: list[np.ndarray], threshold: float) -> tuple[float, Cleanup]:
+    """Minimum area share and clean-up with the best mean pixel F1, the defaults where less than `MIN_GAIN` is gained.
+
+    Args:
+        maps: Blends (S, S) of forged images.
+        truths: Masks (S, S) of the same.
+        threshold: Pixels of at least this are forged.
+    """
+
+    def f1(min_area_share: float, cleanup: Cleanup) -> float:
+        masks = (find_instances(prob, threshold, min_area_share, cleanup=cleanup) > 0 for prob in maps)
+        return float(np.mean([pixel_f1(mask, truth) for mask, truth in zip(masks, truths, strict=True)]))
+
+    area, cleanup = MIN_AREA_SHARE, Cleanup()
+    best = f1(area, cleanup)
+    for share in _AREA_SHARES:
+        if (score := f1(share, cleanup)) > best + MIN_GAIN:
+            area, best = share, score
+    for change in _CLEANUPS:
+        candidate = replace(cleanup, **change)
+        if (score := f1(area, candidate)) > best + MIN_GAIN:
+            cleanup, best = candidate, score
+    return area, cleanup
+
+
+def fit_decision(
+    features: np.ndarray, forged: np.ndarray, groups: np.ndarray, names: tuple[str, ...] = FEATURES, seed: int = 0
+) -> Decision:
+    """Logistic regression with an L2 penalty on standardised features, calibrated on scores of inner folds.
+
+    The penalty is the one with the lowest logarithmic loss on the inner folds; on the same scores Platt scaling
+    takes back what over-fitting or the penalty did to the probabilities.
+
+    Args:
+        features: `map_features` of each image, (n, len(FEATURES)).
+        forged: The truth, bool (n,).
+        groups: Source of each image, (n,).
+        names: The features that it may read.
+        seed: Of the inner folds.
+
+    Raises:
+        UserError: Fewer than two groups with forged or with authentic images.
+    """
+    chosen = features[:, [FEATURES.index(name) for name in names]]
+    mean, scale = chosen.mean(axis=0), chosen.std(axis=0)
+    scale[scale == 0] = 1.0
+    standard = (chosen - mean) / scale
+    fold_of = grouped_folds(forged, groups, 5, seed)
+    held = {}
+    for penalty in _PENALTIES:
+        held[penalty] = np.empty(len(forged))
+        for fold in range(fold_of.max() + 1):
+            inside = fold_of != fold
+            model = _logistic(penalty).fit(standard[inside], forged[inside])
+            held[penalty][~inside] = model.predict_proba(standard[~inside])[:, 1]
+    penalty = min(held, key=lambda penalty: log_loss(forged, held[penalty]))
+    model = _logistic(penalty).fit(standard, forged)
+    return Decision(
+        features=names,
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        coefficients=tuple(model.coef_[0].tolist()),
+        intercept=float(model.intercept_[0]),
+        calibration=fit_calibration(held[penalty], forged),
+    )
+
+
+def _logistic(penalty: float) -> LogisticRegression:
+    # Newton's method: six features make its Hessian nothing, and it needs a tenth of the default's steps.
+    return LogisticRegression(C=penalty, solver="newton-cholesky")
+
+
+def grouped_folds(forged: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Fold of each image, (n,), 0 … at most folds − 1: no group is split, each fold has its part of both labels.
+
+    Raises:
+        UserError: Fewer than two groups with forged or with authentic images.
+    """
+    folds = min(folds, len(set(groups[forged])), len(set(groups[~forged])))
+    if folds < 2:
+        raise UserError(
+            "the decision is fitted on forged and authentic images of at least two sources each. "
+            "Add images to the data folder."
+        )
+    fold_of = np.empty(len(forged), np.int64)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, members) in enumerate(splitter.split(forged, forged, groups)):
+        fold_of[members] = fold
+    return fold_of

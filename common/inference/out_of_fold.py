@@ -1,0 +1,105 @@
+"""What the members say of images that they were not trained on: the ground that everything fitted stands on."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from common.data.images import read_image, read_mask
+from common.data.samples import Sample, assign_folds, fingerprint
+from common.data.transforms import resize_image, resize_mask
+from common.errors import UserError
+from common.files import written_whole
+from common.inference.ensemble import Ensemble, Loaded, checkpoint_paths, identities, load_ensemble
+from common.inference.fitting import Oof
+from common.inference.gate import FEATURE_SIZE
+from common.inference.views import TTA
+
+import numpy as np
+from accelerate import PartialState
+from tqdm import tqdm
+
+BATCH_SIZE = 8
+
+
+def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allow_missing: bool = False) -> Oof:
+    """Predict each image with the members that were not trained on its fold.
+
+    Args:
+        models_dir: Holds the checkpoints of one fold; its folders `fold_*`, where there are any, those of others.
+        samples: All images of the data folder that the members were trained on.
+        tta: Views of each image.
+        allow_missing: Go on without members that were not trained, printing each.
+
+    Returns:
+        Maps and truth of the images of those folds. The maps are memory-mapped from `models_dir`/oof_<tta>_<key>.npy;
+        while checkpoints and data stay the same, they are not predicted again.
+
+    Raises:
+        UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
+    """
+    folders = [models_dir, *sorted(models_dir.glob("fold_*"))]
+    ensembles = [load_ensemble(folder, PartialState().device, allow_missing, tta, folds=False) for folder in folders]
+    members = [loaded.member for loaded in ensembles[0].members]
+    parts = []
+    for folder, ensemble in zip(folders, ensembles, strict=True):
+        if [loaded.member for loaded in ensemble.members] != members:
+            raise UserError(f"{folder} and {models_dir} hold checkpoints of different members; train all in each.")
+        held_out = {_held_out(loaded, samples) for loaded in ensemble.members}
+        if len(held_out) > 1:
+            raise UserError(
+                f"the members in {folder} were trained on different folds; train them with the same --fold."
+            )
+        parts.append((ensemble, [samples[position] for position in held_out.pop()]))
+    chosen = [sample for _, part in parts for sample in part]
+    if len({sample.image for sample in chosen}) < len(chosen):
+        raise UserError(f"{' and '.join(map(str, folders))} hold checkpoints of the same fold.")
+    key = json.dumps([identities(checkpoint_paths(models_dir)), fingerprint(samples)])
+    path = models_dir / f"oof_{tta}_{hashlib.sha256(key.encode()).hexdigest()[:8]}.npy"
+    if not path.is_file():
+        for stale in models_dir.glob(f"oof_{tta}_*.npy"):
+            stale.unlink()
+        _predict(parts, len(members), path)
+    return Oof(
+        names=tuple(member.name for member in members),
+        roles=tuple(member.role for member in members),
+        seed_weights=tuple(member.weight for member in members),
+        maps=np.load(path, mmap_mode="r"),
+        truths=[_truth(sample) for sample in chosen],
+        groups=np.array([sample.group for sample in chosen]),
+        sizes=np.array([sample.size for sample in chosen]),
+    )
+
+
+def _held_out(loaded: Loaded, samples: list[Sample]) -> tuple[int, ...]:
+    """Positions of the samples that a member's checkpoint was not trained on."""
+    checkpoint = loaded.checkpoints[0]
+    if checkpoint.get("data_fingerprint") != fingerprint(samples):
+        raise UserError(
+            f"{loaded.member.name} was trained on other data than these: which of the images it has not seen can't be "
+            "known. Name the data folder that it was trained on, or train it on this one."
+        )
+    theirs = checkpoint["config"]
+    folds = assign_folds(samples, theirs["folds"], theirs["seed"])
+    return tuple(np.flatnonzero(folds == theirs["fold"]).tolist())
+
+
+def _predict(parts: list[tuple[Ensemble, list[Sample]]], members: int, path: Path) -> None:
+    """Write the maps, float16 (n, M, S, S), image by image."""
+    count = sum(len(samples) for _, samples in parts)
+    header = {"descr": "<f2", "fortran_order": False, "shape": (count, members, FEATURE_SIZE, FEATURE_SIZE)}
+    with written_whole(path, "wb") as file, tqdm(total=count, desc=path.stem, unit="img", disable=None) as bar:
+        np.lib.format.write_array_header_2_0(file, header)
+        for ensemble, samples in parts:
+            for start in range(0, len(samples), BATCH_SIZE):
+                images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]
+                for maps in ensemble.member_maps(images):
+                    small = [resize_image(prob.astype(np.float32), FEATURE_SIZE) for prob in maps]
+                    file.write(np.stack(small).astype("<f2").tobytes())
+                bar.update(len(images))
+
+
+def _truth(sample: Sample) -> np.ndarray:
+    """Masks uint8 (k, S, S) of an image at the maps' size, none for an authentic one."""
+    if sample.mask is None:
+        return np.zeros((0, FEATURE_SIZE, FEATURE_SIZE), np.uint8)
+    return np.stack([resize_mask(channel[None], FEATURE_SIZE) for channel in read_mask(sample.mask)])

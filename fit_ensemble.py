@@ -1,0 +1,117 @@
+"""Fit how the members' votes become a decision: weights, pixel threshold, minimum area, forged or authentic.
+
+    python fit_ensemble.py --data-dir data --models-dir models
+    python fit_ensemble.py --data-dir data --models-dir models --tta flips
+
+Every member predicts the images of the fold that it was not trained on: of models/ and, where they exist, of each
+models/fold_*/ (`make folds`). On these out-of-fold maps everything is fitted; what the fit is worth is measured on
+images that it has not seen either (nested, grouped folds), and printed as a table: each member alone, and the ensemble
+one step after the other. The seed's hand-set weights stay unless fitted ones are better there. The best way is written
+to models/ensemble.json, which make_submission.py reads.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.data.samples import fingerprint, load_samples
+from common.files import write_json
+from common.inference.ensemble import SETTINGS_FILE, checkpoint_paths, identities
+from common.inference.fitting import fit
+from common.inference.gate import THRESHOLDS
+from common.inference.out_of_fold import out_of_fold
+from common.inference.settings import Settings
+from common.inference.variants import FITTED, SEED, nested, summary, variants
+from common.inference.views import TTA
+from common.sizes import SIZES
+
+import pandas as pd
+import tyro
+from tqdm import tqdm
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """What to fit on, and what to try."""
+
+    data_dir: Path = Path("data")
+    """The data folder that the members were trained on."""
+    models_dir: Path = Path("models")
+    """Where the checkpoints are, and where ensemble.json goes."""
+    tta: TTA = "none"
+    """Views of each image to try beside the image alone; kept only if they are better."""
+    folds: int = 5
+    """Parts of the nested evaluation."""
+    seed: int = 0
+    """Of its folds."""
+    allow_missing: bool = False
+    """Fit without the members whose checkpoint is missing."""
+    json: Path | None = None
+    """Write the table here as well."""
+    skip_bad_files: bool = False
+    """Go on without the files that can't be read, naming each, as in the training."""
+
+
+def main(config: FitConfig) -> None:
+    """Predict, evaluate, choose, fit, write."""
+    samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
+    oofs = {
+        tta: out_of_fold(config.models_dir, samples, tta, config.allow_missing)
+        for tta in dict.fromkeys(("none", config.tta))
+    }
+    plain = oofs["none"]
+    print(f"{len(plain.truths)} images out of fold, {plain.forged.sum()} of them forged")
+
+    ways = {variant.name: ("none", variant) for variant in variants(plain)}
+    if config.tta != "none":
+        tried = [variant for name, (_, variant) in ways.items() if name in (SEED, FITTED)]
+        ways |= {f"{variant.name}, {config.tta}": (config.tta, variant) for variant in tried}
+    outcomes = {
+        name: nested(oofs[tta], variant, config.folds, config.seed)
+        for name, (tta, variant) in tqdm(ways.items(), "nested", leave=False, disable=None)
+    }
+    figures = {name: summary(outcome) for name, outcome in outcomes.items()}
+    print(table(figures))
+    if config.json is not None:
+        write_json(figures, config.json)
+
+    # Of equals the first is taken: the seed's weights, and no views.
+    best = max((name for name in ways if ways[name][1].name in (SEED, FITTED)), key=lambda name: figures[name]["of1"])
+    tta, variant = ways[best]
+    modes = {f"{mode} ({threshold:.2f})": summary(outcomes[best], mode) for mode, threshold in THRESHOLDS.items()}
+    print(f"\n'{best}' in each mode:\n{table(modes, sizes=False)}")
+    fits = {source: fit(oofs[tta], weights=source, seed=config.seed) for source in ("seed", "fitted")}
+    weights = pd.DataFrame({f"{source} weights": fit.weights for source, fit in fits.items()})
+    print(f"\n{weights.to_string(float_format='{:.2f}'.format)}\n")
+    chosen = fits[variant.weights]
+    settings = Settings(
+        weights=chosen.weights,
+        pixel_threshold=chosen.pixel_threshold,
+        min_area_share=chosen.min_area_share,
+        cleanup=chosen.cleanup,
+        decision=chosen.decision,
+        tta=tta,
+        source=variant.weights,
+        data_fingerprint=fingerprint(samples),
+        checkpoints=identities(checkpoint_paths(config.models_dir)),
+        report=figures,
+    )
+    settings.save(config.models_dir / SETTINGS_FILE)
+    print(
+        f"'{best}' decides: {variant.weights} weights, views {tta}, pixel threshold {chosen.pixel_threshold:.3f}, "
+        f"minimum area {chosen.min_area_share:.2%}, {chosen.cleanup} → {config.models_dir / SETTINGS_FILE}"
+    )
+
+
+def table(figures: dict[str, dict[str, float]], sizes: bool = True) -> str:
+    """Summaries, a row each; with `sizes` the pixel recall by size too, and how many forged images have it."""
+    columns = {name: name for name in ("of1", "lift", "image_recall", "image_fpr", "image_auc", "pixel_f1")}
+    if sizes:
+        counts = next(iter(figures.values()))
+        columns |= {f"pixel_recall_{size}": f"{size} ({counts[f'n_{size}']})" for size in SIZES}
+    rows = pd.DataFrame(figures).T[list(columns)].rename(columns=columns)
+    note = "\n(pixel F1, and recall by size, of the masks before the image is decided)" if sizes else ""
+    return rows.to_string(float_format="{:.3f}".format, na_rep="–") + note
+
+
+if __name__ == "__main__":
+    main(tyro.cli(FitConfig, description=__doc__))

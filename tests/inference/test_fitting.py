@@ -1,0 +1,174 @@
+from dataclasses import replace
+
+from common.errors import UserError
+from common.evaluation.metrics import image_auc
+from common.inference.fitting import MIN_AREA_SHARE, Oof, fit, fit_decision, fit_regions, fit_weights, grouped_folds
+from common.inference.gate import FEATURES
+from common.inference.instances import Cleanup
+from common.sizes import size_of
+
+import numpy as np
+import pytest
+
+S = 32
+
+
+def make_oof(n=24, seed=0, **skills):
+    """Pairs of an authentic and a forged image, and a member of each name: 0 is noise alone, 1 the truth alone."""
+    rng = np.random.default_rng(seed)
+    truths, maps = [], np.empty((n, len(skills), S, S), np.float16)
+    for image in range(n):
+        truth = np.zeros((image % 2, S, S), np.uint8)
+        side, (top, left) = rng.integers(6, 14), rng.integers(0, S - 14, 2)
+        truth[:, top : top + side, left : left + side] = 1
+        truths.append(truth)
+        for member, skill in enumerate(skills.values()):
+            maps[image, member] = skill * truth.sum(axis=0) + (1 - skill) * rng.random((S, S))
+    return Oof(
+        names=tuple(skills),
+        roles=("average",) * len(skills),
+        seed_weights=(1.0,) * len(skills),
+        maps=maps,
+        truths=truths,
+        groups=np.array([f"source {image // 2}" for image in range(n)]),
+        sizes=np.array([size_of(float(truth.mean())) if len(truth) else "authentic" for truth in truths]),
+    )
+
+
+def forged_images(oof):
+    return np.flatnonzero(oof.forged)
+
+
+def test_a_good_member_is_preferred_to_noise():
+    weights = fit_weights(oof := make_oof(noise=0.0, good=0.6), forged_images(oof))
+    assert weights[1] > 3 * weights[0]
+    assert weights.sum() == pytest.approx(2)  # the sum of the seed's
+
+
+def test_members_alike_keep_the_seeds_weights():
+    oof = make_oof(a=0.6)
+    oof = replace(oof, names=("a", "b"), roles=("average",) * 2, seed_weights=(1.5, 0.5), maps=oof.maps.repeat(2, 1))
+    assert fit_weights(oof, forged_images(oof)) == pytest.approx([1.5, 0.5])
+
+
+def test_a_member_without_a_seed_weight_stays_out():
+    oof = replace(make_oof(noise=0.0, good=0.9), seed_weights=(1.0, 0.0))
+    assert fit_weights(oof, forged_images(oof)).tolist() == [1.0, 0.0]
+
+
+def test_a_noisy_union_is_dropped_and_a_good_one_stays_a_probability():
+    oof = replace(make_oof(good=0.6, joined=0.0), roles=("average", "union"), seed_weights=(1.0, 0.8))
+    assert fit_weights(oof, forged_images(oof))[1] < 0.6
+    oof = replace(make_oof(noise=0.0, joined=1.0), roles=("average", "union"), seed_weights=(1.0, 0.4))
+    assert 0.4 < fit_weights(oof, forged_images(oof))[1] <= 1
+
+
+def test_only_members_asked_for_have_a_weight_and_one_alone_is_averaged():
+    oof = replace(make_oof(a=0.6, b=0.5, c=0.4), roles=("average", "average", "union"))
+    assert (oof.only(["a", "b"]).seed_weights, oof.only(["a", "b"]).roles) == ((1, 1, 0), oof.roles)
+    alone = oof.only(["c"])
+    assert alone.blended(1, alone.seed_weights) == pytest.approx(oof.maps[1, 2])
+
+
+def block(value=1.0):
+    prob = np.zeros((64, 64), np.float16)
+    prob[10:30, 10:30] = value
+    return prob
+
+
+def test_regions_stay_as_they_are_without_a_gain():
+    assert fit_regions([block()], [block() > 0], 0.5) == (MIN_AREA_SHARE, Cleanup())
+
+
+def test_specks_are_dropped_and_holes_filled_where_that_gains():
+    """15 lone pixels of 0.024 % each, around a block of 400 with a hole of 64."""
+    prob = block()
+    prob[16:24, 16:24] = 0
+    prob[40:64:10, 2:60:12] = 1
+    area, cleanup = fit_regions([prob], [block() > 0], 0.5)
+    assert area > 1 / prob.size
+    assert cleanup.fill_holes
+    assert not cleanup.opening
+
+
+def separable(n=200, by_chance=False):
+    """Features of which one tells the label; two images a group."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(n, len(FEATURES)))
+    forged = rng.random(n) < 1 / (1 + np.exp(-features[:, 1] * 2)) if by_chance else features[:, 1] > 0
+    return features, forged, np.repeat(np.arange(n // 2), 2).astype(str)
+
+
+def test_what_features_separate_is_separated():
+    features, forged, groups = separable()
+    decision = fit_decision(features, forged, groups)
+    probabilities = np.array([decision.probability(row) for row in features])
+    assert image_auc(probabilities, forged) > 0.999
+    assert ((probabilities > 0.5) == forged).mean() > 0.97
+
+
+def test_probabilities_are_those_of_the_data():
+    """Drawn with the probability that a logistic model of slope 2 on one feature gives."""
+    features, forged, groups = separable(4000, by_chance=True)
+    decision = fit_decision(features, forged, groups)
+    probabilities = np.array([decision.probability(row) for row in features])
+    assert np.abs(probabilities - 1 / (1 + np.exp(-features[:, 1] * 2))).mean() < 0.03
+    for low in (0.0, 0.25, 0.5, 0.75):
+        inside = (probabilities >= low) & (probabilities < low + 0.25)
+        assert probabilities[inside].mean() == pytest.approx(forged[inside].mean(), abs=0.05)
+
+
+def test_a_decision_reads_the_features_it_was_given():
+    features, forged, groups = separable()
+    decision = fit_decision(features, forged, groups, names=("quantile_999",))
+    assert decision.features == ("quantile_999",)
+    others = features.copy()
+    others[:, [0, 2, 3, 4, 5]] = np.nan
+    assert decision.probability(others[0]) == decision.probability(features[0])
+
+
+def test_a_constant_feature_does_no_harm():
+    features, forged, groups = separable()
+    features[:, 5] = 0.0  # the disagreement of one member
+    assert 0 < fit_decision(features, forged, groups).probability(features[0]) < 1
+
+
+def test_all_parts_are_fitted():
+    oof = make_oof(noise=0.0, good=0.6)
+    fitted = fit(oof, weights="fitted")
+    assert list(fitted.weights) == ["noise", "good"]
+    # The good member's forged pixels lie in [0.6, 1], the others in [0, 0.4].
+    assert 0.3 < fitted.pixel_threshold < 0.65
+    weights = tuple(fitted.weights.values())
+    found = [
+        fitted.decision.probability(oof.features(i, oof.blended(i, weights), weights, fitted.pixel_threshold))
+        for i in range(len(oof.truths))
+    ]
+    assert image_auc(np.array(found), oof.forged) == 1
+
+
+def test_parts_that_are_not_asked_for_are_not_fitted():
+    fitted = fit(make_oof(noise=0.0, good=0.6), weights="seed", fit_mask=False, features=())
+    assert fitted.weights == {"noise": 1.0, "good": 1.0}
+    assert (fitted.min_area_share, fitted.cleanup, fitted.decision) == (MIN_AREA_SHARE, Cleanup(), None)
+
+
+def test_the_fit_sees_the_images_that_it_is_given_alone():
+    oof = make_oof(noise=0.0, good=0.6)
+    spoilt = replace(oof, maps=oof.maps.copy())
+    spoilt.maps[12:] = np.nan
+    assert fit(spoilt, np.arange(12)) == fit(oof, np.arange(12))
+
+
+def test_groups_are_never_split_and_every_fold_has_both_labels():
+    forged, groups = np.arange(40) % 2 == 0, np.repeat(np.arange(10), 4).astype(str)
+    fold_of = grouped_folds(forged, groups, 5, 0)
+    assert all(len(set(fold_of[groups == group])) == 1 for group in groups)
+    assert all(forged[fold_of == fold].any() and not forged[fold_of == fold].all() for fold in range(5))
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_one_label_alone_can_not_be_fitted(label):
+    oof = make_oof(a=0.6)
+    with pytest.raises(UserError, match="forged"):
+        fit(oof, np.flatnonzero(oof.forged == label))

@@ -1,0 +1,107 @@
+"""Who predicts which image, and what is refused."""
+
+from common.data.samples import assign_folds, fingerprint, load_samples
+from common.errors import UserError
+from common.inference import ensemble as module
+from common.inference.ensemble import Member
+from common.inference.out_of_fold import out_of_fold
+from common.training.checkpoint import build_network, save_checkpoint
+
+import numpy as np
+import pytest
+import torch
+
+CONFIG = {
+    "encoder_name": "tu-mobilenetv3_small_100",
+    "in_channels": 3,
+    "decoder_channels": 32,
+    "segmentation_channels": 32,
+    "image_size": 64,
+    "folds": 2,
+    "fold": 0,
+    "seed": 0,
+}
+
+
+@pytest.fixture
+def samples(pairs_dir):
+    return load_samples(pairs_dir)
+
+
+@pytest.fixture
+def save(monkeypatch, samples, tmp_path):
+    """Writes checkpoints of the members a and b, whose maps are as constant as their fold's number."""
+    members = tuple(Member(name=n, script=f"{n}.py", in_channels=3, weight=1.0, role="average") for n in "ab")
+    monkeypatch.setattr(module, "MEMBERS", members)
+
+    def save(name, folder="", data=None, **fields):
+        config = CONFIG | fields
+        network = build_network(config)
+        with torch.no_grad():
+            convolution = network.head[0]
+            convolution.weight.zero_()
+            convolution.bias.fill_(float(config["fold"]))
+        checkpoint = {"model_state_dict": network.state_dict(), "config": config, "epoch": 0, "best_dice": 0.1}
+        checkpoint |= {"metrics": {}, "threshold": 0.5, "calibration": {"slope": 1.0, "intercept": 0.0}}
+        save_checkpoint(
+            checkpoint | {"data_fingerprint": data or fingerprint(samples)}, tmp_path / folder / f"{name}_best.pth"
+        )
+
+    return save
+
+
+def test_each_image_is_predicted_by_the_fold_that_it_was_held_out_of(save, samples, tmp_path):
+    for name in "ab":
+        save(name)
+        save(name, "fold_1", fold=1)
+    oof = out_of_fold(tmp_path, samples)
+    assert oof.maps.shape == (20, 2, 256, 256)
+    folds = assign_folds(samples, 2, 0)
+    expected = [1 / (1 + np.exp(-fold)) for fold in sorted(folds)]
+    assert oof.maps.mean(axis=(1, 2, 3), dtype=np.float64) == pytest.approx(expected, abs=1e-3)
+    assert oof.forged.sum() == 10
+    in_order = [s for fold in (0, 1) for s, f in zip(samples, folds, strict=True) if f == fold]
+    assert oof.sizes.tolist() == [s.size for s in in_order]
+    for truth, sample in zip(oof.truths, in_order, strict=True):
+        if sample.forged:
+            assert truth.max(axis=0).mean() == pytest.approx(sample.area_share, abs=0.02)
+
+
+def test_the_maps_are_predicted_again_when_a_checkpoint_changes(save, samples, tmp_path):
+    for name in "ab":
+        save(name)
+    first = out_of_fold(tmp_path, samples).maps.filename
+    assert out_of_fold(tmp_path, samples).maps.filename == first
+    save("a", fold=0, epochs=5)
+    assert out_of_fold(tmp_path, samples).maps.filename != first
+    assert len(list(tmp_path.glob("oof_none_*.npy"))) == 1
+
+
+def test_members_of_different_folds_are_refused(save, samples, tmp_path):
+    save("a")
+    save("b", fold=1)
+    with pytest.raises(UserError, match="were trained on different folds"):
+        out_of_fold(tmp_path, samples)
+
+
+def test_the_same_fold_twice_is_refused(save, samples, tmp_path):
+    for folder in ("", "fold_1"):
+        save("a", folder)
+        save("b", folder)
+    with pytest.raises(UserError, match="of the same fold"):
+        out_of_fold(tmp_path, samples)
+
+
+def test_other_data_are_refused(save, samples, tmp_path):
+    save("a", data="others")
+    save("b")
+    with pytest.raises(UserError, match="a was trained on other data"):
+        out_of_fold(tmp_path, samples)
+
+
+def test_folders_of_different_members_are_refused(save, samples, tmp_path):
+    save("a")
+    save("b")
+    save("a", "fold_1", fold=1)
+    with pytest.raises(UserError, match="different members"):
+        out_of_fold(tmp_path, samples, allow_missing=True)
