@@ -3,7 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: setup demo test test-slow bench lint lock clean
+# make train DATA=data/mine PROFILE=quick FLAGS="--encoder-weights auto" FLAGS_hard_negative="--rounds 3"
+DATA ?= data
+MODELS ?= models
+PROFILE ?= full
+FOLDS ?= 5
+FOLD ?= 0
+FLAGS ?=
+INPUT ?= $(DATA)/test_images
+OUTPUT ?= submission.csv
+
+.PHONY: setup demo train folds fit submission test test-slow bench lint lock clean
 
 setup: .venv/installed
 
@@ -14,16 +24,46 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
+# A member is trained when its metrics are there; a run that was broken off goes on. `make -j2` trains side by side.
+MEMBERS := highres_no_ela hard_negative high_recall enhanced_aug ela small_forgery_specialist
+train = $(BIN)/python $(1) --data-dir $(DATA) --models-dir $(MODELS) --profile $(PROFILE) --folds $(FOLDS) \
+	--fold $(FOLD) $(if $(wildcard $(MODELS)/$(@F:_metrics.json=_last.pth)),--resume) $(FLAGS) $(FLAGS_$(@F:_metrics.json=))
+
+train: $(MEMBERS:%=$(MODELS)/%_metrics.json)
+
+$(MODELS)/highres_no_ela_metrics.json: | setup
+	$(call train,script_1_highres_no_ela.py)
+$(MODELS)/hard_negative_metrics.json: | $(MODELS)/highres_no_ela_metrics.json
+	$(call train,script_2_hard_negative_mining.py)
+$(MODELS)/high_recall_metrics.json: | $(MODELS)/highres_no_ela_metrics.json
+	$(call train,script_3_hard_fn_mining.py)
+$(MODELS)/enhanced_aug_metrics.json: | setup
+	$(call train,script_4_enhanced_augmentation.py)
+$(MODELS)/ela_metrics.json: | setup
+	$(call train,script_5_ela.py)
+$(MODELS)/small_forgery_specialist_metrics.json: | setup
+	$(call train,script_6_small_forgery_specialist.py)
+
+folds: train  # the other folds too, for a fit on all images; a submission averages them
+	for fold in $$(seq 1 $$(($(FOLDS) - 1))); do \
+		$(MAKE) train MODELS=$(MODELS)/fold_$$fold FOLD=$$fold || exit 1; done
+
+fit: train
+	$(BIN)/python fit_ensemble.py --data-dir $(DATA) --models-dir $(MODELS)
+
+submission: train
+	$(BIN)/python make_submission.py --input $(INPUT) --models-dir $(MODELS) --output $(OUTPUT)
+
 # Real content, the real programs, a few minutes: data, training, submission, score; then the same untrained.
 demo: setup
 	$(BIN)/python prepare_data.py demo --output data/demo --overwrite
 	$(BIN)/python script_1_highres_no_ela.py --profile quick --lr 2e-3 --data-dir data/demo --models-dir models/demo
 	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 0 --data-dir data/demo --models-dir models/demo_untrained
-	$(BIN)/python make_submission.py --input data/demo/test_images --models-dir models/demo_untrained \
+	$(BIN)/python make_submission.py --allow-missing --input data/demo/test_images --models-dir models/demo_untrained \
 		--output $(DEMO)/untrained/submission.csv
 	$(BIN)/python evaluate.py --submission $(DEMO)/untrained/submission.csv --masks data/demo/test_masks \
 		--json $(DEMO)/untrained/evaluation.json
-	$(BIN)/python make_submission.py --input data/demo/test_images --models-dir models/demo \
+	$(BIN)/python make_submission.py --allow-missing --input data/demo/test_images --models-dir models/demo \
 		--output $(DEMO)/submission.csv --maps $(DEMO)/maps
 	$(BIN)/python evaluate.py --submission $(DEMO)/submission.csv --masks data/demo/test_masks --maps $(DEMO)/maps \
 		--json $(DEMO)/evaluation.json --report $(DEMO)/report

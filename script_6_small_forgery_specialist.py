@@ -35,7 +35,7 @@ def main(config: SpecialistConfig) -> None:
     val = [sample for sample in split.val if not sample.forged or sample.area_share < config.max_area_share]
     if not small:
         raise UserError(
-            f"{config.data_dir} has no forgery below {config.max_area_share:.1%} of its image to train on. Raise "
+            f"{config.data_dir} has no forgery below {config.max_area_share:.2%} of its image to train on. Raise "
             "--max-area-share, or go on without this member (make_submission.py --allow-missing)."
         )
     print(f"{config.name}: {len(small)} of them have small forgeries")

@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from common.data.samples import Sample, assign_folds, find_samples, fingerprint, inspect_samples, load_samples
+from common.data.samples import (
+    Sample,
+    assign_folds,
+    find_samples,
+    fingerprint,
+    inspect_samples,
+    load_authentic,
+    load_samples,
+)
 from common.errors import UserError
 
 import numpy as np
@@ -95,6 +103,31 @@ def test_fingerprint_follows_content_not_place(folder):
     np.save(mask, corrected)
     assert mask.stat().st_size == size
     assert fingerprint(load_samples(moved)) != before
+
+
+def test_more_authentic_images_of_the_users(folder, tmp_path):
+    extra = tmp_path / "extra" / "sub"
+    extra.mkdir(parents=True)
+    Image.new("RGB", (30, 40), "red").save(extra / "1.png")
+    (found,) = load_authentic(extra.parent, load_samples(folder))
+    assert (found.case_id, found.forged, found.height, found.width) == ("extra/sub/1", False, 40, 30)
+    (extra / "broken.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"broken\.png"):
+        load_authentic(extra.parent, [])
+    assert len(load_authentic(extra.parent, [], skip_bad_files=True)) == 1
+
+
+def test_images_that_validate_are_not_trained_on_by_another_name(folder, tmp_path):
+    (tmp_path / "extra").mkdir()
+    original = folder / "train_images" / "authentic" / "1.png"
+    (tmp_path / "extra" / "other_name.png").write_bytes(original.read_bytes())
+    with pytest.raises(UserError, match=r"1 images of .*extra also validate:\n  .*other_name\.png is .*1\.png"):
+        load_authentic(tmp_path / "extra", load_samples(folder)[:1])
+
+
+def test_no_more_authentic_images(tmp_path):
+    with pytest.raises(UserError, match="holds no images"):
+        load_authentic(tmp_path, [])
 
 
 def sample(number: int, group: int, share: float) -> Sample:

@@ -29,6 +29,7 @@ def models_dir(run_program, pairs_dir, tmp_path_factory):
 def submit(run_program, models_dir, tmp_path):
     def submit(folder, *flags):
         flags = ("--input", folder, "--models-dir", models_dir, "--output", tmp_path / "submission.csv", *flags)
+        flags = ("--allow-missing", *flags)  # script 1 alone was trained
         result = run_program("make_submission.py", *flags)
         assert result.returncode == 0, result.stderr
         return pd.read_csv(tmp_path / "submission.csv", dtype=str), pd.read_csv(
@@ -136,6 +137,7 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
         (("--input", "docs/LOG.md"), "LOG.md"),
         (("--models-dir", "nowhere"), "nowhere/highres_no_ela_best.pth (made by script_1_highres_no_ela.py)"),
         (("--mode", "best"), "--mode"),
+        (("--tta", "all"), "--tta"),
         (("--output", "/proc/nothing/submission.csv"), "can't be written"),
         (("--scores", "docs/../submission.csv"), "can't both be"),
     ],
@@ -143,9 +145,23 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
 def test_a_wrong_flag_is_one_clear_message(run_program, models_dir, pairs_dir, tmp_path, flags, message):
     arguments = {"--input": pairs_dir / "train_images" / "forged", "--models-dir": models_dir}
     arguments |= {"--output": tmp_path / "s.csv" if flags[0] != "--scores" else "submission.csv", flags[0]: flags[1]}
-    result = run_program("make_submission.py", *(part for pair in arguments.items() for part in pair))
+    flags = [part for pair in arguments.items() for part in pair]
+    result = run_program("make_submission.py", "--allow-missing", *flags)
     assert message in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_flags_win_over_the_fitted_regions(submit, models_dir, pairs_dir, tmp_path):
+    """A ring of forged pixels: filled, closed, or dropped as too small."""
+    always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
+    image = pairs_dir / "train_images" / "forged" / "9.png"
+    flags = ("--models-dir", always, "--maps", tmp_path / "maps")
+    _, plain = submit(image, *flags, "--pixel-threshold", "0.2")
+    _, none = submit(image, *flags, "--pixel-threshold", "0.2", "--min-area-share", "1.1")
+    _, closed = submit(image, *flags, "--pixel-threshold", "0.2", "--closing", "0.3", "--fill-holes")
+    assert plain["area_share"][0] > 0
+    assert none["n_instances"][0] == 0
+    assert closed["area_share"][0] >= plain["area_share"][0]
 
 
 @pytest.mark.slow
@@ -166,7 +182,7 @@ def test_memory_does_not_grow_with_the_number_of_images(models_dir, tmp_path):
         for number in range(count):
             cv2.imwrite(str(folder / f"{number}.bmp"), image)
         command = [sys.executable, "-c", code, "make_submission.py", "--input", folder, "--models-dir", models_dir]
-        command += ["--output", tmp_path / "s.csv"]
+        command += ["--output", tmp_path / "s.csv", "--allow-missing"]
         result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
         peaks.append(int(result.stdout.split("peak")[1]))
     assert peaks[1] < 1.1 * peaks[0]

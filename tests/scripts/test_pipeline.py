@@ -1,0 +1,114 @@
+"""`make train`, the fit and the submission on a few images: the real programs, one after the other."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from common.inference.settings import Settings
+
+import pandas as pd
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = "--encoder-weights none --image-size 64 --decoder-channels 32 --epochs 2 --tracker none"
+MEMBERS = ["highres_no_ela", "hard_negative", "high_recall", "enhanced_aug", "ela", "small_forgery_specialist"]
+
+
+def make(*arguments):
+    # The interpreter of the tests stands for .venv, and no set-up is needed (-o).
+    command = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def variables(pairs_dir, tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    return [f"DATA={pairs_dir}", f"MODELS={models}", "PROFILE=quick", "FOLDS=2", "FOLD=1", f"FLAGS={SMALL}"]
+
+
+@pytest.fixture(scope="module")
+def trained(variables):
+    """The folder of models, and what `make train` printed."""
+    result = make("train", *variables)
+    assert result.returncode == 0, result.stderr
+    return Path(variables[1].removeprefix("MODELS=")), result.stdout
+
+
+def test_all_members_are_trained(trained):
+    models, _ = trained
+    for name in MEMBERS:
+        checkpoint = torch.load(models / f"{name}_best.pth", weights_only=True)
+        assert checkpoint["config"]["name"] == name
+        assert json.loads((models / f"{name}_metrics.json").read_text())["dice"] == checkpoint["best_dice"]
+    recipes = {name: torch.load(models / f"{name}_best.pth", weights_only=True)["config"] for name in MEMBERS}
+    assert recipes["ela"]["in_channels"] == 4
+    assert [recipes[name]["init"] for name in MEMBERS] == ["none", *["highres_no_ela"] * 2, *["none"] * 3]
+    assert recipes["high_recall"]["recall_weight"] == 0.6
+
+
+def test_mining_finds_training_images_only_and_says_what_changed(trained, pairs_dir):
+    models, output = trained
+    for name, label in (("hard_negative", "authentic"), ("hard_false_negative", "forged")):
+        found, among = map(int, re.search(rf"round 1: (\d+) {name.replace('_', ' ')}s among (\d+)", output).groups())
+        assert among == 5  # of ten, those of the training fold
+        listed = pd.read_csv(models / f"{name}_round_1.csv", dtype={"case_id": str})
+        assert len(listed) == found
+        assert ((listed["size"] == "authentic") == (label == "authentic")).all()
+    assert output.count("forged: recall") == 2 * 6
+    assert output.count("misses by size") == 2
+
+
+def test_what_is_trained_is_skipped(trained, variables):
+    result = make("train", *variables)
+    assert "script_" not in result.stdout
+
+
+def test_the_fit_is_written_and_a_submission_uses_it(trained, variables, pairs_dir, run_program, tmp_path):
+    models, _ = trained
+    result = make("fit", *variables)
+    assert result.returncode == 0, result.stderr
+    assert "10 images out of fold, 5 of them forged" in result.stdout
+    for row in [*MEMBERS, "any pixel", "average", "+ union", "+ decision", "seed weights", "fitted weights"]:
+        assert row in result.stdout
+    settings = Settings.load(models / "ensemble.json")
+    assert set(settings.weights) == set(settings.checkpoints) == set(MEMBERS)
+
+    arguments = ["--input", pairs_dir / "train_images" / "forged", "--models-dir", models]
+    arguments += ["--output", tmp_path / "submission.csv", "--instances", "groups"]
+    result = run_program("make_submission.py", *arguments, "--tta", "flips")
+    assert result.returncode == 0, result.stderr
+    assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
+    assert "fitted for other checkpoints" not in result.stdout
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert scores["forged_probability"].between(0, 1).all()
+
+
+def test_a_second_fit_needs_no_network(trained, variables):
+    """It reads the maps of the first; when a checkpoint changes it predicts anew."""
+    models, _ = trained
+    make("fit", *variables)
+    (maps,) = models.glob("oof_none_*.npy")
+    before = maps.stat().st_mtime_ns
+    assert make("fit", *variables).returncode == 0
+    assert maps.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("script_2_hard_negative_mining.py", (), "error: {models}/highres_no_ela_best.pth does not exist"),
+        ("script_2_hard_negative_mining.py", ("--extra-authentic", "nowhere"), "error: nowhere is not a folder"),
+        ("script_3_hard_fn_mining.py", ("--rounds", "0"), "error: --rounds is 0; it must be 1 or more"),
+        ("script_4_enhanced_augmentation.py", ("--paste-probability", "2"), "error: --paste-probability is 2.0"),
+        ("script_6_small_forgery_specialist.py", ("--max-area-share", "0.0001"), "has no forgery below 0.01%"),
+        ("fit_ensemble.py", (), "missing checkpoints:"),
+    ],
+)
+def test_a_wrong_start_is_one_clear_message(run_program, pairs_dir, tmp_path, script, flags, message):
+    result = run_program(script, "--data-dir", pairs_dir, "--models-dir", tmp_path, *flags)
+    assert result.returncode == 1
+    assert message.format(models=tmp_path) in result.stderr
+    assert "Traceback" not in result.stderr
