@@ -4,6 +4,8 @@ BIN := .venv/bin
 DEMO := outputs/demo
 
 # make train DATA=data/mine PROFILE=quick FLAGS="--encoder-weights auto" FLAGS_hard_negative="--rounds 3"
+# make fit DATA=data/mine FLAGS_fit="--tta flips"          One MODELS folder a data set; to train a member again, delete
+# make submission DATA=data/mine FLAGS_submission="..."    its files there. Fewer members: MEMBERS="highres_no_ela ela"
 DATA ?= data
 MODELS ?= models
 PROFILE ?= full
@@ -25,7 +27,7 @@ setup: .venv/installed
 	@touch $@
 
 # A member is trained when its metrics are there; a run that was broken off goes on. `make -j2` trains side by side.
-MEMBERS := highres_no_ela hard_negative high_recall enhanced_aug ela small_forgery_specialist
+MEMBERS ?= highres_no_ela hard_negative high_recall enhanced_aug ela small_forgery_specialist
 train = $(BIN)/python $(1) --data-dir $(DATA) --models-dir $(MODELS) --profile $(PROFILE) --folds $(FOLDS) \
 	--fold $(FOLD) $(if $(wildcard $(MODELS)/$(@F:_metrics.json=_last.pth)),--resume) $(FLAGS) $(FLAGS_$(@F:_metrics.json=))
 
@@ -45,14 +47,15 @@ $(MODELS)/small_forgery_specialist_metrics.json: | setup
 	$(call train,script_6_small_forgery_specialist.py)
 
 folds: train  # the other folds too, for a fit on all images; a submission averages them
+	$(if $(filter-out 0,$(FOLD)),$(error make folds trains all folds: leave FOLD=$(FOLD) out))
 	for fold in $$(seq 1 $$(($(FOLDS) - 1))); do \
 		$(MAKE) train MODELS=$(MODELS)/fold_$$fold FOLD=$$fold || exit 1; done
 
 fit: train
-	$(BIN)/python fit_ensemble.py --data-dir $(DATA) --models-dir $(MODELS)
+	$(BIN)/python fit_ensemble.py --data-dir $(DATA) --models-dir $(MODELS) $(FLAGS_fit)
 
 submission: train
-	$(BIN)/python make_submission.py --input $(INPUT) --models-dir $(MODELS) --output $(OUTPUT)
+	$(BIN)/python make_submission.py --input $(INPUT) --models-dir $(MODELS) --output $(OUTPUT) $(FLAGS_submission)
 
 # Real content, the real programs, a few minutes: data, training, submission, score; then the same untrained.
 demo: setup

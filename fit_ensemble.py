@@ -13,14 +13,15 @@ to models/ensemble.json, which make_submission.py reads.
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.samples import fingerprint, load_samples
+from common.data.samples import load_samples
+from common.errors import UserError
 from common.files import write_json
-from common.inference.ensemble import SETTINGS_FILE, checkpoint_paths, identities
+from common.inference.ensemble import SETTINGS_FILE, identities
 from common.inference.fitting import fit
 from common.inference.gate import THRESHOLDS
 from common.inference.out_of_fold import out_of_fold
 from common.inference.settings import Settings
-from common.inference.variants import FITTED, SEED, nested, summary, variants
+from common.inference.variants import FITTED, SEED, choose, nested, summary, variants
 from common.inference.views import TTA
 from common.sizes import SIZES
 
@@ -50,6 +51,11 @@ class FitConfig:
     skip_bad_files: bool = False
     """Go on without the files that can't be read, naming each, as in the training."""
 
+    def __post_init__(self) -> None:
+        """Refuse a single fold."""
+        if self.folds < 2:
+            raise UserError(f"--folds is {self.folds}; it must be 2 or more.")
+
 
 def main(config: FitConfig) -> None:
     """Predict, evaluate, choose, fit, write."""
@@ -74,8 +80,7 @@ def main(config: FitConfig) -> None:
     if config.json is not None:
         write_json(figures, config.json)
 
-    # Of equals the first is taken: the seed's weights, and no views.
-    best = max((name for name in ways if ways[name][1].name in (SEED, FITTED)), key=lambda name: figures[name]["of1"])
+    best = choose(figures)
     tta, variant = ways[best]
     modes = {f"{mode} ({threshold:.2f})": summary(outcomes[best], mode) for mode, threshold in THRESHOLDS.items()}
     print(f"\n'{best}' in each mode:\n{table(modes, sizes=False)}")
@@ -91,8 +96,7 @@ def main(config: FitConfig) -> None:
         decision=chosen.decision,
         tta=tta,
         source=variant.weights,
-        data_fingerprint=fingerprint(samples),
-        checkpoints=identities(checkpoint_paths(config.models_dir)),
+        checkpoints=identities(config.models_dir),
         report=figures,
     )
     settings.save(config.models_dir / SETTINGS_FILE)

@@ -85,6 +85,19 @@ class SubmissionConfig:
     batch_size: int = 8
     """Images at a time."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that no submission can have.
+
+        Raises:
+            UserError: With the flag, its value and what it must be.
+        """
+        shares = {name: getattr(self, name) for name in ("pixel_threshold", "min_area_share", "closing", "opening")}
+        for name, share in shares.items():
+            if share is not None and not 0 <= share < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {share}; it must be from 0 to less than 1.")
+        if self.batch_size < 1:
+            raise UserError(f"--batch-size is {self.batch_size}; it must be 1 or more.")
+
 
 def main(config: SubmissionConfig) -> None:
     """Decide every image and write the tables."""

@@ -12,11 +12,10 @@ pixel AUC 0.895, pixel F1 0.435 after 32 minutes on two CPU cores (README).
 """
 
 from common.config import OversamplingConfig, parse_config
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
-from common.training.engine import fit
-from common.training.start import load_split, result_line, segmentation_loss, start_network
+from common.training.member import fit_member, load_split, start_network
 
 CONFIG = OversamplingConfig(name="highres_no_ela")
 
@@ -27,12 +26,10 @@ def main(config: OversamplingConfig) -> None:
     model, config = start_network(config, split)
 
     weights = small_forgery_weights(split.train, config.small_forgery_threshold, config.oversample_factor)
+    sampler = WeightedSampler(weights, config.seed)
     train_set = ForgeryDataset(split.train, config.image_size, basic_augmentation())
-    train_loader = make_loader(train_set, config.batch_size, config.workers, WeightedSampler(weights, config.seed))
-    val_loader = make_loader(ForgeryDataset(split.val, config.image_size), config.batch_size, config.workers)
-
-    metrics = fit(config, model, segmentation_loss(config), train_loader, val_loader, split.fingerprint)
-    print(result_line(config, metrics))
+    val_set = ForgeryDataset(split.val, config.image_size)
+    fit_member(config, split, model, train_set, val_set, sampler)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from functools import partial
 from common.config import HardNegativeConfig, parse_config
 from common.data.samples import load_authentic
 from common.training.fine_tuning import mine_and_fit
+from common.training.member import load_split
 from common.training.mining import hard_negatives
-from common.training.start import load_split, result_line
 
 CONFIG = HardNegativeConfig(name="hard_negative")
 
@@ -33,8 +33,7 @@ def main(config: HardNegativeConfig) -> None:
         train = train + load_authentic(config.extra_authentic, split.val, config.skip_bad_files)
         print(f"{config.name}: {len(train) - len(split.train)} more authentic images from {config.extra_authentic}")
     find = partial(hard_negatives, most=config.most)
-    metrics = mine_and_fit(config, split, train, name="hard_negative", forged=False, find=find)
-    print(result_line(config, metrics))
+    mine_and_fit(config, split, train, name="hard_negative", forged=False, find=find)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ Measured: not measured yet.
 
 from common.config import MiningConfig, parse_config
 from common.training.fine_tuning import mine_and_fit
+from common.training.member import load_split
 from common.training.mining import hard_false_negatives
-from common.training.start import load_split, result_line
 
 CONFIG = MiningConfig(name="high_recall", hard_weight=5.0, recall_weight=0.6)
 
@@ -25,8 +25,7 @@ def main(config: MiningConfig) -> None:
     """Mine the forged training images and fine-tune on what was missed."""
     split = load_split(config)
     find = hard_false_negatives
-    metrics = mine_and_fit(config, split, split.train, name="hard_false_negative", forged=True, find=find)
-    print(result_line(config, metrics))
+    mine_and_fit(config, split, split.train, name="hard_false_negative", forged=True, find=find)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Script 4: forgeries made on the fly. Three images in ten get one more, and all of them stronger augmentation.
 
 Half of the new forgeries are true copy-moves: source and copy lie in one image and both are marked, which is what
-the competition's masks say; the other half are splices from another training image. What is pasted is scaled by 0.5 to
-1.5, turned, mirrored, and blended at its edge. Then jitter for seven in ten, JPEG of quality 70 to 100, and holes.
+the competition's masks say; the other half are splices from another training image. About half of what is pasted is
+scaled by 0.5 to 1.5, turned or mirrored; all is blended at its edge. Then jitter for seven in ten, JPEG of quality 70
+to 100, and holes.
 The network can't learn by heart where the forgeries of the training images lie: that is what this member adds.
 
     python script_4_enhanced_augmentation.py --data-dir data
@@ -14,11 +15,10 @@ Measured: not measured yet.
 
 from common.config import CopyPasteConfig, parse_config
 from common.data.copy_paste import CopyPaste
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import strong_augmentation
-from common.training.engine import fit
-from common.training.start import load_split, result_line, segmentation_loss, start_network
+from common.training.member import fit_member, load_split, start_network
 
 CONFIG = CopyPasteConfig(name="enhanced_aug", lr=1e-4)
 
@@ -29,13 +29,11 @@ def main(config: CopyPasteConfig) -> None:
     model, config = start_network(config, split)
 
     weights = small_forgery_weights(split.train, config.small_forgery_threshold, config.oversample_factor)
+    sampler = WeightedSampler(weights, config.seed)
     copy_paste = CopyPaste(split.train, config.paste_probability, config.paste_scales)
     train_set = ForgeryDataset(split.train, config.image_size, strong_augmentation(), edit=copy_paste)
-    train_loader = make_loader(train_set, config.batch_size, config.workers, WeightedSampler(weights, config.seed))
-    val_loader = make_loader(ForgeryDataset(split.val, config.image_size), config.batch_size, config.workers)
-
-    metrics = fit(config, model, segmentation_loss(config), train_loader, val_loader, split.fingerprint)
-    print(result_line(config, metrics))
+    val_set = ForgeryDataset(split.val, config.image_size)
+    fit_member(config, split, model, train_set, val_set, sampler)
 
 
 if __name__ == "__main__":

@@ -13,31 +13,25 @@ on the file's last compression as much as on forgery: the member helps where the
 Measured: not measured yet.
 """
 
-from common.config import OversamplingConfig, parse_config
-from common.data.dataset import ForgeryDataset, make_loader
+from common.config import ElaConfig, parse_config
+from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
-from common.training.engine import fit
-from common.training.start import load_split, result_line, segmentation_loss, start_network
+from common.training.member import fit_member, load_split, start_network
 
-CONFIG = OversamplingConfig(name="ela", in_channels=4)
+CONFIG = ElaConfig(name="ela")
 
 
-def main(config: OversamplingConfig) -> None:
+def main(config: ElaConfig) -> None:
     """Train on four channels, on all folds but one, and validate on that one."""
     split = load_split(config)
     model, config = start_network(config, split)
 
-    def dataset(samples, augmentation=None):
-        return ForgeryDataset(samples, config.image_size, augmentation, in_channels=config.in_channels)
-
     weights = small_forgery_weights(split.train, config.small_forgery_threshold, config.oversample_factor)
     sampler = WeightedSampler(weights, config.seed)
-    train_loader = make_loader(dataset(split.train, basic_augmentation()), config.batch_size, config.workers, sampler)
-    val_loader = make_loader(dataset(split.val), config.batch_size, config.workers)
-
-    metrics = fit(config, model, segmentation_loss(config), train_loader, val_loader, split.fingerprint)
-    print(result_line(config, metrics))
+    train_set = ForgeryDataset(split.train, config.image_size, basic_augmentation(), in_channels=config.in_channels)
+    val_set = ForgeryDataset(split.val, config.image_size, in_channels=config.in_channels)
+    fit_member(config, split, model, train_set, val_set, sampler)
 
 
 if __name__ == "__main__":

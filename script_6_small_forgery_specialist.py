@@ -18,12 +18,11 @@ from functools import partial
 
 from common.config import SpecialistConfig, parse_config
 from common.data.cropping import crop_around
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.errors import UserError
-from common.training.engine import fit
-from common.training.start import load_split, result_line, segmentation_loss, start_network
+from common.training.member import fit_member, load_split, start_network
 
 CONFIG = SpecialistConfig(name="small_forgery_specialist")
 
@@ -38,17 +37,17 @@ def main(config: SpecialistConfig) -> None:
             f"{config.data_dir} has no forgery below {config.max_area_share:.2%} of its image to train on. Raise "
             "--max-area-share, or go on without this member (make_submission.py --allow-missing)."
         )
+    if not val:
+        raise UserError(f"no image of fold {config.fold} is authentic or has a small forgery. Choose another --fold.")
     print(f"{config.name}: {len(small)} of them have small forgeries")
     model, config = start_network(config, split)
 
     weights = [config.tiny_weight if sample.size == "tiny" else config.small_weight for sample in small]
+    sampler = WeightedSampler(weights, config.seed)
     crop = partial(crop_around, factors=config.crop_factors, least=config.min_crop)
     train_set = ForgeryDataset(small, config.image_size, basic_augmentation(), edit=crop)
-    train_loader = make_loader(train_set, config.batch_size, config.workers, WeightedSampler(weights, config.seed))
-    val_loader = make_loader(ForgeryDataset(val, config.image_size, edit=crop), config.batch_size, config.workers)
-
-    metrics = fit(config, model, segmentation_loss(config), train_loader, val_loader, split.fingerprint)
-    print(result_line(config, metrics))
+    val_set = ForgeryDataset(val, config.image_size, edit=crop)
+    fit_member(config, split, model, train_set, val_set, sampler)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,14 @@ class TrainConfig:
     """quick is the same recipe shrunk for two CPU cores: lighter encoder, 256 px, fewer epochs. Other flags win."""
 
     init: str = "none"
-    """Member whose checkpoint in --models-dir gives network and first weights; none starts from --encoder-weights."""
+    """Member whose checkpoint in --models-dir gives network, image size and first weights, whatever the flags for them
+    say; none starts from --encoder-weights."""
     encoder_name: str = "tu-efficientnet_b2"
     """Encoder of segmentation-models-pytorch; tu-NAME takes timm's NAME."""
     encoder_weights: str = "imagenet"
     """imagenet (from the hub), none, auto (imagenet, or none when the hub can't be reached), or a file."""
     in_channels: int = 3
-    """Channels of the network's input, RGB first."""
+    """Channels of the network's input: 3 for RGB; 4, of script 5 alone, for RGB and error level analysis."""
     decoder_channels: int = 256
     """Width of the feature pyramid."""
     segmentation_channels: int = 128
@@ -90,6 +91,7 @@ class TrainConfig:
             UserError: With the flag, its value and what it must be.
         """
         rules = {
+            "in_channels": (self.in_channels == 3, "3; script_5_ela.py reads 4"),
             "image_size": (self.image_size > 0 and self.image_size % 32 == 0, "a positive multiple of 32"),
             "batch_size": (self.batch_size > 0, "1 or more"),
             "accumulation": (self.accumulation > 0, "1 or more"),
@@ -151,13 +153,24 @@ class OversamplingConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ElaConfig(OversamplingConfig):
+    """Training on RGB and error level analysis (script 5)."""
+
+    in_channels: int = 4
+    """Channels of the network's input: RGB and error level analysis."""
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        return super()._rules() | {"in_channels": (self.in_channels == 4, "4")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class CopyPasteConfig(OversamplingConfig):
     """Training with new forgeries (script 4)."""
 
     paste_probability: float = 0.3
     """Share of the images that get one more forgery."""
     paste_scales: tuple[float, float] = (0.5, 1.5)
-    """Smallest and largest scale of what is pasted."""
+    """Smallest and largest scale of what is not pasted as it is (about half)."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         low, high = self.paste_scales
@@ -172,7 +185,8 @@ class MiningConfig(TrainConfig):
     """Fine-tuning on what a trained member gets wrong (scripts 2 and 3). Defaults are the ensemble's known recipe."""
 
     init: str = "highres_no_ela"
-    """Member whose checkpoint in --models-dir gives network and first weights, and is mined first."""
+    """Member whose checkpoint in --models-dir gives network, image size and first weights, whatever the flags for them
+    say, and which is mined first; none starts from --encoder-weights."""
     lr: float = 1e-4
     """Learning rate (of one_cycle: its peak)."""
     focal_gamma: float = 2.0
@@ -200,7 +214,7 @@ class HardNegativeConfig(MiningConfig):
     most: int = 500
     """At most so many hard negatives a round, the worst first."""
     extra_authentic: Path | None = None
-    """Folder of more authentic images to mine, of the kind that raises false alarms."""
+    """Folder of more authentic images to mine, of the kind that raises false alarms; the same on --resume."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         return super()._rules() | {"most": (self.most > 0, "1 or more")}

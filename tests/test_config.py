@@ -3,6 +3,7 @@ import sys
 
 from common.config import (
     CopyPasteConfig,
+    ElaConfig,
     HardNegativeConfig,
     MiningConfig,
     OversamplingConfig,
@@ -133,6 +134,8 @@ def test_no_script_has_flags_without_effect(monkeypatch, capsys):
         (SpecialistConfig, "max_area_share", 0.0, "--max-area-share is 0.0"),
         (SpecialistConfig, "crop_factors", (0.5, 2.0), "--crop-factors is"),
         (SpecialistConfig, "min_crop", 0, "--min-crop is 0"),
+        (TrainConfig, "in_channels", 4, "--in-channels is 4; it must be 3"),
+        (ElaConfig, "in_channels", 3, "--in-channels is 3; it must be 4"),
         (TrainConfig, "recall_weight", 1.1, "--recall-weight is 1.1"),
     ],
 )

@@ -8,10 +8,10 @@ from typing import Any
 from common.data.transforms import resize_map
 from common.errors import UserError
 from common.inference.blending import Role, blend
-from common.inference.gate import Decision, map_features
-from common.inference.instances import Cleanup
+from common.inference.gate import Decision, feature_maps, map_features
+from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.inference.settings import Settings
-from common.inference.views import TTA, predict_maps
+from common.inference.views import LARGE, TTA, predict_maps
 from common.training.checkpoint import load_checkpoint, load_network
 
 import numpy as np
@@ -51,18 +51,16 @@ MEMBERS = (
     ),
 )
 SETTINGS_FILE = "ensemble.json"
-MIN_AREA_SHARE = 0.0005
-"""Smaller regions are dropped until a fit knows better: half of what the smallest forgeries cover."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A member and its networks: one, or one of each fold, which are averaged."""
+    """A member's network of one fold."""
 
     member: Member
-    networks: list[nn.Module]
-    checkpoints: list[dict[str, Any]]
-    """Of the networks, without their weights."""
+    network: nn.Module
+    checkpoint: dict[str, Any]
+    """Without the weights."""
 
 
 @dataclass(frozen=True)
@@ -78,73 +76,92 @@ class Prediction:
 class Ensemble:
     """The loaded members, and how they are blended. One preprocessing serves them all (`common.inference.views`)."""
 
-    def __init__(self, members: list[Loaded], settings: Settings, device: torch.device) -> None:
-        """Hold members, at least one that is averaged; see `load_ensemble`."""
-        self.members = members
+    def __init__(self, folds: list[list[Loaded]], settings: Settings, device: torch.device) -> None:
+        """Hold the members of each fold, at least one fold, the same members in each; see `load_ensemble`."""
+        self.folds = folds
         self.settings = settings
         self.device = device
-        self.roles = [loaded.member.role for loaded in members]
-        self.weights = [settings.weights[loaded.member.name] for loaded in members]
-        self.map_size = max(c["config"]["image_size"] for loaded in members for c in loaded.checkpoints)
-        for loaded in members:
-            for network in loaded.networks:
-                network.to(device)
+        self.members = [loaded.member for loaded in folds[0]]
+        self.roles = [member.role for member in self.members]
+        self.weights = [settings.weights[member.name] for member in self.members]
+        self.map_size = max(loaded.checkpoint["config"]["image_size"] for fold in folds for loaded in fold)
+        for fold in folds:
+            for loaded in fold:
+                loaded.network.to(device)
 
     def predict(self, images: list[np.ndarray]) -> list[Prediction]:
-        """Blend and decide RGB images, uint8 (H, W, 3)."""
-        predictions = []
-        for maps in self.member_maps(images):
-            prob = blend(maps, self.roles, self.weights)
-            features = map_features(prob, maps[np.flatnonzero(self.weights)], self.settings.pixel_threshold)
-            predictions.append(Prediction(prob, self.settings.decision.probability(features)))
-        return predictions
+        """Blend and decide RGB images, uint8 (H, W, 3). The folds' maps, and their probabilities, are averaged."""
+        if len(images) > 1 and any(max(image.shape) >= LARGE * self.map_size for image in images):
+            # One large image's maps at a time are enough for the memory.
+            return [prediction for image in images for prediction in self.predict([image])]
+        by_fold = [[self._decide(maps) for maps in self.member_maps(images, k)] for k in range(len(self.folds))]
+        return [
+            Prediction(
+                np.mean([prediction.prob for prediction in predictions], axis=0),
+                float(np.mean([prediction.forged_probability for prediction in predictions])),
+            )
+            for predictions in zip(*by_fold, strict=True)
+        ]
 
-    def member_maps(self, images: list[np.ndarray]) -> list[np.ndarray]:
-        """Each image's maps of the members, float16 (M, h, w): at the image's size if it is large, else `map_size`."""
-        by_member = [self._maps(loaded, images) for loaded in self.members]
+    def member_maps(self, images: list[np.ndarray], fold: int = 0) -> list[np.ndarray]:
+        """The members' maps of each image, float16 (M, h, w): at the image's size if it is large, else `map_size`.
+
+        Args:
+            images: RGB, uint8 (H, W, 3).
+            fold: Position in `folds`.
+        """
+        by_member = [self._maps(loaded, images) for loaded in self.folds[fold]]
         return [self._stack(maps) for maps in zip(*by_member, strict=True)]
 
+    def _decide(self, maps: np.ndarray) -> Prediction:
+        # The features are of the maps that the decision was fitted on: brought to their size first, then blended.
+        small = feature_maps(maps)
+        features = map_features(
+            blend(small, self.roles, self.weights), small[np.flatnonzero(self.weights)], self.settings.pixel_threshold
+        )
+        return Prediction(blend(maps, self.roles, self.weights), self.settings.decision.probability(features))
+
     def _maps(self, loaded: Loaded, images: list[np.ndarray]) -> list[np.ndarray]:
-        """A member's map of each image, the mean of its networks."""
-        by_network = [
-            predict_maps(
-                network,
-                images,
-                size=checkpoint["config"]["image_size"],
-                in_channels=loaded.member.in_channels,
-                device=self.device,
-                tta=self.settings.tta,
-                tile_share=loaded.member.tile_share,
-            )
-            for network, checkpoint in zip(loaded.networks, loaded.checkpoints, strict=True)
-        ]
-        return [np.mean(maps, axis=0) if len(maps) > 1 else maps[0] for maps in zip(*by_network, strict=True)]
+        maps = predict_maps(
+            loaded.network,
+            images,
+            size=loaded.checkpoint["config"]["image_size"],
+            in_channels=loaded.member.in_channels,
+            device=self.device,
+            tta=self.settings.tta,
+            tile_share=loaded.member.tile_share,
+        )
+        return [prob.astype(np.float16) for prob in maps]
 
     def _stack(self, maps: tuple[np.ndarray, ...]) -> np.ndarray:
         height, width = max((prob.shape for prob in maps), key=lambda shape: shape[0] * shape[1])
         if height * width < self.map_size**2:
             height = width = self.map_size
-        return np.stack([resize_map(prob, height, width).astype(np.float16) for prob in maps])
+        return np.stack([resize_map(prob.astype(np.float32), height, width).astype(np.float16) for prob in maps])
 
 
 def load_ensemble(
-    models_dir: Path, device: torch.device, allow_missing: bool = False, tta: TTA | None = None, folds: bool = True
+    models_dir: Path,
+    device: torch.device,
+    allow_missing: bool = False,
+    tta: TTA | None = None,
+    fitted: bool = True,
 ) -> Ensemble:
     """Load every member's checkpoint, and the fitted settings where they belong to these checkpoints.
 
     Args:
-        models_dir: Where the training scripts wrote them. Its folders `fold_*` may hold those of other folds.
+        models_dir: Where the training scripts wrote them. Its folders `fold_*`, where there are any, hold the same
+            members of other folds.
         device: Where the networks run.
         allow_missing: Go on without members that were not trained, printing each.
         tta: Views of each image; None for those of the settings.
-        folds: Take the folders `fold_*` as well, and average the networks of a member.
+        fitted: Read the settings; else the seed's count.
 
     Raises:
-        UserError: A checkpoint is missing (with the script that makes it) or broken, or all that are averaged are
-            missing.
+        UserError: A checkpoint is missing (with the script that makes it) or broken, all that are averaged are
+            missing, or the checkpoints are not of one training in folds.
     """
-    paths = checkpoint_paths(models_dir, folds)
-    missing = [member for member in MEMBERS if not paths[member]]
+    missing = [member for member in MEMBERS if not member_path(models_dir, member).is_file()]
     listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in missing)
     if all(member in missing for member in MEMBERS if member.role == "average"):
         raise UserError(f"no member of the average is trained; missing checkpoints:{listing}\nTrain one.")
@@ -152,35 +169,59 @@ def load_ensemble(
         raise UserError(f"missing checkpoints:{listing}\nTrain them, or go on without by --allow-missing.")
     if missing:
         print(f"the ensemble goes on without:{listing}")
+    members = [member for member in MEMBERS if member not in missing]
+    folds = [_load_fold(folder, members) for folder in [models_dir, *sorted(models_dir.glob("fold_*"))]]
+    _check_folds(models_dir, folds)
+    settings = _settings(models_dir, folds) if fitted else seed_settings(folds[0])
+    if tta is not None and tta != settings.tta and settings.source == "fitted":
+        print(f"note: the decision was fitted on maps of --tta {settings.tta}; {tta} may shift its probabilities")
+    return Ensemble(folds, settings if tta is None else replace(settings, tta=tta), device)
 
-    members = [_load(member, paths[member]) for member in MEMBERS if member not in missing]
-    settings = _settings(models_dir / SETTINGS_FILE, paths, members)
-    return Ensemble(members, settings if tta is None else replace(settings, tta=tta), device)
 
-
-def _load(member: Member, paths: list[Path]) -> Loaded:
-    networks, checkpoints = [], []
-    for path in paths:
+def _load_fold(folder: Path, members: list[Member]) -> list[Loaded]:
+    """The members of one folder."""
+    fold = []
+    for member in members:
+        path = member_path(folder, member)
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing: each fold_* folder needs the members of {folder.parent} (`make folds`)."
+            )
         checkpoint = load_checkpoint(path)
         if (channels := checkpoint["config"]["in_channels"]) != member.in_channels:
             raise UserError(
                 f"{path} reads {channels} channels, {member.name} {member.in_channels}: it is another network under "
                 f"this name. Train it again with {member.script}."
             )
-        networks.append(load_network(checkpoint, path))
-        checkpoints.append({key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")})
-    return Loaded(member, networks, checkpoints)
+        network = load_network(checkpoint, path)
+        fold.append(Loaded(member, network, {k: v for k, v in checkpoint.items() if not k.endswith("_state_dict")}))
+    return fold
+
+
+def _check_folds(models_dir: Path, folds: list[list[Loaded]]) -> None:
+    """Refuse checkpoints that don't make up folds: their average would be of other data, or count one fold twice."""
+    if len(folds) == 1:
+        return
+    checkpoints = [loaded.checkpoint for fold in folds for loaded in fold]
+    runs = {(c.get("data_fingerprint"), c["config"].get("folds"), c["config"].get("seed")) for c in checkpoints}
+    numbers = [{loaded.checkpoint.get("fold") for loaded in fold} for fold in folds]
+    if len(runs) > 1 or any(len(n) > 1 for n in numbers) or len(set.union(*numbers)) < len(folds):
+        raise UserError(
+            f"the checkpoints in {models_dir} and its fold_* folders are not one training in folds: they need the same "
+            "data, --folds and --seed, and a --fold of its own for each folder. Train them again (`make folds`), or "
+            "move the folders that don't belong."
+        )
 
 
 def seed_settings(members: list[Loaded]) -> Settings:
     """How members are blended before anything was fitted for them together.
 
     The weights are the seed's; threshold and calibration are those of the heaviest averaged member, fitted on its
-    validation fold.
+    own maps of its validation fold: near the truth for that member alone, a guess for the blend.
     """
     averaged = [loaded for loaded in members if loaded.member.role == "average"]
-    leader = max(averaged, key=lambda loaded: loaded.member.weight).checkpoints[0]
-    # Platt scaling of the 99.9 % quantile's log-odds, which is what the checkpoint's calibration is.
+    leader = max(averaged, key=lambda loaded: loaded.member.weight).checkpoint
+    # A model of one feature with coefficient 1 is what Platt scaling of that feature is.
     platt = {"mean": (0.0,), "scale": (1.0,), "coefficients": (1.0,), "intercept": 0.0}
     return Settings(
         weights={loaded.member.name: loaded.member.weight for loaded in members},
@@ -190,34 +231,31 @@ def seed_settings(members: list[Loaded]) -> Settings:
         tta="none",
         decision=Decision(features=("quantile_999",), calibration=leader["calibration"], **platt),
         source="seed",
-        data_fingerprint="",
         checkpoints={},
     )
 
 
-def _settings(path: Path, paths: dict[Member, list[Path]], members: list[Loaded]) -> Settings:
+def _settings(models_dir: Path, folds: list[list[Loaded]]) -> Settings:
     """The fitted settings if there are any for exactly these checkpoints, else the seed's."""
+    path = models_dir / SETTINGS_FILE
     if path.is_file():
         settings = Settings.load(path)
-        if settings.checkpoints == identities(paths):
+        if settings.checkpoints == identities(models_dir):
             return settings
-        print(
-            f"{path} was fitted for other checkpoints and is left aside: the seed's weights decide, with the base's "
-            "threshold. Fit anew with `python fit_ensemble.py`."
-        )
-    return seed_settings(members)
+        print(f"{path} was fitted for other checkpoints and is left aside. Fit anew: python fit_ensemble.py")
+    if len(folds[0]) > 1:
+        print(f"the decision is not fitted for this blend: {folds[0][0].member.name}'s stands in (fit_ensemble.py)")
+    return seed_settings(folds[0])
 
 
-def checkpoint_paths(models_dir: Path, folds: bool = True) -> dict[Member, list[Path]]:
-    """The checkpoints of each member: in the folder itself and, with `folds`, in its folders `fold_*`."""
-    folders = [models_dir, *(sorted(models_dir.glob("fold_*")) if folds else [])]
-    return {member: [f for folder in folders if (f := member_path(folder, member)).is_file()] for member in MEMBERS}
-
-
-def identities(paths: dict[Member, list[Path]]) -> dict[str, str]:
-    """Member name → hash of its checkpoint files, for the members that have any."""
-    digests = {member.name: b"".join(map(_digest, files)) for member, files in paths.items() if files}
-    return {name: hashlib.sha256(digest).hexdigest()[:16] for name, digest in digests.items()}
+def identities(models_dir: Path) -> dict[str, str]:
+    """Member name → hash of its checkpoint files, those of `fold_*` folders included, for the members that have any."""
+    found = {}
+    for member in MEMBERS:
+        files = [member_path(folder, member) for folder in [models_dir, *sorted(models_dir.glob("fold_*"))]]
+        if digests := b"".join(_digest(path) for path in files if path.is_file()):
+            found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
+    return found
 
 
 def _digest(path: Path) -> bytes:

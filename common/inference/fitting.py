@@ -14,16 +14,13 @@ from common.evaluation.calibration import fit_calibration
 from common.evaluation.metrics import best_threshold, pixel_f1, pixel_f1_curve
 from common.inference.blending import Role, blend
 from common.inference.gate import FEATURES, Decision, map_features
-from common.inference.instances import Cleanup, find_instances
+from common.inference.instances import MIN_AREA_SHARE, Cleanup, find_instances
 from common.inference.settings import Source
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
-
-MIN_AREA_SHARE = 0.0005
-"""Where it is not fitted: the submission's default."""
 
 MOST_FORGED = 300
 """Forged images that weights, threshold and mask are fitted on: the mean F1 of 300 is known to about 0.02, and what

@@ -26,7 +26,7 @@ THRESHOLDS: dict[Mode, float] = {
 }
 """Probability of being forged that an image must reach, by mode (the seed ensemble's five values)."""
 
-FEATURES = ("quantile_99", "quantile_999", "maximum", "area_share", "soft_max", "disagreement")
+FEATURES = ("quantile_99", "quantile_999", "maximum", "soft_max", "log_area_share", "disagreement")
 """What `map_features` returns, in its order."""
 
 FEATURE_SIZE = 256
@@ -43,6 +43,11 @@ _HIGHEST = 1 - 2**-11
 def is_forged(forged_probability: float, mode: Mode) -> bool:
     """Whether an image with this calibrated probability in [0, 1] is called forged."""
     return forged_probability >= THRESHOLDS[mode]
+
+
+def feature_maps(maps: np.ndarray) -> np.ndarray:
+    """The members' maps (M, h, w) at `FEATURE_SIZE` squared, float16: what decisions are fitted on and applied to."""
+    return np.stack([_resized(prob) for prob in maps]).astype(np.float16, copy=False)
 
 
 def map_features(blend: np.ndarray, members: np.ndarray, pixel_threshold: float) -> np.ndarray:
@@ -67,10 +72,8 @@ def map_features(blend: np.ndarray, members: np.ndarray, pixel_threshold: float)
     attention = np.exp((values - maximum) / TEMPERATURE)
     soft_max = (values @ attention) / attention.sum()
     log_share = math.log((np.count_nonzero(values >= pixel_threshold) + 1) / values.size)
-    quantile_99, quantile_999, maximum, soft_max = (
-        log_odds(min(float(p), _HIGHEST)) for p in (quantile_99, quantile_999, maximum, soft_max)
-    )
-    return np.array([quantile_99, quantile_999, maximum, log_share, soft_max, between])
+    odds = [log_odds(min(float(p), _HIGHEST)) for p in (quantile_99, quantile_999, maximum, soft_max)]
+    return np.array([*odds, log_share, between])
 
 
 def _resized(prob: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 
 Grouping = Literal["merge", "components", "groups"]
+MIN_AREA_SHARE = 0.0005
+"""Smaller regions are dropped where nothing else was fitted: half of what the smallest forgeries cover."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from common.data.images import read_image, read_mask
 from common.data.samples import Sample, assign_folds, fingerprint
-from common.data.transforms import resize_image, resize_mask
+from common.data.transforms import resize_mask
 from common.errors import UserError
 from common.files import written_whole
-from common.inference.ensemble import Ensemble, Loaded, checkpoint_paths, identities, load_ensemble
+from common.inference.ensemble import Ensemble, Loaded, identities, load_ensemble
 from common.inference.fitting import Oof
-from common.inference.gate import FEATURE_SIZE
-from common.inference.views import TTA
+from common.inference.gate import FEATURE_SIZE, feature_maps
+from common.inference.views import LARGE, MIN_TILE, TILES_ALONG, TTA
 
 import numpy as np
 from accelerate import PartialState
@@ -37,32 +37,26 @@ def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allo
     Raises:
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
     """
-    folders = [models_dir, *sorted(models_dir.glob("fold_*"))]
-    ensembles = [load_ensemble(folder, PartialState().device, allow_missing, tta, folds=False) for folder in folders]
-    members = [loaded.member for loaded in ensembles[0].members]
+    ensemble = load_ensemble(models_dir, PartialState().device, allow_missing, tta, fitted=False)
     parts = []
-    for folder, ensemble in zip(folders, ensembles, strict=True):
-        if [loaded.member for loaded in ensemble.members] != members:
-            raise UserError(f"{folder} and {models_dir} hold checkpoints of different members; train all in each.")
-        held_out = {_held_out(loaded, samples) for loaded in ensemble.members}
+    for fold in ensemble.folds:
+        held_out = {_held_out(loaded, samples) for loaded in fold}
         if len(held_out) > 1:
-            raise UserError(
-                f"the members in {folder} were trained on different folds; train them with the same --fold."
-            )
-        parts.append((ensemble, [samples[position] for position in held_out.pop()]))
-    chosen = [sample for _, part in parts for sample in part]
-    if len({sample.image for sample in chosen}) < len(chosen):
-        raise UserError(f"{' and '.join(map(str, folders))} hold checkpoints of the same fold.")
-    key = json.dumps([identities(checkpoint_paths(models_dir)), fingerprint(samples)])
-    path = models_dir / f"oof_{tta}_{hashlib.sha256(key.encode()).hexdigest()[:8]}.npy"
+            raise UserError(f"the members in {models_dir} were trained on different folds; give all the same --fold.")
+        parts.append([samples[position] for position in held_out.pop()])
+    # Whatever shapes the maps: with any other of these, those of an earlier fit are stale.
+    shares = [member.tile_share for member in ensemble.members]
+    key = [identities(models_dir), fingerprint(samples), shares, FEATURE_SIZE, LARGE, TILES_ALONG, MIN_TILE]
+    path = models_dir / f"oof_{tta}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
     if not path.is_file():
         for stale in models_dir.glob(f"oof_{tta}_*.npy"):
             stale.unlink()
-        _predict(parts, len(members), path)
+        _predict(ensemble, parts, path)
+    chosen = [sample for part in parts for sample in part]
     return Oof(
-        names=tuple(member.name for member in members),
-        roles=tuple(member.role for member in members),
-        seed_weights=tuple(member.weight for member in members),
+        names=tuple(member.name for member in ensemble.members),
+        roles=tuple(member.role for member in ensemble.members),
+        seed_weights=tuple(member.weight for member in ensemble.members),
         maps=np.load(path, mmap_mode="r"),
         truths=[_truth(sample) for sample in chosen],
         groups=np.array([sample.group for sample in chosen]),
@@ -72,7 +66,7 @@ def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allo
 
 def _held_out(loaded: Loaded, samples: list[Sample]) -> tuple[int, ...]:
     """Positions of the samples that a member's checkpoint was not trained on."""
-    checkpoint = loaded.checkpoints[0]
+    checkpoint = loaded.checkpoint
     if checkpoint.get("data_fingerprint") != fingerprint(samples):
         raise UserError(
             f"{loaded.member.name} was trained on other data than these: which of the images it has not seen can't be "
@@ -83,18 +77,17 @@ def _held_out(loaded: Loaded, samples: list[Sample]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(folds == theirs["fold"]).tolist())
 
 
-def _predict(parts: list[tuple[Ensemble, list[Sample]]], members: int, path: Path) -> None:
-    """Write the maps, float16 (n, M, S, S), image by image."""
-    count = sum(len(samples) for _, samples in parts)
-    header = {"descr": "<f2", "fortran_order": False, "shape": (count, members, FEATURE_SIZE, FEATURE_SIZE)}
+def _predict(ensemble: Ensemble, parts: list[list[Sample]], path: Path) -> None:
+    """Write the maps of each fold's samples, float16 (n, M, S, S), image by image."""
+    count = sum(map(len, parts))
+    header = {"descr": "<f2", "fortran_order": False, "shape": (count, len(ensemble.members), *[FEATURE_SIZE] * 2)}
     with written_whole(path, "wb") as file, tqdm(total=count, desc=path.stem, unit="img", disable=None) as bar:
         np.lib.format.write_array_header_2_0(file, header)
-        for ensemble, samples in parts:
+        for fold, samples in enumerate(parts):
             for start in range(0, len(samples), BATCH_SIZE):
                 images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]
-                for maps in ensemble.member_maps(images):
-                    small = [resize_image(prob.astype(np.float32), FEATURE_SIZE) for prob in maps]
-                    file.write(np.stack(small).astype("<f2").tobytes())
+                for maps in ensemble.member_maps(images, fold):
+                    file.write(feature_maps(maps).astype("<f2").tobytes())
                 bar.update(len(images))
 
 

@@ -29,12 +29,10 @@ class Settings:
     """What is done to the mask before its regions are measured."""
     tta: TTA
     """The views that the members' maps were averaged over when this was fitted."""
-    decision: Decision | None
-    """Forged or authentic; None when no decision was fitted for the blend."""
+    decision: Decision
+    """Forged or authentic."""
     source: Source
     """Where the weights come from: the seed's hand-set values, or the fit."""
-    data_fingerprint: str
-    """Of the samples that this was fitted on (see `common.data.samples.fingerprint`)."""
     checkpoints: dict[str, str]
     """An identity of each member's checkpoint, by name: with another one, this file is stale."""
     report: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +73,10 @@ def _checked(values: Any) -> dict[str, Any]:
     for name, allowed in (("tta", get_args(TTA)), ("source", get_args(Source))):
         if values[name] not in allowed:
             raise ValueError(f"{name} is {values[name]!r}, not one of {', '.join(allowed)}")
-    return {name: _converted(name, value) for name, value in values.items()}
+    converted = {name: _converted(name, value) for name, value in values.items()}
+    if set(converted["weights"]) != set(converted["checkpoints"]):
+        raise ValueError("weights and checkpoints are not of the same members")
+    return converted
 
 
 def _converted(name: str, value: Any) -> Any:
@@ -91,6 +92,6 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "pixel_threshold": float,
     "min_area_share": float,
     "cleanup": lambda plain: Cleanup(**plain),
-    "decision": lambda plain: plain and Decision.from_dict(plain),
+    "decision": Decision.from_dict,
     "checkpoints": dict,
 }

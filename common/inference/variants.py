@@ -128,14 +128,11 @@ def summary(table: pd.DataFrame, mode: Mode = "default") -> dict[str, Any]:
     return figures
 
 
-def choose(summaries: dict[str, dict[str, Any]]) -> tuple[Source, float, float]:
-    """Which weights decide: the seed's, unless the fitted ones are better on images that they were not fitted on.
+def choose(summaries: dict[str, dict[str, Any]]) -> str:
+    """The way to decide with the best oF1 on images that it was not fitted on, among those that fit everything else.
 
     Args:
-        summaries: `summary` by the variants' names, of `SEED` and `FITTED` at least.
-
-    Returns:
-        The choice, and the oF1 with the seed's and with the fitted weights, everything else fitted alike.
+        summaries: `summary` by the ways' names: those that begin with `SEED` or `FITTED` are compared. Of equals the
+            first is taken: the seed's weights stay until others are better, and further views need to gain something.
     """
-    with_seed, with_fitted = summaries[SEED]["of1"], summaries[FITTED]["of1"]
-    return ("fitted" if with_fitted > with_seed else "seed"), with_seed, with_fitted
+    return max((name for name in summaries if name.startswith((SEED, FITTED))), key=lambda n: summaries[n]["of1"])

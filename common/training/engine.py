@@ -91,8 +91,12 @@ def fit(
                 bar.write(f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, {figures}, {rate:.1f} img/s")
             accelerator.log(validation.metrics | {"loss": mean_loss, "images_per_second": rate}, step=epoch)
             run.finish_epoch(epoch, validation)
-    accelerator.end_training()
-    return run.finish()
+    # Not `end_training`: it would take the processes apart, and a script may have more to do with them.
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    metrics = run.finish()
+    accelerator.wait_for_everyone()
+    return metrics
 
 
 def train_one_epoch(
@@ -203,8 +207,9 @@ class _Run:
 
     def _score(self, metrics: dict[str, float]) -> float:
         """What picks the best epoch."""
-        share = self.config.recall_weight
-        return (share * metrics["pixel_recall"] if share else 0.0) + (1 - share) * metrics["dice"]
+        recall = metrics["pixel_recall"]
+        share = 0.0 if math.isnan(recall) else self.config.recall_weight  # without a forgery there is no recall
+        return (share * recall if share else 0.0) + (1 - share) * metrics["dice"]
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started

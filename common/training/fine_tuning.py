@@ -5,14 +5,13 @@ from dataclasses import replace
 from functools import partial
 
 from common.config import MiningConfig
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import ForgeryDataset
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.training.checkpoint import load_checkpoint, load_network
-from common.training.engine import fit
+from common.training.member import Split, fit_member, start_network
 from common.training.mining import Miner, comparison, misses_by_size, scan
-from common.training.start import Split, segmentation_loss, start_network
 
 import pandas as pd
 from accelerate import PartialState
@@ -26,7 +25,7 @@ def mine_and_fit(
     name: str,
     forged: bool,
     find: Callable[[pd.DataFrame], list[int]],
-) -> dict[str, float]:
+) -> None:
     """Start from another member's weights, train in rounds of mining, and print what that changed.
 
     Args:
@@ -36,9 +35,6 @@ def mine_and_fit(
         name: Of what is looked for: `hard_negative` or `hard_false_negative`.
         forged: Whether forged or authentic images are mined.
         find: The hard ones of a scan (see `common.training.mining`).
-
-    Returns:
-        The metrics of the best epoch.
     """
     model, config = start_network(config, split)
     config = replace(config, epochs=config.epochs * config.rounds)
@@ -59,14 +55,11 @@ def mine_and_fit(
         epochs=config.epochs,
     )
     train_set = ForgeryDataset(train, config.image_size, basic_augmentation())
-    train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
-    val_loader = make_loader(ForgeryDataset(split.val, config.image_size), config.batch_size, config.workers)
-    loss = segmentation_loss(config)
-    metrics = fit(config, model, loss, train_loader, val_loader, split.fingerprint, miner.before_epoch)
+    val_set = ForgeryDataset(split.val, config.image_size)
+    fit_member(config, split, model, train_set, val_set, sampler, miner.before_epoch)
 
     best = config.models_dir / f"{config.name}_best.pth"
     after = look(load_network(load_checkpoint(best), best).to(PartialState().device), split.val)
     if PartialState().is_main_process:
         print(f"the {len(split.val)} images of the validation fold, before and after:\n{comparison(before, after)}")
         print(f"misses by size, before:\n{misses_by_size(before)}\nafter:\n{misses_by_size(after)}")
-    return metrics

@@ -8,11 +8,12 @@ from common.inference.ensemble import (
     Ensemble,
     Loaded,
     Member,
-    checkpoint_paths,
     identities,
     load_ensemble,
     seed_settings,
 )
+from common.inference.fitting import Oof
+from common.inference.gate import FEATURES, Decision, feature_maps
 from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
 
 import numpy as np
@@ -34,15 +35,26 @@ class Constant(nn.Module):
         return self.logit.expand(len(x), 1, *x.shape[2:])
 
 
-def loaded(name, weight, *probabilities, image_size=32, threshold=0.5, role="average", slope=1.0, intercept=0.0):
+class Gray(nn.Module):
+    """Its probability follows the image's brightness, for each network in its own way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x):
+        return (x[:, :1].float() / 255 - 0.3 - 0.1 * self.number) * (3 + self.number)
+
+
+def loaded(name, weight, probability, image_size=32, threshold=0.5, role="average", slope=1.0, intercept=0.0):
     member = Member(name=name, script=f"script_{name}.py", in_channels=3, weight=weight, role=role)
     checkpoint = {"threshold": threshold, "calibration": {"slope": slope, "intercept": intercept}}
     checkpoint |= {"config": {"image_size": image_size}}
-    return Loaded(member, [Constant(p) for p in probabilities], [checkpoint] * len(probabilities))
+    return Loaded(member, Constant(probability), checkpoint)
 
 
 def ensemble_of(*members):
-    return Ensemble(list(members), seed_settings(list(members)), CPU)
+    return Ensemble([list(members)], seed_settings(list(members)), CPU)
 
 
 IMAGES = [np.zeros((40, 50, 3), np.uint8), np.full((10, 20, 3), 255, np.uint8)]
@@ -74,9 +86,47 @@ def test_the_specialist_joins_by_union(p, expected):
     assert ensemble.predict(IMAGES)[0].prob == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_networks_of_the_folds_are_averaged():
-    ensemble = ensemble_of(loaded("a", 1.0, 0.2, 0.6))
-    assert ensemble.member_maps(IMAGES)[0] == pytest.approx(0.4, abs=1e-3)
+def test_maps_and_probabilities_of_the_folds_are_averaged():
+    folds = [[loaded("a", 1.0, 0.2)], [loaded("a", 1.0, 0.6)]]
+    ensemble = Ensemble(folds, seed_settings(folds[0]), CPU)
+    assert ensemble.member_maps(IMAGES, fold=1)[0] == pytest.approx(0.6, abs=1e-3)
+    for prediction in ensemble.predict(IMAGES):
+        assert prediction.prob == pytest.approx(0.4, abs=1e-3)
+        assert prediction.forged_probability == pytest.approx(0.4, abs=1e-3)  # slope 1, intercept 0
+
+
+def test_an_image_is_decided_as_the_fit_saw_it():
+    """Same maps, same probability, whether they come by the submission or by the file of out-of-fold maps."""
+    members = [loaded("a", 1.5, 0.5), loaded("b", 1.0, 0.5, image_size=64), loaded("s", 0.8, 0.5, role="union")]
+    members = [replace(m, network=Gray(k)) for k, m in enumerate(members)]
+    weights = {"a": 1.5, "b": 1.0, "s": 0.8}
+    shape = {"mean": (0.5,) * 6, "scale": (2.0,) * 6, "coefficients": (0.3, -0.2, 0.5, 0.4, -0.1, 2.0)}
+    decision = Decision(features=FEATURES, intercept=0.1, calibration={"slope": 1.5, "intercept": 0.2}, **shape)
+    settings = replace(seed_settings(members), weights=weights, decision=decision, pixel_threshold=0.4)
+    ensemble = Ensemble([members], settings, CPU)
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    maps = np.stack([feature_maps(ensemble.member_maps([image])[0])])
+    oof = Oof(
+        names=tuple("abs"),
+        roles=("average", "average", "union"),
+        seed_weights=(1.5, 1.0, 0.8),
+        maps=maps,
+        truths=[np.zeros((0, 256, 256), np.uint8)],
+        groups=np.array(["0"]),
+        sizes=np.array(["authentic"]),
+    )
+    features = oof.features(0, oof.blended(0, oof.seed_weights), oof.seed_weights, 0.4)
+    prediction = ensemble.predict([image])[0]
+    assert prediction.forged_probability == pytest.approx(decision.probability(features), abs=2e-3)
+
+
+def test_large_images_are_taken_one_by_one_to_the_same_end():
+    ensemble = ensemble_of(replace(loaded("a", 1.0, 0.5), network=Gray(0)))
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (30, 90, 40)]
+    together = ensemble.predict(images)
+    for prediction, image in zip(together, images, strict=True):
+        assert np.abs(prediction.prob - ensemble.predict([image])[0].prob).max() < 1e-6
 
 
 def test_a_large_image_has_its_own_size():
@@ -113,11 +163,11 @@ CONFIG = {
 }
 
 
-def save(path, **config):
-    config = CONFIG | config
+def save(path, data="d", **config):
+    config = CONFIG | {"folds": 5, "fold": 0, "seed": 0} | config
     checkpoint = {"model_state_dict": build_network(config).state_dict(), "config": config, "epoch": 0}
     checkpoint |= {"best_dice": 0.1, "metrics": {}, "threshold": 0.25, "calibration": {"slope": 1.0, "intercept": 0.0}}
-    save_checkpoint(checkpoint, path)
+    save_checkpoint(checkpoint | {"fold": config["fold"], "data_fingerprint": data}, path)
 
 
 @pytest.fixture
@@ -155,13 +205,34 @@ def test_another_network_under_the_name_is_refused(two_members):
         load_ensemble(two_members, CPU)
 
 
-def test_checkpoints_of_other_folds_join(two_members):
-    (two_members / "fold_1").mkdir()
-    for folder in (two_members, two_members / "fold_1"):
-        save(folder / "b_best.pth")
-    save(two_members / "fold_1" / "a_best.pth")
-    assert [len(m.networks) for m in load_ensemble(two_members, CPU).members] == [2, 2]
-    assert [len(m.networks) for m in load_ensemble(two_members, CPU, folds=False).members] == [1, 1]
+@pytest.fixture
+def two_folds(two_members):
+    """Writes both members of two folds; the second folder's with other fields."""
+
+    def save_all(**fields):
+        for name in "ab":
+            save(two_members / f"{name}_best.pth")
+            save(two_members / "fold_1" / f"{name}_best.pth", **{"fold": 1} | fields)
+        return two_members
+
+    return save_all
+
+
+def test_checkpoints_of_other_folds_join(two_folds):
+    assert [len(fold) for fold in load_ensemble(two_folds(), CPU).folds] == [2, 2]
+
+
+@pytest.mark.parametrize("fields", [{"fold": 0}, {"data": "others"}, {"folds": 3}, {"seed": 1}])
+def test_folders_that_are_no_folds_of_one_training_are_refused(two_folds, fields):
+    with pytest.raises(UserError, match="are not one training in folds"):
+        load_ensemble(two_folds(**fields), CPU)
+
+
+def test_a_fold_without_a_member_is_refused(two_folds):
+    folder = two_folds()
+    (folder / "fold_1" / "b_best.pth").unlink()
+    with pytest.raises(UserError, match=r"fold_1/b_best\.pth is missing"):
+        load_ensemble(folder, CPU)
 
 
 @pytest.fixture
@@ -169,7 +240,7 @@ def fitted(two_members):
     """Both members trained, and settings fitted for them."""
     save(two_members / "b_best.pth")
     ensemble = load_ensemble(two_members, CPU)
-    checkpoints = identities(checkpoint_paths(two_members))
+    checkpoints = identities(two_members)
     settings = replace(
         ensemble.settings, weights={"a": 0.0, "b": 2.0}, tta="flips", source="fitted", checkpoints=checkpoints
     )
@@ -181,7 +252,17 @@ def test_fitted_settings_count(fitted):
     ensemble = load_ensemble(fitted, CPU)
     assert ensemble.weights == [0.0, 2.0]
     assert ensemble.settings.tta == "flips"
+    assert load_ensemble(fitted, CPU, fitted=False).weights == [1.0, 1.0]
+
+
+def test_other_views_than_the_fits_are_noted(fitted, capsys):
     assert load_ensemble(fitted, CPU, tta="none").settings.tta == "none"
+    assert "fitted on maps of --tta flips; none may shift" in capsys.readouterr().out
+
+
+def test_without_a_fit_the_stand_in_is_named(two_folds, capsys):
+    load_ensemble(two_folds(), CPU)
+    assert "the decision is not fitted for this blend: a's stands in" in capsys.readouterr().out
 
 
 def test_settings_for_other_checkpoints_are_left_aside(fitted, capsys):

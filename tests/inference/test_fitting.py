@@ -2,9 +2,9 @@ from dataclasses import replace
 
 from common.errors import UserError
 from common.evaluation.metrics import image_auc
-from common.inference.fitting import MIN_AREA_SHARE, Oof, fit, fit_decision, fit_regions, fit_weights, grouped_folds
+from common.inference.fitting import Oof, fit, fit_decision, fit_regions, fit_weights, grouped_folds
 from common.inference.gate import FEATURES
-from common.inference.instances import Cleanup
+from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.sizes import size_of
 
 import numpy as np

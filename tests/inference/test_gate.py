@@ -35,7 +35,7 @@ def test_features_by_hand():
     found = features([blend + 0.1 * (blend > 0.5), blend - 0.1 * (blend > 0.5)])
     for name in ("quantile_99", "quantile_999", "maximum"):
         assert found[name] == pytest.approx(math.log(4), abs=1e-5)
-    assert found["area_share"] == pytest.approx(math.log((128 * 128 + 1) / 65536))
+    assert found["log_area_share"] == pytest.approx(math.log((128 * 128 + 1) / 65536))
     attention = math.exp(-0.6 / 0.1)  # of a pixel of the rest, for 1 of one in the quarter
     pooled = (0.8 + 3 * 0.2 * attention) / (1 + 3 * attention)
     assert found["soft_max"] == pytest.approx(math.log(pooled / (1 - pooled)), abs=1e-4)

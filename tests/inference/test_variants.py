@@ -129,6 +129,12 @@ def test_summary_by_hand():
     assert summary(table, "max-recall")["of1"] == pytest.approx((0.6 + 0.5 + 1 + 0) / 4)
 
 
-@pytest.mark.parametrize(("fitted", "choice"), [(0.52, "fitted"), (0.5, "seed"), (0.48, "seed")])
+@pytest.mark.parametrize(("fitted", "choice"), [(0.52, FITTED), (0.5, SEED), (0.48, SEED)])
 def test_fitted_weights_must_be_better(fitted, choice):
-    assert choose({SEED: {"of1": 0.5}, FITTED: {"of1": fitted}}) == (choice, 0.5, fitted)
+    assert choose({"average": {"of1": 0.9}, SEED: {"of1": 0.5}, FITTED: {"of1": fitted}}) == choice
+
+
+def test_further_views_must_be_better_too():
+    figures = {SEED: {"of1": 0.5}, FITTED: {"of1": 0.4}, f"{SEED}, flips": {"of1": 0.5}}
+    assert choose(figures) == SEED
+    assert choose(figures | {f"{FITTED}, flips": {"of1": 0.6}}) == f"{FITTED}, flips"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common.data.samples import assign_folds, load_samples
 from common.inference.settings import Settings
 
 import pandas as pd
@@ -51,11 +52,15 @@ def test_all_members_are_trained(trained):
 
 def test_mining_finds_training_images_only_and_says_what_changed(trained, pairs_dir):
     models, output = trained
+    samples = load_samples(pairs_dir)
+    folds = assign_folds(samples, 2, 0)
+    validating = {sample.case_id for sample, fold in zip(samples, folds, strict=True) if fold == 1}
     for name, label in (("hard_negative", "authentic"), ("hard_false_negative", "forged")):
         found, among = map(int, re.search(rf"round 1: (\d+) {name.replace('_', ' ')}s among (\d+)", output).groups())
         assert among == 5  # of ten, those of the training fold
         listed = pd.read_csv(models / f"{name}_round_1.csv", dtype={"case_id": str})
         assert len(listed) == found
+        assert not set(listed["case_id"]) & validating
         assert ((listed["size"] == "authentic") == (label == "authentic")).all()
     assert output.count("forged: recall") == 2 * 6
     assert output.count("misses by size") == 2
@@ -64,6 +69,20 @@ def test_mining_finds_training_images_only_and_says_what_changed(trained, pairs_
 def test_what_is_trained_is_skipped(trained, variables):
     result = make("train", *variables)
     assert "script_" not in result.stdout
+
+
+def test_a_run_that_broke_off_goes_on(variables, tmp_path):
+    (tmp_path / "ela_last.pth").touch()
+    commands = make("-n", "train", *variables, f"MODELS={tmp_path}").stdout.splitlines()
+    assert ["--resume" in command for command in commands] == ["script_5_ela.py" in command for command in commands]
+    assert len(commands) == len(MEMBERS)
+
+
+def test_folds_are_trained_into_folders_of_their_own(variables, tmp_path):
+    commands = make("-n", "folds", *variables, "FOLD=0", "FOLDS=3", f"MODELS={tmp_path}").stdout
+    for fold in (1, 2):
+        assert f"--models-dir {tmp_path}/fold_{fold} --profile quick --folds 3 --fold {fold}" in commands
+    assert "leave FOLD=2 out" in make("-n", "folds", *variables, "FOLD=2").stderr
 
 
 def test_the_fit_is_written_and_a_submission_uses_it(trained, variables, pairs_dir, run_program, tmp_path):
@@ -87,7 +106,6 @@ def test_the_fit_is_written_and_a_submission_uses_it(trained, variables, pairs_d
 
 
 def test_a_second_fit_needs_no_network(trained, variables):
-    """It reads the maps of the first; when a checkpoint changes it predicts anew."""
     models, _ = trained
     make("fit", *variables)
     (maps,) = models.glob("oof_none_*.npy")

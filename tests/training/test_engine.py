@@ -39,13 +39,13 @@ class Interrupting(CombinedLoss):
 def train(pairs_dir, tmp_path):
     samples = load_samples(pairs_dir)
 
-    def train(loss=None, before_epoch=None, **fields):
+    def train(loss=None, before_epoch=None, sampler=None, **fields):
         config = TrainConfig(name="tiny", models_dir=tmp_path, encoder_weights="none", tracker="none").quick()
         config = dataclasses.replace(
             config, image_size=64, segmentation_channels=32, decoder_channels=32, **{"epochs": 3} | fields
         )
         set_seed(config.seed)
-        sampler = WeightedSampler([1.0] * len(samples), config.seed)
+        sampler = sampler or WeightedSampler([1.0] * len(samples), config.seed)
         train_loader = make_loader(ForgeryDataset(samples, 64, basic_augmentation()), 8, 0, sampler)
         val_loader = make_loader(ForgeryDataset(samples, 64), 8, 0)
         model, loss = build_network(config), loss or CombinedLoss()
@@ -185,3 +185,40 @@ def test_recall_can_pick_the_best_epoch(train, tmp_path, monkeypatch):
     assert best["epoch"] == 1  # 0.6 · 0.50 + 0.4 · 0.28 = 0.412 above 0.180 and 0.370
     assert best["best_dice"] == 0.28
     assert load_checkpoint(tmp_path / "tiny_last.pth")["best_score"] == pytest.approx(0.412)
+
+
+def reweighing(sampler):
+    """A hook that draws the first ten images in the first epoch, the others after it."""
+
+    def before_epoch(epoch):
+        sampler.reweigh([1.0] * 10 + [0.0] * 10 if epoch == 0 else [0.0] * 10 + [1.0] * 10)
+        return True
+
+    return before_epoch
+
+
+def test_weights_set_before_an_epoch_are_those_it_draws_by(train, monkeypatch):
+    drawn = []
+    real = ForgeryDataset.__getitem__
+
+    def getitem(self, key):
+        if isinstance(key, tuple):
+            drawn.append(key[0])
+        return real(self, key)
+
+    monkeypatch.setattr(ForgeryDataset, "__getitem__", getitem)
+    sampler = WeightedSampler([1.0] * 20, 0)
+    train(sampler=sampler, before_epoch=reweighing(sampler), epochs=2)
+    assert len(drawn) == 40
+    assert max(drawn[:20]) < 10 <= min(drawn[20:])
+
+
+def test_a_resumed_run_draws_by_the_hooks_weights(train, tmp_path):
+    samplers = [WeightedSampler([1.0] * 20, 0) for _ in range(3)]
+    train(sampler=samplers[0], before_epoch=reweighing(samplers[0]))
+    unbroken = weights(tmp_path / "tiny_last.pth")
+    with pytest.raises(KeyboardInterrupt):
+        train(Interrupting(step=5), sampler=samplers[1], before_epoch=reweighing(samplers[1]))
+    train(resume=True, sampler=samplers[2], before_epoch=reweighing(samplers[2]))
+    for name, resumed in weights(tmp_path / "tiny_last.pth").items():
+        assert torch.equal(resumed, unbroken[name]), name

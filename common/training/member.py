@@ -1,16 +1,21 @@
-"""What the segmentation scripts begin with: the images of a fold, the network, the loss; and their last line."""
+"""What every segmentation script does: the images of a fold, the network with its first weights, the training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from common.config import TrainConfig
+from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import Sample, assign_folds, fingerprint, load_samples
+from common.data.sampling import WeightedSampler
 from common.errors import UserError
 from common.networks.pretrained import load_encoder_weights
 from common.networks.segmentation import AttentionFPN
 from common.training.checkpoint import NETWORK_FIELDS, build_network, load_checkpoint, load_network
+from common.training.engine import fit
 from common.training.losses import CombinedLoss
 
 from accelerate.utils import set_seed
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, Trai
     """The network with its first weights: of another member's checkpoint (`--init`), or of a pretrained encoder.
 
     Returns:
-        The network, and the configuration as it is after that: with what was really loaded, and with the network of
-        the other member.
+        The network, and the configuration as it is after that: with the encoder weights that were really loaded, or
+        with network, image size and encoder weights of the other member.
 
     Raises:
         UserError: The checkpoint is missing, or was trained on images that validate here; or as
@@ -74,23 +79,41 @@ def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, Trai
         )
     if theirs["in_channels"] != config.in_channels:
         raise UserError(f"{path} reads {theirs['in_channels']} channels, {config.name} {config.in_channels}.")
-    print(f"{config.name}: starts from {path} ({theirs['encoder_name']}, trained at {theirs['image_size']} px)")
-    return load_network(checkpoint, path), replace(config, **{field: theirs[field] for field in NETWORK_FIELDS})
+    taken = {field: theirs[field] for field in (*NETWORK_FIELDS, "image_size", "encoder_weights")}
+    print(f"{config.name}: starts from {path} ({taken['encoder_name']}, {taken['image_size']} px)")
+    return load_network(checkpoint, path), replace(config, **taken)
 
 
-def segmentation_loss(config: TrainConfig) -> CombinedLoss:
-    """Focal and Dice as configured."""
-    return CombinedLoss(
+def fit_member(
+    config: TrainConfig,
+    split: Split,
+    model: nn.Module,
+    train_set: ForgeryDataset,
+    val_set: ForgeryDataset,
+    sampler: WeightedSampler,
+    before_epoch: Callable[[int], bool] | None = None,
+) -> None:
+    """Train with focal and Dice loss as configured (`common.training.engine.fit`), and print the best epoch's figures.
+
+    Args:
+        config: What to do.
+        split: Where the data sets come from.
+        model: With its first weights.
+        train_set: Drawn from by the sampler.
+        val_set: Seen in order.
+        sampler: Of the training images.
+        before_epoch: As `fit`.
+    """
+    loss = CombinedLoss(
         alpha=config.focal_alpha,
         gamma=config.focal_gamma,
         focal_weight=config.focal_weight,
         dice_weight=config.dice_weight,
     )
-
-
-def result_line(config: TrainConfig, metrics: dict[str, float]) -> str:
-    """The best epoch's figures and where they are, in a line."""
-    return (
+    train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
+    val_loader = make_loader(val_set, config.batch_size, config.workers)
+    metrics = fit(config, model, loss, train_loader, val_loader, split.fingerprint, before_epoch)
+    print(
         f"{config.name}: dice {metrics['dice']:.4f}, pixel F1 {metrics['pixel_f1']:.4f}, "
         f"recall {metrics['pixel_recall']:.4f}, image AUC {metrics['image_auc']:.4f}, "
         f"false positives {metrics['image_fpr']:.1%} → {config.models_dir / config.name}_best.pth"

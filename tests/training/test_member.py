@@ -3,7 +3,7 @@ from dataclasses import replace
 from common.config import TrainConfig
 from common.errors import UserError
 from common.training.checkpoint import build_network, save_checkpoint
-from common.training.start import load_split, start_network
+from common.training.member import load_split, start_network
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ def base(config):
     """A checkpoint of another member, of the same folds, and its network."""
 
     def save(fingerprint, **fields):
-        theirs = replace(config, name="base", decoder_channels=64, **fields)
+        theirs = config.plain() | {"name": "base", "decoder_channels": 64, "image_size": 96} | fields
         network = build_network(theirs)
-        checkpoint = {"model_state_dict": network.state_dict(), "config": theirs.plain(), "epoch": 0, "best_dice": 0.0}
+        checkpoint = {"model_state_dict": network.state_dict(), "config": theirs, "epoch": 0, "best_dice": 0.0}
         checkpoint |= {"metrics": {}, "threshold": 0.5, "calibration": {}, "data_fingerprint": fingerprint}
         save_checkpoint(checkpoint, config.models_dir / "base_best.pth")
         return network
@@ -42,7 +42,7 @@ def test_it_starts_from_the_other_members_network(config, base, capsys):
     model, after = start_network(replace(config, init="base"), split)
     for name, value in theirs.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
-    assert after.decoder_channels == 64  # the network is theirs
+    assert (after.decoder_channels, after.image_size) == (64, 96)  # the network and its size are theirs
     assert "starts from" in capsys.readouterr().out
 
 
