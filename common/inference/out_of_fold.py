@@ -12,7 +12,7 @@ from common.files import written_whole
 from common.inference.ensemble import Ensemble, Loaded, identities, load_ensemble
 from common.inference.fitting import Oof
 from common.inference.gate import FEATURE_SIZE, feature_maps
-from common.inference.views import LARGE, MIN_TILE, TILES_ALONG, TTA
+from common.inference.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
 
 import numpy as np
 from accelerate import PartialState
@@ -46,7 +46,8 @@ def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allo
         parts.append([samples[position] for position in held_out.pop()])
     # Whatever shapes the maps: with any other of these, those of an earlier fit are stale.
     shares = [member.tile_share for member in ensemble.members]
-    key = [identities(models_dir), fingerprint(samples), shares, FEATURE_SIZE, LARGE, TILES_ALONG, MIN_TILE]
+    constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
+    key = [identities(models_dir), fingerprint(samples), shares, constants]
     path = models_dir / f"oof_{tta}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
     if not path.is_file():
         for stale in models_dir.glob(f"oof_{tta}_*.npy"):

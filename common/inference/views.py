@@ -23,6 +23,9 @@ LARGE = 2
 """Longer sides of at least this many times the network's are large: the whole image shows half of their detail."""
 TILES_ALONG = 5
 """Without overlap, along the longer side of a large image: bounds the number of tiles, whatever the image's size."""
+TILE_WEIGHT = 2 / 3
+"""Of the tiles' map beside that of the whole image: what only the tiles see passes thresholds up to 0.67, what only the
+whole shows none above 0.33 (docs/LOG.md)."""
 MIN_TILE = 128
 """Least side in pixels of tiles that are a share of the image: smaller ones show too little beside a forgery."""
 
@@ -81,7 +84,7 @@ def predict_maps(
         in_channels: C, the network's channels (see `to_channels`).
         device: Where the network runs.
         tta: Views of each image and tile, which are averaged.
-        tiles: `large` averages the map of the whole image with that of its tiles where the image is large, its longer
+        tiles: `large` blends the map of the whole image with that of its tiles where the image is large, its longer
             side at least 2 · S; `none` never does.
         tile_share: Side of the tiles as a share in (0, 1] of the longer side, for a network trained on such crops: it
             sees every image through tiles only, whatever `tiles` says. None for the others.
@@ -111,7 +114,7 @@ def predict_maps(
         if tiling:
             tiled = blend_tiles(zip(tiling, islice(probs, len(tiling)), strict=True), height, width)
             if as_whole:
-                prob = (tiled + resize_map(prob, height, width)) / 2
+                prob = TILE_WEIGHT * tiled + (1 - TILE_WEIGHT) * resize_map(prob, height, width)
             else:
                 prob = tiled if _is_large(height, width, size) else resize_image(tiled, size)
         maps.append(prob)
