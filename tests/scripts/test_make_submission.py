@@ -138,6 +138,9 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
         (("--models-dir", "nowhere"), "nowhere/highres_no_ela_best.pth (made by script_1_highres_no_ela.py)"),
         (("--mode", "best"), "--mode"),
         (("--tta", "all"), "--tta"),
+        (("--closing", "2"), "error: --closing is 2.0; it must be from 0 to less than 1"),
+        (("--pixel-threshold", "-0.1"), "error: --pixel-threshold is -0.1"),
+        (("--batch-size", "0"), "error: --batch-size is 0"),
         (("--output", "/proc/nothing/submission.csv"), "can't be written"),
         (("--scores", "docs/../submission.csv"), "can't both be"),
     ],
@@ -157,8 +160,8 @@ def test_flags_win_over_the_fitted_regions(submit, models_dir, pairs_dir, tmp_pa
     image = pairs_dir / "train_images" / "forged" / "9.png"
     flags = ("--models-dir", always, "--maps", tmp_path / "maps")
     _, plain = submit(image, *flags, "--pixel-threshold", "0.2")
-    _, none = submit(image, *flags, "--pixel-threshold", "0.2", "--min-area-share", "1.1")
-    _, closed = submit(image, *flags, "--pixel-threshold", "0.2", "--closing", "0.3", "--fill-holes")
+    _, none = submit(image, *flags, "--pixel-threshold", "0.2", "--min-area-share", "0.99")
+    _, closed = submit(image, *flags, "--pixel-threshold", "0.2", "--closing", "0.3", "--fill-holes", "True")
     assert plain["area_share"][0] > 0
     assert none["n_instances"][0] == 0
     assert closed["area_share"][0] >= plain["area_share"][0]

@@ -123,6 +123,7 @@ def test_a_second_fit_needs_no_network(trained, variables):
         ("script_4_enhanced_augmentation.py", ("--paste-probability", "2"), "error: --paste-probability is 2.0"),
         ("script_6_small_forgery_specialist.py", ("--max-area-share", "0.0001"), "has no forgery below 0.01%"),
         ("fit_ensemble.py", (), "missing checkpoints:"),
+        ("fit_ensemble.py", ("--folds", "1"), "error: --folds is 1; it must be 2 or more"),
     ],
 )
 def test_a_wrong_start_is_one_clear_message(run_program, pairs_dir, tmp_path, script, flags, message):
