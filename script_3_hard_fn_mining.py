@@ -10,7 +10,8 @@ is that of 0.6 · recall + 0.4 · Dice: this member is to find what the others m
 Writes models/high_recall_best.pth (weight 1.0), ..._last.pth, ..._metrics.json, and the list of each round,
 models/hard_false_negative_round_<k>.csv. Prints the misses by size, and what changed on the validation fold, which
 mining never sees.
-Measured: not measured yet.
+Measured: the full recipe not yet. Quick from script 1's MobileNetV2 at 384 px, 3 epochs on CASIA v1: pixel recall
+0.547 → 0.574, of small forgeries 0.588 → 0.695; 660 s on two CPU cores (README).
 """
 
 from common.config import MiningConfig, parse_config

@@ -10,7 +10,8 @@ weights of the first convolution are adapted to the fourth channel.
 
 Writes models/ela_best.pth (weight 0.5), ela_last.pth, ela_metrics.json. The weight is low because error levels depend
 on the file's last compression as much as on forgery: the member helps where the others see nothing.
-Measured: not measured yet.
+Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 384 px, 5 epochs on CASIA v1: validation
+pixel AUC 0.891, pixel F1 0.438 after 29 minutes on two CPU cores beside other work (README).
 """
 
 from common.config import ElaConfig, parse_config

@@ -119,9 +119,11 @@ def splice(
         The forged image, uint8 (H, W, 3), and the mask of the pasted region, uint8 (H, W).
 
     Raises:
-        ValueError: The image is smaller than `MIN_SIDE`, or `avoid` leaves no room.
+        ValueError: The image is smaller than `MIN_SIDE`, the donor than 4 pixels, or `avoid` leaves no room.
     """
     taken, target = _start(image, rng, area_share, avoid)
+    if min(donor.shape[:2]) < 4:
+        raise ValueError(f"a donor of {donor.shape[0]}×{donor.shape[1]} pixels has nothing to lend")
     gray = _is_gray(image)
     if gray and not _is_gray(donor):
         donor = cv2.cvtColor(cv2.cvtColor(donor, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -129,7 +131,8 @@ def splice(
     matrix = np.eye(2) if rng.random() < 0.5 else _draw_transform(rng, 30, scale_range, 0.5)
     # The region as it lies in the donor; an outline larger than the donor asks for a larger scale.
     origin = outline @ np.linalg.inv(matrix).T
-    excess = max(np.ptp(origin, axis=0) / (np.array(donor.shape[1::-1]) - 2))
+    # One pixel less than fits, because a place is sought at whole pixels, and rounding may take that one.
+    excess = max(np.ptp(origin, axis=0) / (np.array(donor.shape[1::-1]) - 3))
     if excess > 1:
         matrix, origin = matrix * excess, origin / excess
     source = _place(origin, np.zeros(donor.shape[:2], np.uint8), rng, _detail(donor))

@@ -155,6 +155,20 @@ def test_inpainting_removes_an_object():
     assert (forged < 100).sum() < 0.5 * (image < 100).sum()
 
 
+@pytest.mark.parametrize("shape", [(60, 80), (24, 40), (20, 33), (4, 7)])
+def test_a_donor_as_large_as_the_region_still_lends(shape):
+    """Regions that just fit have no place to spare, and rounding took it for one in a hundred."""
+    image, donor = texture(120, 160), texture(*shape, seed=3)
+    for seed in range(200):
+        _, mask = splice(image, donor, np.random.default_rng(seed), area_share=0.35, scale_range=(0.5, 1.5))
+        assert mask.any()
+
+
+def test_a_donor_of_three_pixels_is_refused():
+    with pytest.raises(ValueError, match="3×9 pixels has nothing to lend"):
+        splice(texture(60, 60), texture(3, 9), np.random.default_rng(0))
+
+
 def test_shares_follow_the_competitions_sizes():
     sizes = Counter(size_of(area_share_at((i + 0.5) / 1000)) for i in range(1000))
     assert [sizes[s] for s in ("tiny", "small", "medium", "large", "xlarge")] == [244, 251, 158, 197, 150]
