@@ -68,8 +68,8 @@ def main(config: FitConfig) -> None:
     print(f"{len(plain.truths)} images out of fold, {plain.forged.sum()} of them forged")
 
     ways = {variant.name: ("none", variant) for variant in variants(plain)}
-    if config.tta != "none":
-        tried = [variant for name, (_, variant) in ways.items() if name in (SEED, FITTED)]
+    if config.tta != "none":  # of single members too: what the ensemble brings must not be what the views bring
+        tried = [variant for name, (_, variant) in ways.items() if name in (*plain.names, SEED, FITTED)]
         ways |= {f"{variant.name}, {config.tta}": (config.tta, variant) for variant in tried}
     outcomes = {
         name: nested(oofs[tta], variant, config.folds, config.seed)

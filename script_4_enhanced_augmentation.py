@@ -10,7 +10,8 @@ The network can't learn by heart where the forgeries of the training images lie:
     python script_4_enhanced_augmentation.py --data-dir data/demo --profile quick
 
 Writes models/enhanced_aug_best.pth (weight 0.8), enhanced_aug_last.pth, enhanced_aug_metrics.json.
-Measured: not measured yet.
+Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 384 px, 4 epochs on CASIA v1: validation
+pixel AUC 0.892, pixel F1 0.420, recall 0.603 after 16 minutes on two CPU cores (README).
 """
 
 from common.config import CopyPasteConfig, parse_config

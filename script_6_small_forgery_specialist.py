@@ -11,7 +11,8 @@ through tiles as large as its crops.
 
 Writes models/small_forgery_specialist_best.pth, ..._last.pth, ..._metrics.json. Its validation is on crops too: around
 the fold's small forgeries, and anywhere in its authentic images.
-Measured: not measured yet.
+Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 256 px, 40 epochs on the 53 small
+forgeries of CASIA v1's training folds: on crops pixel AUC 0.905, recall 0.685; 331 s on two CPU cores (README).
 """
 
 from functools import partial

@@ -116,9 +116,8 @@ class Ensemble:
     def _decide(self, maps: np.ndarray) -> Prediction:
         # The features are of the maps that the decision was fitted on: brought to their size first, then blended.
         small = feature_maps(maps)
-        features = map_features(
-            blend(small, self.roles, self.weights), small[np.flatnonzero(self.weights)], self.settings.pixel_threshold
-        )
+        by_name = {member.name: prob for member, prob in zip(self.members, small, strict=True)}
+        features = map_features(blend(small, self.roles, self.weights), by_name, self.settings.pixel_threshold)
         return Prediction(blend(maps, self.roles, self.weights), self.settings.decision.probability(features))
 
     def _maps(self, loaded: Loaded, images: list[np.ndarray]) -> list[np.ndarray]:

@@ -13,11 +13,12 @@ from common.errors import UserError
 from common.evaluation.calibration import fit_calibration
 from common.evaluation.metrics import best_threshold, pixel_f1, pixel_f1_curve
 from common.inference.blending import Role, blend
-from common.inference.gate import FEATURES, Decision, map_features
+from common.inference.gate import Decision, map_features
 from common.inference.instances import MIN_AREA_SHARE, Cleanup, find_instances
 from common.inference.settings import Source
 
 import numpy as np
+import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
@@ -70,9 +71,10 @@ class Oof:
         """The blend of one image, float16 (S, S): with less than float32 the curves of F1 are exact."""
         return blend(self.maps[image], self.roles, weights).astype(np.float16)
 
-    def features(self, image: int, prob: np.ndarray, weights: Sequence[float], pixel_threshold: float) -> np.ndarray:
-        """`map_features` of one image's blend (S, S) and the members with a weight."""
-        return map_features(prob, self.maps[image, np.flatnonzero(weights)], pixel_threshold)
+    def features(self, image: int, prob: np.ndarray, pixel_threshold: float) -> dict[str, float]:
+        """`map_features` of one image's blend (S, S) and all members."""
+        members = {self.names[k]: self.maps[image, k] for k in np.flatnonzero(self.seed_weights)}
+        return map_features(prob, members, pixel_threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def fit(
     *,
     weights: Source = "fitted",
     fit_mask: bool = True,
-    features: tuple[str, ...] = FEATURES,
+    features: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> Fitted:
     """Fit all parts of the decision.
@@ -102,7 +104,7 @@ def fit(
         images: Positions of the images to fit on, (m,); all by default.
         weights: Whether the members' weights are the seed's or fitted.
         fit_mask: Whether minimum area and clean-up are fitted, or stay `MIN_AREA_SHARE` and off.
-        features: Those that the decision reads; with none of them, no decision is fitted.
+        features: Those that the decision may read, None for all; with an empty tuple, no decision is fitted.
         seed: Of the inner folds and the choice of images.
 
     Raises:
@@ -123,9 +125,11 @@ def fit(
     if fit_mask:
         min_area_share, cleanup = fit_regions(list(maps.values()), list(unions.values()), threshold)
         fitted = replace(fitted, min_area_share=min_area_share, cleanup=cleanup)
-    if features:
-        rows = (oof.features(i, maps[i] if i in maps else oof.blended(i, members), members, threshold) for i in images)
-        decision = fit_decision(np.stack(list(rows)), oof.forged[images], oof.groups[images], features, seed)
+    if features != ():
+        blends = (maps[i] if i in maps else oof.blended(i, members) for i in images)
+        table = pd.DataFrame([oof.features(i, prob, threshold) for i, prob in zip(images, blends, strict=True)])
+        read = table if features is None else table[list(features)]
+        decision = fit_decision(read, oof.forged[images], oof.groups[images], seed)
         fitted = replace(fitted, decision=decision)
     return fitted
 
@@ -191,25 +195,22 @@ def fit_regions(maps: list[np.ndarray], truths: list[np.ndarray], threshold: flo
     return area, cleanup
 
 
-def fit_decision(
-    features: np.ndarray, forged: np.ndarray, groups: np.ndarray, names: tuple[str, ...] = FEATURES, seed: int = 0
-) -> Decision:
+def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray, seed: int = 0) -> Decision:
     """Logistic regression with an L2 penalty on standardised features, calibrated on scores of inner folds.
 
     The penalty is the one with the lowest logarithmic loss on the inner folds; on the same scores Platt scaling
     takes back what over-fitting or the penalty did to the probabilities.
 
     Args:
-        features: `map_features` of each image, (n, len(FEATURES)).
+        features: A row an image, a column for each of its `map_features` that may be read.
         forged: The truth, bool (n,).
         groups: Source of each image, (n,).
-        names: The features that it may read.
         seed: Of the inner folds.
 
     Raises:
         UserError: Fewer than two groups with forged or with authentic images.
     """
-    chosen = features[:, [FEATURES.index(name) for name in names]]
+    chosen = features.to_numpy()
     mean, scale = chosen.mean(axis=0), chosen.std(axis=0)
     scale[scale == 0] = 1.0
     standard = (chosen - mean) / scale
@@ -224,7 +225,7 @@ def fit_decision(
     penalty = min(held, key=lambda penalty: log_loss(forged, held[penalty]))
     model = _logistic(penalty).fit(standard, forged)
     return Decision(
-        features=names,
+        features=tuple(features.columns),
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),
         coefficients=tuple(model.coef_[0].tolist()),
@@ -234,7 +235,7 @@ def fit_decision(
 
 
 def _logistic(penalty: float) -> LogisticRegression:
-    # Newton's method: six features make its Hessian nothing, and it needs a tenth of the default's steps.
+    # Newton's method: few features make its Hessian nothing, and it needs a tenth of the default's steps.
     return LogisticRegression(C=penalty, solver="newton-cholesky")
 
 

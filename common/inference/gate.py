@@ -6,6 +6,7 @@ p · F1 > 1 − p, with F1 what its mask will score: at p = 0.65 for an expected
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ THRESHOLDS: dict[Mode, float] = {
 """Probability of being forged that an image must reach, by mode (the seed ensemble's five values)."""
 
 FEATURES = ("quantile_99", "quantile_999", "maximum", "soft_max", "log_area_share", "disagreement")
-"""What `map_features` returns, in its order."""
+"""Of the blend; `map_features` says what they are."""
 
 FEATURE_SIZE = 256
 """Side of the maps that features are taken of: a maximum or a quantile grows with the number of pixels."""
@@ -50,30 +51,42 @@ def feature_maps(maps: np.ndarray) -> np.ndarray:
     return np.stack([_resized(prob) for prob in maps]).astype(np.float16, copy=False)
 
 
-def map_features(blend: np.ndarray, members: np.ndarray, pixel_threshold: float) -> np.ndarray:
+def map_features(blend: np.ndarray, members: Mapping[str, np.ndarray], pixel_threshold: float) -> dict[str, float]:
     """Features of one image's maps, taken at `FEATURE_SIZE` squared whatever the size of the maps.
 
     Args:
         blend: The members' blend (h, w), probabilities.
-        members: The maps of the members that have a weight in it, (M, h, w).
+        members: The map (h, w) of each member by name, those without a weight in the blend included.
         pixel_threshold: Pixels of at least this are forged.
 
     Returns:
-        float64 (len(FEATURES),): the log-odds of the blend's 99 % and 99.9 % quantile, maximum, and soft-max pooling
+        `FEATURES`: the log-odds of the blend's 99 % and 99.9 % quantile, maximum, and soft-max pooling
         Σ p · softmax(p / `TEMPERATURE`); the logarithm of the share of forged pixels, one added to their count so
         that it is finite; and the standard deviation between the members, in [0, 0.5], as its mean over the 0.1 % of
-        the pixels where the blend is highest (0 for one member).
+        the pixels where the blend is highest (0 for one member). And `soft_max_<name>` of each member's own map: a
+        model of these is a stacking (Wolpert 1992), which the mean of the maps can't be.
     """
     values = _resized(blend).astype(np.float32, copy=False).ravel()
+    own = {name: _resized(prob).astype(np.float32, copy=False).ravel() for name, prob in members.items()}
     top = np.argpartition(values, -_TOP_PIXELS)[-_TOP_PIXELS:]
-    between = np.stack([_resized(prob).ravel()[top] for prob in members]).astype(np.float32).std(axis=0).mean()
     quantile_99, quantile_999 = np.quantile(values, (0.99, IMAGE_SCORE_QUANTILE))
-    maximum = values.max()
-    attention = np.exp((values - maximum) / TEMPERATURE)
-    soft_max = (values @ attention) / attention.sum()
-    log_share = math.log((np.count_nonzero(values >= pixel_threshold) + 1) / values.size)
-    odds = [log_odds(min(float(p), _HIGHEST)) for p in (quantile_99, quantile_999, maximum, soft_max)]
-    return np.array([*odds, log_share, between])
+    return {
+        "quantile_99": _log_odds(quantile_99),
+        "quantile_999": _log_odds(quantile_999),
+        "maximum": _log_odds(values.max()),
+        "soft_max": _log_odds(_soft_max(values)),
+        "log_area_share": math.log((np.count_nonzero(values >= pixel_threshold) + 1) / values.size),
+        "disagreement": float(np.stack([prob[top] for prob in own.values()]).std(axis=0).mean()),
+    } | {f"soft_max_{name}": _log_odds(_soft_max(prob)) for name, prob in own.items()}
+
+
+def _soft_max(values: np.ndarray) -> float:
+    attention = np.exp((values - values.max()) / TEMPERATURE)
+    return (values @ attention) / attention.sum()
+
+
+def _log_odds(probability: float) -> float:
+    return log_odds(min(float(probability), _HIGHEST))
 
 
 def _resized(prob: np.ndarray) -> np.ndarray:
@@ -87,7 +100,7 @@ class Decision:
     """A logistic model on features, and the calibration of its score. Made by `common.inference.fitting`."""
 
     features: tuple[str, ...]
-    """Which of `FEATURES` it reads. `quantile_999` alone is Platt scaling of the image's score."""
+    """Which of `map_features` it reads. `quantile_999` alone is Platt scaling of the image's score."""
     mean: tuple[float, ...]
     """Of each feature in the images it was fitted on; subtracted."""
     scale: tuple[float, ...]
@@ -99,14 +112,15 @@ class Decision:
     """`slope` and `intercept` from the model's score to a probability (see `common.evaluation.calibration`)."""
 
     def __post_init__(self) -> None:
-        if foreign := set(self.features) - set(FEATURES):
+        foreign = {name for name in self.features if name not in FEATURES and not name.startswith("soft_max_")}
+        if foreign:
             raise ValueError(f"there is no feature {', '.join(sorted(foreign))}")
         if not len(self.features) == len(self.mean) == len(self.scale) == len(self.coefficients):
             raise ValueError("features, mean, scale and coefficients differ in length")
 
-    def probability(self, features: np.ndarray) -> float:
-        """Probability in (0, 1) that the image with these `map_features` (len(FEATURES),) is forged."""
-        chosen = features[[FEATURES.index(name) for name in self.features]]
+    def probability(self, features: Mapping[str, float]) -> float:
+        """Probability in (0, 1) that the image with these `map_features` is forged."""
+        chosen = np.array([features[name] for name in self.features])
         logit = (chosen - self.mean) / self.scale @ np.array(self.coefficients) + self.intercept
         return calibrated(1 / (1 + math.exp(-min(max(logit, -30), 30))), **self.calibration)
 

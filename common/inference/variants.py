@@ -9,7 +9,7 @@ from typing import Any
 
 from common.evaluation.metrics import image_auc, image_metrics, of1, pixel_f1, pixel_recall
 from common.inference.fitting import Fitted, Oof, fit, grouped_folds
-from common.inference.gate import FEATURES, THRESHOLDS, Mode, is_forged
+from common.inference.gate import THRESHOLDS, Mode, is_forged
 from common.inference.instances import find_instances
 from common.inference.settings import Source
 from common.sizes import SIZES
@@ -29,8 +29,8 @@ class Variant:
     members: tuple[str, ...]
     """One alone is averaged, whatever its role."""
     weights: Source = "seed"
-    features: tuple[str, ...] = ("quantile_999",)
-    """What the image-level decision reads. Without any, an image is forged where any pixel is."""
+    features: tuple[str, ...] | None = ("quantile_999",)
+    """What the image-level decision reads, None for all. Without any, an image is forged where any pixel is."""
     fit_mask: bool = False
     """Whether minimum area and clean-up of the mask are fitted."""
 
@@ -44,9 +44,9 @@ def variants(oof: Oof) -> list[Variant]:
         Variant(name="any pixel", members=oof.names, features=()),
         Variant(name="average", members=averaged),
         *union,
-        Variant(name="+ decision", members=oof.names, features=FEATURES),
-        Variant(name=SEED, members=oof.names, features=FEATURES, fit_mask=True),
-        Variant(name=FITTED, members=oof.names, features=FEATURES, fit_mask=True, weights="fitted"),
+        Variant(name="+ decision", members=oof.names, features=None),
+        Variant(name=SEED, members=oof.names, features=None, fit_mask=True),
+        Variant(name=FITTED, members=oof.names, features=None, fit_mask=True, weights="fitted"),
     ]
 
 
@@ -89,7 +89,7 @@ def _outcome(oof: Oof, image: int, fitted: Fitted) -> dict[str, Any]:
     found = bool(mask.any())
     probability = float(found)
     if fitted.decision:
-        probability = fitted.decision.probability(oof.features(image, prob, weights, fitted.pixel_threshold))
+        probability = fitted.decision.probability(oof.features(image, prob, fitted.pixel_threshold))
     union = truth.any(axis=0) if len(truth) else np.zeros(mask.shape, bool)
     return {
         "forged": len(truth) > 0,

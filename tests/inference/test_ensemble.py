@@ -100,8 +100,10 @@ def test_an_image_is_decided_as_the_fit_saw_it():
     members = [loaded("a", 1.5, 0.5), loaded("b", 1.0, 0.5, image_size=64), loaded("s", 0.8, 0.5, role="union")]
     members = [replace(m, network=Gray(k)) for k, m in enumerate(members)]
     weights = {"a": 1.5, "b": 1.0, "s": 0.8}
-    shape = {"mean": (0.5,) * 6, "scale": (2.0,) * 6, "coefficients": (0.3, -0.2, 0.5, 0.4, -0.1, 2.0)}
-    decision = Decision(features=FEATURES, intercept=0.1, calibration={"slope": 1.5, "intercept": 0.2}, **shape)
+    shape = {"mean": (0.5,) * 7, "scale": (2.0,) * 7, "coefficients": (0.3, -0.2, 0.5, 0.4, -0.1, 2.0, 0.6)}
+    decision = Decision(
+        features=(*FEATURES, "soft_max_b"), intercept=0.1, calibration={"slope": 1.5, "intercept": 0.2}, **shape
+    )
     settings = replace(seed_settings(members), weights=weights, decision=decision, pixel_threshold=0.4)
     ensemble = Ensemble([members], settings, CPU)
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
@@ -115,7 +117,7 @@ def test_an_image_is_decided_as_the_fit_saw_it():
         groups=np.array(["0"]),
         sizes=np.array(["authentic"]),
     )
-    features = oof.features(0, oof.blended(0, oof.seed_weights), oof.seed_weights, 0.4)
+    features = oof.features(0, oof.blended(0, oof.seed_weights), 0.4)
     prediction = ensemble.predict([image])[0]
     assert prediction.forged_probability == pytest.approx(decision.probability(features), abs=2e-3)
 

@@ -8,6 +8,7 @@ from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.sizes import size_of
 
 import numpy as np
+import pandas as pd
 import pytest
 
 S = 32
@@ -94,15 +95,16 @@ def test_specks_are_dropped_and_holes_filled_where_that_gains():
 def separable(n=200, by_chance=False):
     """Features of which one tells the label; two images a group."""
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(n, len(FEATURES)))
-    forged = rng.random(n) < 1 / (1 + np.exp(-features[:, 1] * 2)) if by_chance else features[:, 1] > 0
+    features = pd.DataFrame(rng.normal(size=(n, len(FEATURES))), columns=FEATURES)
+    telling = features["quantile_999"].to_numpy()
+    forged = rng.random(n) < 1 / (1 + np.exp(-telling * 2)) if by_chance else telling > 0
     return features, forged, np.repeat(np.arange(n // 2), 2).astype(str)
 
 
 def test_what_features_separate_is_separated():
     features, forged, groups = separable()
     decision = fit_decision(features, forged, groups)
-    probabilities = np.array([decision.probability(row) for row in features])
+    probabilities = np.array([decision.probability(row) for _, row in features.iterrows()])
     assert image_auc(probabilities, forged) > 0.999
     assert ((probabilities > 0.5) == forged).mean() > 0.97
 
@@ -111,8 +113,8 @@ def test_probabilities_are_those_of_the_data():
     """Drawn with the probability that a logistic model of slope 2 on one feature gives."""
     features, forged, groups = separable(4000, by_chance=True)
     decision = fit_decision(features, forged, groups)
-    probabilities = np.array([decision.probability(row) for row in features])
-    assert np.abs(probabilities - 1 / (1 + np.exp(-features[:, 1] * 2))).mean() < 0.03
+    probabilities = np.array([decision.probability(row) for _, row in features.iterrows()])
+    assert np.abs(probabilities - 1 / (1 + np.exp(-features["quantile_999"] * 2))).mean() < 0.03
     for low in (0.0, 0.25, 0.5, 0.75):
         inside = (probabilities >= low) & (probabilities < low + 0.25)
         assert probabilities[inside].mean() == pytest.approx(forged[inside].mean(), abs=0.05)
@@ -120,17 +122,17 @@ def test_probabilities_are_those_of_the_data():
 
 def test_a_decision_reads_the_features_it_was_given():
     features, forged, groups = separable()
-    decision = fit_decision(features, forged, groups, names=("quantile_999",))
+    decision = fit_decision(features[["quantile_999"]], forged, groups)
     assert decision.features == ("quantile_999",)
-    others = features.copy()
-    others[:, [0, 2, 3, 4, 5]] = np.nan
-    assert decision.probability(others[0]) == decision.probability(features[0])
+    row = features.iloc[0]
+    others = dict.fromkeys(FEATURES, np.nan) | {"quantile_999": row["quantile_999"]}
+    assert decision.probability(others) == decision.probability(row)
 
 
 def test_a_constant_feature_does_no_harm():
     features, forged, groups = separable()
-    features[:, 5] = 0.0  # the disagreement of one member
-    assert 0 < fit_decision(features, forged, groups).probability(features[0]) < 1
+    features["disagreement"] = 0.0  # of one member
+    assert 0 < fit_decision(features, forged, groups).probability(features.iloc[0]) < 1
 
 
 def test_all_parts_are_fitted():
@@ -141,7 +143,7 @@ def test_all_parts_are_fitted():
     assert 0.3 < fitted.pixel_threshold < 0.65
     weights = tuple(fitted.weights.values())
     found = [
-        fitted.decision.probability(oof.features(i, oof.blended(i, weights), weights, fitted.pixel_threshold))
+        fitted.decision.probability(oof.features(i, oof.blended(i, weights), fitted.pixel_threshold))
         for i in range(len(oof.truths))
     ]
     assert image_auc(np.array(found), oof.forged) == 1

@@ -25,7 +25,10 @@ def test_the_threshold_itself_is_forged(mode):
 
 def features(members, pixel_threshold=0.5):
     members = np.asarray(members, np.float32)
-    return dict(zip(FEATURES, map_features(members.mean(axis=0), members, pixel_threshold), strict=True))
+    named = {f"m{number}": prob for number, prob in enumerate(members)}
+    found = map_features(members.mean(axis=0), named, pixel_threshold)
+    assert tuple(found) == (*FEATURES, *(f"soft_max_{name}" for name in named))
+    return found
 
 
 def test_features_by_hand():
@@ -40,6 +43,9 @@ def test_features_by_hand():
     pooled = (0.8 + 3 * 0.2 * attention) / (1 + 3 * attention)
     assert found["soft_max"] == pytest.approx(math.log(pooled / (1 - pooled)), abs=1e-4)
     assert found["disagreement"] == pytest.approx(0.1, abs=1e-5)
+    attention = math.exp(-0.7 / 0.1)  # of the first member's own map: a quarter 0.9, the rest 0.2
+    pooled = (0.9 + 3 * 0.2 * attention) / (1 + 3 * attention)
+    assert found["soft_max_m0"] == pytest.approx(math.log(pooled / (1 - pooled)), abs=1e-4)
 
 
 def test_one_member_does_not_disagree_and_extremes_stay_finite():
@@ -72,13 +78,12 @@ DECISION = Decision(
 
 def test_probability_by_hand():
     """Standardised 1 and 2: 1.5 − 2 + 0.5 = 0; calibrated 2·0 − 1 = −1. The other features are not read."""
-    row = np.full(len(FEATURES), np.nan)
-    row[FEATURES.index("maximum")], row[FEATURES.index("disagreement")] = 3.0, 0.2
+    row = dict.fromkeys(FEATURES, math.nan) | {"maximum": 3.0, "disagreement": 0.2}
     assert DECISION.probability(row) == pytest.approx(1 / (1 + math.e))
 
 
 def test_far_features_do_not_overflow():
-    assert 0 < DECISION.probability(np.full(len(FEATURES), -1e9)) < 1
+    assert 0 < DECISION.probability(dict.fromkeys(FEATURES, -1e9)) < 1
 
 
 def test_a_decision_survives_plain_values():
@@ -101,6 +106,6 @@ def test_values_of_another_decision(change, message):
 
 
 def test_the_calibration_is_applied():
-    row = np.zeros(len(FEATURES))
+    row = dict.fromkeys(FEATURES, 0.0)
     steeper = replace(DECISION, calibration={"slope": 2.0, "intercept": 1.0})
     assert steeper.probability(row) > DECISION.probability(row)

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 from common.inference.fitting import Oof
-from common.inference.gate import FEATURES
 from common.inference.variants import FITTED, SEED, Variant, choose, nested, summary, variants
 
 import numpy as np
@@ -65,7 +64,7 @@ def test_what_is_known_of_a_source_does_not_help():
         truths=[truth if label else truth[:0] for label in labels],
         groups=np.arange(8).repeat(6).astype(str),
     )
-    variant = Variant(name="all", members=oof.names, features=FEATURES)
+    variant = Variant(name="all", members=oof.names, features=None)
     assert summary(nested(oof, variant))["image_auc"] < 0.6
     alone = replace(oof, groups=np.arange(48).astype(str))  # what a split by images would have claimed
     assert summary(nested(alone, variant))["image_auc"] > 0.8
@@ -74,7 +73,7 @@ def test_what_is_known_of_a_source_does_not_help():
 def test_held_out_images_do_not_change_what_they_are_decided_by():
     """The probability of the others in a fold stays the same when one of them, with its label, is another."""
     oof = make_oof()
-    variant = Variant(name="all", members=oof.names, features=FEATURES, fit_mask=True, weights="fitted")
+    variant = Variant(name="all", members=oof.names, features=None, fit_mask=True, weights="fitted")
     before = nested(oof, variant, folds=3)
     changed, image = replace(oof, maps=oof.maps.copy(), truths=list(oof.truths)), 5
     changed.maps[image] = np.float16(0.9)
