@@ -46,10 +46,19 @@ def test_a_good_member_is_preferred_to_noise():
     assert weights.sum() == pytest.approx(2)  # the sum of the seed's
 
 
-def test_members_alike_keep_the_seeds_weights():
+def test_of_members_alike_one_is_enough():
     oof = make_oof(a=0.6)
     oof = replace(oof, names=("a", "b"), roles=("average",) * 2, seed_weights=(1.5, 0.5), maps=oof.maps.repeat(2, 1))
-    assert fit_weights(oof, forged_images(oof)) == pytest.approx([1.5, 0.5])
+    assert fit_weights(oof, forged_images(oof)).tolist() == [2.0, 0.0]
+
+
+def test_members_that_see_different_forgeries_share_the_weight():
+    oof = make_oof(a=0.6, b=0.6)
+    maps = oof.maps.copy()
+    blind = forged_images(oof)
+    maps[blind[::2], 0] = maps[blind[1::2], 1] = 0.1
+    weights = fit_weights(replace(oof, maps=maps), blind)
+    assert weights == pytest.approx([1.0, 1.0], abs=0.35)
 
 
 def test_a_member_without_a_seed_weight_stays_out():
