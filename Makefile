@@ -76,11 +76,12 @@ demo: setup
 		sys.exit(trained["of1"] <= max(trained["of1_all_authentic"], untrained["of1"]) and "the training did not help")'
 	@echo "look at $(DEMO)/report/predictions.png"
 
+# Two processes, a file of tests in one: most of the time goes into starting programs.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
 bench: setup
 	$(BIN)/python -m benchmarks.rle
