@@ -1,6 +1,7 @@
 """`make train`, the fit and the submission on a few images: the real programs, one after the other."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,11 @@ MEMBERS = ["highres_no_ela", "hard_negative", "high_recall", "enhanced_aug", "el
 def make(*arguments):
     # The interpreter of the tests stands for .venv, and no set-up is needed (-o).
     command = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    # `make test` hands its own flags down.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +90,19 @@ def test_folds_are_trained_into_folders_of_their_own(variables, tmp_path):
     assert "leave FOLD=2 out" in make("-n", "folds", *variables, "FOLD=2").stderr
 
 
-def test_the_fit_is_written_and_a_submission_uses_it(trained, variables, pairs_dir, run_program, tmp_path):
-    models, _ = trained
+@pytest.fixture(scope="module")
+def fitted(trained, variables):
+    """The folder of models, and what `make fit` printed."""
     result = make("fit", *variables)
     assert result.returncode == 0, result.stderr
-    assert "10 images out of fold, 5 of them forged" in result.stdout
+    return trained[0], result.stdout
+
+
+def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, run_program, tmp_path):
+    models, output = fitted
+    assert "10 images out of fold, 5 of them forged" in output
     for row in [*MEMBERS, "any pixel", "average", "+ union", "+ decision", "seed weights", "fitted weights"]:
-        assert row in result.stdout
+        assert row in output
     settings = Settings.load(models / "ensemble.json")
     assert set(settings.weights) == set(settings.checkpoints) == set(MEMBERS)
 
@@ -105,9 +116,8 @@ def test_the_fit_is_written_and_a_submission_uses_it(trained, variables, pairs_d
     assert scores["forged_probability"].between(0, 1).all()
 
 
-def test_a_second_fit_needs_no_network(trained, variables):
-    models, _ = trained
-    make("fit", *variables)
+def test_a_second_fit_needs_no_network(fitted, variables):
+    models, _ = fitted
     (maps,) = models.glob("oof_none_*.npy")
     before = maps.stat().st_mtime_ns
     assert make("fit", *variables).returncode == 0
