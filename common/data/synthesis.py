@@ -131,11 +131,13 @@ def splice(
     matrix = np.eye(2) if rng.random() < 0.5 else _draw_transform(rng, 30, scale_range, 0.5)
     # The region as it lies in the donor; an outline larger than the donor asks for a larger scale.
     origin = outline @ np.linalg.inv(matrix).T
-    # One pixel less than fits, because a place is sought at whole pixels, and rounding may take that one.
-    excess = max(np.ptp(origin, axis=0) / (np.array(donor.shape[1::-1]) - 3))
+    excess = max(np.ptp(origin, axis=0) / (np.array(donor.shape[1::-1]) - 2))
     if excess > 1:
         matrix, origin = matrix * excess, origin / excess
-    source = _place(origin, np.zeros(donor.shape[:2], np.uint8), rng, _detail(donor))
+    everywhere = np.zeros(donor.shape[:2], np.uint8)
+    while (source := _place(origin, everywhere, rng, _detail(donor))) is None:
+        # It just fits, but not at whole pixels.
+        matrix, origin = matrix * 1.05, origin / 1.05
     window, shape = _crop(pasted)
     patch = _warp(donor, matrix, pasted[0] - matrix @ source[0], window)
     patch = _retouch(patch, image[window], rng, gray, match=rng.uniform(0, 0.7))
