@@ -75,33 +75,27 @@ def basic_augmentation() -> A.Compose:
     The seed leaves strengths and probabilities open: ±20 % jitter, every second image; a blur of at most σ 1 for one
     in ten, since a stronger one erases the traces that are looked for.
     """
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=0.5),
-            A.VerticalFlip(p=0.5),
-            A.RandomRotate90(p=0.5),
-            A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(0, 0), p=0.5),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.1),
-        ]
-    )
+    return A.Compose(_moves_and_colours(jitter=0.5))
 
 
 def strong_augmentation() -> A.Compose:
     """Script 4: more jitter, JPEG of quality 70 to 100, and holes that hide parts of image and forgery alike."""
+    holes = {"num_holes_range": (1, 4), "hole_height_range": (0.03, 0.12), "hole_width_range": (0.03, 0.12)}
     return A.Compose(
         [
-            A.HorizontalFlip(p=0.5),
-            A.VerticalFlip(p=0.5),
-            A.RandomRotate90(p=0.5),
-            A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(0, 0), p=0.7),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.1),
+            *_moves_and_colours(jitter=0.7),
             A.ImageCompression(quality_range=(70, 100), p=0.5),
-            A.CoarseDropout(
-                num_holes_range=(1, 4),
-                hole_height_range=(0.03, 0.12),
-                hole_width_range=(0.03, 0.12),
-                fill_mask=0,
-                p=0.3,
-            ),
+            A.CoarseDropout(**holes, fill_mask=0, p=0.3),
         ]
     )
+
+
+def _moves_and_colours(jitter: float) -> list[A.BasicTransform]:
+    """What both augmentations begin with; `jitter` is the probability of the colour jitter."""
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.VerticalFlip(p=0.5),
+        A.RandomRotate90(p=0.5),
+        A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(0, 0), p=jitter),
+        A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.1),
+    ]

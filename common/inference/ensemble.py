@@ -11,7 +11,7 @@ from common.inference.blending import Role, blend
 from common.inference.gate import Decision, feature_maps, map_features
 from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.inference.settings import Settings
-from common.inference.views import LARGE, TTA, predict_maps
+from common.inference.views import TTA, is_large, predict_maps
 from common.training.checkpoint import load_checkpoint, load_network
 
 import numpy as np
@@ -91,7 +91,7 @@ class Ensemble:
 
     def predict(self, images: list[np.ndarray]) -> list[Prediction]:
         """Blend and decide RGB images, uint8 (H, W, 3). The folds' maps, and their probabilities, are averaged."""
-        if len(images) > 1 and any(max(image.shape) >= LARGE * self.map_size for image in images):
+        if len(images) > 1 and any(is_large(*image.shape[:2], self.map_size) for image in images):
             # One large image's maps at a time are enough for the memory.
             return [prediction for image in images for prediction in self.predict([image])]
         by_fold = [[self._decide(maps) for maps in self.member_maps(images, k)] for k in range(len(self.folds))]
@@ -169,12 +169,17 @@ def load_ensemble(
     if missing:
         print(f"the ensemble goes on without:{listing}")
     members = [member for member in MEMBERS if member not in missing]
-    folds = [_load_fold(folder, members) for folder in [models_dir, *sorted(models_dir.glob("fold_*"))]]
+    folds = [_load_fold(folder, members) for folder in _folders(models_dir)]
     _check_folds(models_dir, folds)
     settings = _settings(models_dir, folds) if fitted else seed_settings(folds[0])
     if tta is not None and tta != settings.tta and settings.source == "fitted":
         print(f"note: the decision was fitted on maps of --tta {settings.tta}; {tta} may shift its probabilities")
     return Ensemble(folds, settings if tta is None else replace(settings, tta=tta), device)
+
+
+def _folders(models_dir: Path) -> list[Path]:
+    """One a fold: the folder itself, and its folders `fold_*`."""
+    return [models_dir, *sorted(models_dir.glob("fold_*"))]
 
 
 def _load_fold(folder: Path, members: list[Member]) -> list[Loaded]:
@@ -251,7 +256,7 @@ def identities(models_dir: Path) -> dict[str, str]:
     """Member name → hash of its checkpoint files, those of `fold_*` folders included, for the members that have any."""
     found = {}
     for member in MEMBERS:
-        files = [member_path(folder, member) for folder in [models_dir, *sorted(models_dir.glob("fold_*"))]]
+        files = [member_path(folder, member) for folder in _folders(models_dir)]
         if digests := b"".join(_digest(path) for path in files if path.is_file()):
             found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
     return found

@@ -7,7 +7,7 @@ p · F1 > 1 − p, with F1 what its mask will score: at p = 0.65 for an expected
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from common.data.transforms import resize_image
@@ -123,10 +123,6 @@ class Decision:
         chosen = np.array([features[name] for name in self.features])
         logit = (chosen - self.mean) / self.scale @ np.array(self.coefficients) + self.intercept
         return calibrated(1 / (1 + math.exp(-min(max(logit, -30), 30))), **self.calibration)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Decision":

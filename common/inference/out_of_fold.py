@@ -38,16 +38,18 @@ def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allo
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
     """
     ensemble = load_ensemble(models_dir, PartialState().device, allow_missing, tta, fitted=False)
-    parts = []
+    data, parts = fingerprint(samples), []
     for fold in ensemble.folds:
-        held_out = {_held_out(loaded, samples) for loaded in fold}
-        if len(held_out) > 1:
+        runs = {_run(loaded, data) for loaded in fold}
+        if len(runs) > 1:
             raise UserError(f"the members in {models_dir} were trained on different folds; give all the same --fold.")
-        parts.append([samples[position] for position in held_out.pop()])
+        folds, seed, number = runs.pop()
+        held_out = np.flatnonzero(assign_folds(samples, folds, seed) == number)
+        parts.append([samples[position] for position in held_out])
     # Whatever shapes the maps: with any other of these, those of an earlier fit are stale.
     shares = [member.tile_share for member in ensemble.members]
     constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
-    key = [identities(models_dir), fingerprint(samples), shares, constants]
+    key = [identities(models_dir), data, shares, constants]
     path = models_dir / f"oof_{tta}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
     if not path.is_file():
         for stale in models_dir.glob(f"oof_{tta}_*.npy"):
@@ -65,17 +67,15 @@ def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allo
     )
 
 
-def _held_out(loaded: Loaded, samples: list[Sample]) -> tuple[int, ...]:
-    """Positions of the samples that a member's checkpoint was not trained on."""
-    checkpoint = loaded.checkpoint
-    if checkpoint.get("data_fingerprint") != fingerprint(samples):
+def _run(loaded: Loaded, data: str) -> tuple[int, int, int]:
+    """Number of folds, seed and fold of a member's training, which must have been on the data of this fingerprint."""
+    if loaded.checkpoint.get("data_fingerprint") != data:
         raise UserError(
             f"{loaded.member.name} was trained on other data than these: which of the images it has not seen can't be "
             "known. Name the data folder that it was trained on, or train it on this one."
         )
-    theirs = checkpoint["config"]
-    folds = assign_folds(samples, theirs["folds"], theirs["seed"])
-    return tuple(np.flatnonzero(folds == theirs["fold"]).tolist())
+    config = loaded.checkpoint["config"]
+    return config["folds"], config["seed"], config["fold"]
 
 
 def _predict(ensemble: Ensemble, parts: list[list[Sample]], path: Path) -> None:

@@ -116,7 +116,7 @@ def predict_maps(
             if as_whole:
                 prob = TILE_WEIGHT * tiled + (1 - TILE_WEIGHT) * resize_map(prob, height, width)
             else:
-                prob = tiled if _is_large(height, width, size) else resize_image(tiled, size)
+                prob = tiled if is_large(height, width, size) else resize_image(tiled, size)
         maps.append(prob)
     return maps
 
@@ -126,10 +126,11 @@ def _windows(height: int, width: int, size: int, tiles: Tiles, tile_share: float
     longer = max(height, width)
     if tile_share is not None:
         return tile_windows(height, width, max(MIN_TILE, round(tile_share * longer)))
-    if tiles == "large" and _is_large(height, width, size):
+    if tiles == "large" and is_large(height, width, size):
         return tile_windows(height, width, max(size, ceil(longer / TILES_ALONG)))
     return []
 
 
-def _is_large(height: int, width: int, size: int) -> bool:
+def is_large(height: int, width: int, size: int) -> bool:
+    """Whether an image of height × width pixels is seen through tiles too, by a network whose input has side `size`."""
     return max(height, width) >= LARGE * size

@@ -37,7 +37,6 @@ def scan(
     samples: Sequence[Sample],
     image_size: int,
     batch_size: int,
-    in_channels: int = 3,
     workers: int = 0,
 ) -> pd.DataFrame:
     """Look at every sample once, without augmentation, at the network's resolution.
@@ -45,11 +44,10 @@ def scan(
     The samples are shared out over the processes of the run; every process gets the whole table.
 
     Args:
-        model: Logits (N, 1, H, W) for images; it stays on its device and in its mode (training or not).
+        model: Logits (N, 1, H, W) for RGB images; it stays on its device and in its mode (training or not).
         samples: Inspected ones.
         image_size: Side of the network's square input, in pixels.
         batch_size: Images a step and process.
-        in_channels: Of the network.
         workers: Processes that load images, 0 for none.
 
     Returns:
@@ -59,7 +57,7 @@ def scan(
     device, was_training = next(model.parameters()).device, model.training
     state = PartialState()
     with state.split_between_processes(list(samples)) as part:
-        loader = make_loader(ForgeryDataset(part, image_size, in_channels=in_channels), batch_size, workers)
+        loader = make_loader(ForgeryDataset(part, image_size), batch_size, workers)
     rows = []
     model.eval()
     with tqdm(desc="mining", total=len(part), unit="img", leave=False, disable=_quiet(state)) as bar:

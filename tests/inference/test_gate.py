@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from common.inference.gate import FEATURE_SIZE, FEATURES, THRESHOLDS, Decision, is_forged, map_features
 
@@ -87,7 +87,7 @@ def test_far_features_do_not_overflow():
 
 
 def test_a_decision_survives_plain_values():
-    assert Decision.from_dict(DECISION.to_dict()) == DECISION
+    assert Decision.from_dict(asdict(DECISION)) == DECISION
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_decision_survives_plain_values():
 )
 def test_values_of_another_decision(change, message):
     with pytest.raises(ValueError, match=message):
-        Decision.from_dict(DECISION.to_dict() | change)
+        Decision.from_dict(asdict(DECISION) | change)
 
 
 def test_the_calibration_is_applied():
