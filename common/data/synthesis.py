@@ -49,6 +49,7 @@ def copy_move(
     max_angle: float = 180.0,
     scale_range: tuple[float, float] = (0.75, 1.33),
     mirror_probability: float = 0.2,
+    transform: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Copy an irregular region to another place of the same image.
 
@@ -62,6 +63,8 @@ def copy_move(
         max_angle: Largest rotation of the others, in degrees either way.
         scale_range: Smallest and largest scale of the others.
         mirror_probability: How often the others are mirrored.
+        transform: The copy's rotation, scale and mirroring, a matrix (2, 2) for x, y, in place of a random one; nothing
+            is retouched then.
 
     Returns:
         The forged image, uint8 (H, W, 3), and the mask of source and copy, uint8 (H, W). The two don't overlap.
@@ -72,8 +75,11 @@ def copy_move(
     taken, target = _start(image, rng, area_share, avoid)
     detail = _detail(image)
     for _ in range(_TRIES):
-        plain = rng.random() < plain_probability
-        matrix = np.eye(2) if plain else _draw_transform(rng, max_angle, scale_range, mirror_probability)
+        if transform is not None:
+            plain, matrix = True, transform
+        else:
+            plain = rng.random() < plain_probability
+            matrix = np.eye(2) if plain else _draw_transform(rng, max_angle, scale_range, mirror_probability)
         outline = _draw_outline(rng, max(target / (1 + abs(np.linalg.det(matrix))), MIN_REGION))
         target *= 0.95  # for the next try
         source = _place(outline, taken, rng, detail)

@@ -1,0 +1,304 @@
+"""From matches to aligned regions: matches that agree, their transform, and the pixels that bear it out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.forensics.matches import Matches
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+MIN_MATCHES = 3
+"""Matches that must agree before their transform is looked at; what they say is then tested pixel by pixel."""
+MAX_SCALE, MAX_STRETCH = 2.5, 1.35
+"""Of a copy: the factor on lengths, up or down, and the ratio of the scales of its two axes."""
+
+_NEIGHBOURS = 12
+_TOLERANCE = 4.0, 0.25  # pixels, and of the distance: a key point knows its scale and turn to some 20 %
+_REACH = 0.1, 48.0  # of the diagonal, at least pixels: how far apart two matches of one region may lie
+_RESIDUAL = 2.5  # pixels
+_MANY = 8  # points that determine an affine map
+_MARGIN = 48.0  # pixels around the points that are looked at first
+_SIGMA = 2.5  # pixels, of the local correlation's window
+_NOISE = 0.5  # gray levels: detail much weaker than that does not correlate
+_CORRELATION = 0.7
+_SEPARATION = 12.0  # pixels between a place and its copy: nearer ones are alike without a copy
+_RIM = 3  # pixels, where it falls below that although the rim is alike
+_ALIKE = 2.0, 1.0  # of a region's mean difference, and gray levels: places that differ by no more may belong to it
+_SLACK = 8  # pixels around the target that a refinement may move it by
+_SPECK, _GAP = 3, 7  # pixels: what is thinner is no region, and what is narrower no gap in one
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A region, and the transform under which it recurs."""
+
+    matrix: np.ndarray
+    """float64 (2, 3): x, y ↦ x, y of the other region."""
+    points: np.ndarray
+    """float32 (n, 2, 2): the matches that agree, x, y of source and target."""
+    source: np.ndarray
+    """bool (H, W), not empty."""
+    target: np.ndarray
+    """bool (H, W)"""
+    correlation: float
+    """Mean local correlation over the source, in [-1, 1]."""
+
+    def explains(self, points: np.ndarray, tolerance: float = 5.0) -> bool:
+        """Whether matches (n, 2, 2) say of the same places the same, to some pixels, or its reverse."""
+        return any(self._says(points[:, here], points[:, there], tolerance) for here, there in ((0, 1), (1, 0)))
+
+    def _says(self, here: np.ndarray, there: np.ndarray, tolerance: float) -> bool:
+        x, y = np.rint(here).astype(int).T
+        inside = self.source[y.clip(0, self.source.shape[0] - 1), x.clip(0, self.source.shape[1] - 1)]
+        error = np.linalg.norm(here @ self.matrix[:, :2].T + self.matrix[:, 2] - there, axis=1)
+        return bool(np.mean(inside & (error <= tolerance)) > 0.5)
+
+    def sample(self) -> np.ndarray:
+        """Some places of the region and where they go, float64 (n, 2, 2)."""
+        y, x = np.nonzero(self.source)
+        chosen = np.linspace(0, len(x) - 1, min(len(x), 200)).astype(int)
+        here = np.column_stack([x, y])[chosen]
+        return np.stack([here, here @ self.matrix[:, :2].T + self.matrix[:, 2]], axis=1)
+
+    @property
+    def weight(self) -> float:
+        """Area in pixels times correlation."""
+        return np.count_nonzero(self.source) * self.correlation
+
+
+def clusters(matches: Matches, diagonal: float) -> list[np.ndarray]:
+    """Sets of matches that predict each other: positions in `matches`, the largest set first.
+
+    Two matches agree where each one's linear map takes the offset between their sources near that between their
+    targets. Neighbours are sought in the space of source and target together, where those of one region are close and
+    chance ones are not.
+
+    Args:
+        matches: All, in whatever order.
+        diagonal: Of the image, in pixels.
+    """
+    if len(matches) < MIN_MATCHES:
+        return []
+    count = min(_NEIGHBOURS + 1, len(matches))
+    places = np.concatenate([matches.source, matches.target], axis=1)
+    reach = 2 * max(_REACH[0] * diagonal, _REACH[1])
+    distance, other = cKDTree(places).query(places, count, distance_upper_bound=reach)
+    one = np.broadcast_to(np.arange(len(matches))[:, None], other.shape)
+    near = np.isfinite(distance) & (one != other)
+    one, other = one[near], other[near]
+    offset, there = matches.source[other] - matches.source[one], matches.target[other] - matches.target[one]
+    tolerance = _TOLERANCE[0] + _TOLERANCE[1] * np.linalg.norm(there, axis=1)
+    agree = np.ones(len(one), bool)
+    for match in (one, other):
+        predicted = np.einsum("nij,nj->ni", matches.linear[match], offset)
+        agree &= np.linalg.norm(there - predicted, axis=1) <= tolerance
+    graph = coo_array((np.ones(agree.sum(), bool), (one[agree], other[agree])), shape=(len(matches),) * 2)
+    labels = connected_components(graph, directed=False)[1]
+    found = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    return sorted((one for one in found if len(one) >= MIN_MATCHES), key=len, reverse=True)
+
+
+def transforms(matches: Matches, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Maps (2, 3) that explain a cluster, each with its inliers, float32 (n, 2, 2); what one leaves may have another.
+
+    An affine map by MAGSAC++ (Barath et al. 2020) as OpenCV has it. Few points don't determine one: then the similarity
+    that fits them best.
+
+    Args:
+        matches: All.
+        chosen: Positions of the cluster.
+    """
+    while len(chosen) >= MIN_MATCHES:
+        source, target = matches.source[chosen].astype(np.float64), matches.target[chosen].astype(np.float64)
+        matrix, inside = _affine(source, target)
+        if matrix is None:
+            mirrored = np.median(np.linalg.det(matches.linear[chosen])) < 0
+            matrix, inside = _similarity(source, target, mirrored)
+        if matrix is None:
+            return
+        yield matrix, np.stack([source[inside], target[inside]], axis=1).astype(np.float32)
+        chosen = chosen[~inside]
+
+
+def _affine(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """The affine map of many points (n, 2), None where there is none that a copy can have, and its inliers (n,)."""
+    if len(source) >= _MANY:
+        matrix, inside = cv2.estimateAffine2D(
+            source, target, method=cv2.USAC_MAGSAC, ransacReprojThreshold=_RESIDUAL, maxIters=1000
+        )
+        if matrix is not None and inside.sum() >= _MANY and _plausible(matrix):
+            return matrix, inside.ravel() > 0
+    return None, np.zeros(len(source), bool)
+
+
+def _similarity(source: np.ndarray, target: np.ndarray, mirrored: bool) -> tuple[np.ndarray | None, np.ndarray]:
+    """The similarity of few points (n, 2), fitted again without those that it doesn't explain."""
+    matrix, inside = similarity(source, target, mirrored), np.ones(len(source), bool)
+    for _ in range(3):
+        residual = np.linalg.norm(source @ matrix[:, :2].T + matrix[:, 2] - target, axis=1)
+        inside = residual <= max(_RESIDUAL, np.median(residual))
+        if inside.sum() < MIN_MATCHES:
+            return None, inside
+        matrix = similarity(source[inside], target[inside], mirrored)
+    return (matrix if _plausible(matrix) else None), inside
+
+
+def similarity(source: np.ndarray, target: np.ndarray, mirrored: bool) -> np.ndarray:
+    """The similarity that takes points (n, 2) to others with the least squares (Umeyama 1991), float64 (2, 3)."""
+    mean, mean_there = source.mean(axis=0), target.mean(axis=0)
+    centred = source - mean
+    left, strength, right = np.linalg.svd((target - mean_there).T @ centred)
+    signs = np.array([1.0, 1.0 if (np.linalg.det(left @ right) < 0) == mirrored else -1.0])
+    linear = (strength * signs).sum() / max((centred**2).sum(), 1e-9) * (left * signs @ right)
+    return np.column_stack([linear, mean_there - linear @ mean])
+
+
+def _plausible(matrix: np.ndarray) -> bool:
+    """Whether a copy can be scaled and stretched like that."""
+    longest, shortest = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    return MAX_SCALE**-2 <= longest * shortest <= MAX_SCALE**2 and longest <= MAX_STRETCH * shortest
+
+
+def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned | None:
+    """The region around some points whose pixels bear out the transform that the points suggest.
+
+    Args:
+        gray: float32 (H, W), gray levels.
+        matrix: float64 (2, 3): x, y ↦ x, y.
+        points: float32 (n, 2, 2), x, y of source and target.
+
+    Returns:
+        The region; None where the pixels say no. Its transform is refined by the pixels (ECC, Evangelidis & Psarakis
+        2008) where more of them bear it out afterwards.
+    """
+    found = _grow(gray, matrix, points)
+    if found is not None and (refined := _refine(gray, found)) is not None:
+        again = _grow(gray, refined, points)
+        if again is not None and again.weight > found.weight:
+            found = again
+    return found
+
+
+def _grow(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned | None:
+    """The region of points in a window that grows until it holds the region."""
+    height, width = gray.shape
+    low, high = points[:, 0].min(axis=0), points[:, 0].max(axis=0)
+    margin = np.maximum(high - low, _MARGIN)
+    while True:
+        x0, y0 = np.floor(low - margin).clip(0).astype(int)
+        x1, y1 = np.minimum(np.ceil(high + margin) + 1, (width, height)).astype(int)
+        window = slice(y0, y1), slice(x0, x1)
+        correlation = local_correlation(gray, matrix, window)
+        mask = _region(correlation, points[:, 0] - (x0, y0))
+        inner = (y0 > 0, y1 < height, x0 > 0, x1 < width)
+        rims = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+        if not any(rim.any() for rim, free in zip(rims, inner, strict=True) if free):
+            break
+        margin = 2 * margin
+    if not mask.any():
+        return None
+    source = np.zeros(gray.shape, bool)
+    source[window] = mask
+    target = cv2.warpAffine(source.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST) > 0
+    return Aligned(matrix, points, source, target, float(correlation[mask].mean()))
+
+
+def _region(correlation: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Where the correlation (h, w) is high, around the points (n, 2), without holes; bool (h, w)."""
+    mask = (correlation >= _CORRELATION).astype(np.uint8)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_SPECK, _SPECK)))
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_GAP, _GAP)))
+    count, labels = cv2.connectedComponents(mask, connectivity=8)
+    x, y = np.rint(points).astype(int).T
+    hit = np.zeros(count, np.uint8)
+    hit[labels[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]] = 1
+    hit[0] = 0
+    outside = cv2.copyMakeBorder(hit[labels], 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    cv2.floodFill(outside, None, (0, 0), 2)
+    return outside[1:-1, 1:-1] != 2
+
+
+def outline(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.ndarray]:
+    """The whole of source and target, bool (H, W) each: the region with its rim, and what lies between its parts.
+
+    The windows of the correlation look beyond the rim and lose it, and flat places can't correlate. So the region grows
+    by the rim, and within its convex hull by the places that differ no more than the region does.
+
+    Args:
+        gray: float32 (H, W), gray levels.
+        aligned: The region and its transform.
+    """
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _RIM + 1, 2 * _RIM + 1))
+    grown = cv2.dilate(aligned.source.astype(np.uint8), disk)
+    x, y, width, height = cv2.boundingRect(grown)
+    window = slice(y, y + height), slice(x, x + width)
+    difference = cv2.GaussianBlur(np.abs(gray[window] - look(gray, aligned.matrix, window)), (0, 0), _SIGMA)
+    alike = difference <= _ALIKE[0] * difference[aligned.source[window]].mean() + _ALIKE[1]
+    hull = np.zeros((height, width), np.uint8)
+    cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(grown[window])), 1)
+    grown[window] |= hull & alike
+    target = cv2.warpAffine(grown, aligned.matrix, gray.shape[::-1], flags=cv2.INTER_NEAREST)
+    return grown > 0, target > 0
+
+
+def _refine(gray: np.ndarray, aligned: Aligned) -> np.ndarray | None:
+    """The transform that brings the pixels of the two regions closest, float64 (2, 3); None where none is found."""
+    if not aligned.target.any():
+        return None
+    x, y, width, height = cv2.boundingRect(aligned.source.astype(np.uint8))
+    x0, y0, *size = cv2.boundingRect(aligned.target.astype(np.uint8))
+    there = slice(max(y0 - _SLACK, 0), y0 + size[1] + _SLACK), slice(max(x0 - _SLACK, 0), x0 + size[0] + _SLACK)
+    corner = np.array([there[1].start, there[0].start])
+    start = np.column_stack([aligned.matrix[:, :2], aligned.matrix @ (x, y, 1) - corner]).astype(np.float32)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+    template, where = gray[y : y + height, x : x + width], aligned.target[there].astype(np.uint8)
+    try:
+        _, matrix = cv2.findTransformECC(template, gray[there], start, cv2.MOTION_AFFINE, stop, where, gaussFiltSize=3)
+    except cv2.error:  # it does not converge
+        return None
+    linear = matrix[:, :2].astype(np.float64)
+    matrix = np.column_stack([linear, matrix[:, 2] + corner - linear @ (x, y)])
+    return matrix if _plausible(matrix) else None
+
+
+def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+    """How alike each place is to the one where `matrix` takes it, float32 (h, w) in [-1, 1].
+
+    Normalised cross-correlation in a Gaussian window, with the variance of noise added below the root: flat places do
+    not correlate. 0 where the other place is outside of the image, or so near that the two are alike without a copy.
+
+    Args:
+        gray: float32 (H, W), gray levels.
+        matrix: (2, 3): x, y ↦ x, y.
+        window: Rows and columns to look at.
+    """
+    here, there = gray[window], look(gray, matrix, window)
+    level = here.mean()  # differences of large squares would lose digits
+    here, there = here - level, there - level
+    mean, mean_there = _blur(here), _blur(there)
+    covariance = _blur(here * there) - mean * mean_there
+    variance, variance_there = _blur(here * here) - mean * mean, _blur(there * there) - mean_there * mean_there
+    product = (np.maximum(variance, 0) + _NOISE**2) * (np.maximum(variance_there, 0) + _NOISE**2)
+    correlation = covariance / np.sqrt(product)
+    (height, width), (rows, columns) = gray.shape, window
+    x, y = np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop)[:, None]
+    x_there, y_there = (row[0] * x + row[1] * y + row[2] for row in matrix)
+    outside = (x_there < 0) | (y_there < 0) | (x_there > width - 1) | (y_there > height - 1)
+    correlation[outside | ((x_there - x) ** 2 + (y_there - y) ** 2 < _SEPARATION**2)] = 0
+    return correlation
+
+
+def look(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+    """What lies where `matrix` takes the places of a window, float32 (h, w)."""
+    rows, columns = window
+    shifted = np.column_stack([matrix[:, :2], matrix @ (columns.start, rows.start, 1)])
+    size = columns.stop - columns.start, rows.stop - rows.start
+    return cv2.warpAffine(gray, shifted, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def _blur(image: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), _SIGMA, borderType=cv2.BORDER_REFLECT)

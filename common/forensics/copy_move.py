@@ -1,0 +1,177 @@
+"""Copy-move: regions of an image that show the same as another region of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from common.forensics.alignment import Aligned, align, clusters, outline, transforms
+from common.forensics.blocks import match_blocks
+from common.forensics.keypoints import match_keypoints
+from common.forensics.matches import Matches
+from common.forensics.resemblance import resemblance
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+VERSION = 1
+"""Raised with every change of what is found: fits of an ensemble on earlier findings are stale then."""
+MATCHERS = (match_keypoints, match_blocks)
+"""Key points for texture, blocks for what is too smooth to have any."""
+LEAST_SCORE = 0.02
+"""Less probable copies are not returned."""
+
+_WORKING_PIXELS = 1_200_000  # an image with more is scaled down to it: memory and time are bounded
+_MOST_CLUSTERS = 48
+_MOST_COPIES = 12
+_SHARED = 0.3  # of the smaller of two regions: they show the same thing
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Copy:
+    """Two regions of an image that show the same. Which of the two came first can't be told from matching them."""
+
+    source: np.ndarray
+    """bool (H, W)"""
+    target: np.ndarray
+    """bool (H, W): where `matrix` takes `source`."""
+    matrix: np.ndarray
+    """float64 (2, 3): x, y of the source ↦ x, y of the target, in pixels; (0, 0) is the centre of the first pixel."""
+    points: np.ndarray
+    """float32 (n, 2, 2): the matches that agree with `matrix`, x, y of source and target."""
+    correlation: float
+    """Mean local correlation of the two regions under `matrix`, in [-1, 1]."""
+    score: float
+    """Calibrated probability, in [0, 1], that it is a copy and no natural repetition."""
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the target is a mirror image."""
+        return bool(np.linalg.det(self.matrix[:, :2]) < 0)
+
+    @property
+    def scale(self) -> float:
+        """Of the target, as a factor on lengths."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
+
+    @property
+    def rotation(self) -> float:
+        """Of the target, clockwise as seen, in degrees within (-180, 180]; of a mirrored one after x ↦ −x."""
+        column = self.matrix[:, 0] * (-1 if self.mirrored else 1)
+        return float(np.degrees(np.arctan2(column[1], column[0])))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Regions that show the same: what the metric counts as one instance. Two for a single copy, more for several."""
+
+    copies: tuple[Copy, ...]
+    """At least one, the best score first."""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """All its regions, bool (H, W)."""
+        return np.any([region for copy in self.copies for region in (copy.source, copy.target)], axis=0)
+
+    @property
+    def score(self) -> float:
+        """The best of its copies', in [0, 1]."""
+        return self.copies[0].score
+
+    @property
+    def inliers(self) -> int:
+        """Matches that agree with the copies' transforms."""
+        return sum(len(copy.points) for copy in self.copies)
+
+
+def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matches]] = MATCHERS) -> list[Group]:
+    """Match an image against itself.
+
+    Matchers propose pairs of places; pairs that agree about a transform are fitted (`common.forensics.alignment`); a
+    region is where the pixels correlate under that transform; and what is known of a region and its like makes a
+    probability that it was copied (`common.forensics.resemblance`).
+
+    Args:
+        image: uint8 (H, W, 3) RGB of any size. One of more than 1.2 megapixels is looked at on that scale.
+        matchers: uint8 gray image (H, W) → `Matches`. See also `common.forensics.learned`.
+
+    Returns:
+        The groups, the best score first; none where nothing is shown twice.
+    """
+    height, width = image.shape[:2]
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    shrink = min(1.0, (_WORKING_PIXELS / gray.size) ** 0.5)
+    if shrink < 1:
+        gray = cv2.resize(gray, (round(width * shrink), round(height * shrink)), interpolation=cv2.INTER_AREA)
+    found = candidates(gray, matchers)
+    pixels = gray.astype(np.float32)
+    scores = resemblance(pixels, found)
+    best = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST_SCORE][:_MOST_COPIES]
+    groups = _groups([found[i] for i in best], scores[best])
+    copies = [_at_size(found[i], float(scores[i]), pixels, (height, width)) for i in best]
+    members = [[copy for copy, group in zip(copies, groups, strict=True) if group == number] for number in set(groups)]
+    return sorted((Group(copies=tuple(group)) for group in members), key=lambda group: -group.score)
+
+
+def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matches]] = MATCHERS) -> list[Aligned]:
+    """Regions of a gray image, uint8 (H, W), that resemble another one, by copying or by nature."""
+    both = _both_ways([matcher(gray) for matcher in matchers])
+    pixels, found = gray.astype(np.float32), []
+    for cluster in clusters(both, float(np.hypot(*gray.shape)))[:_MOST_CLUSTERS]:
+        for matrix, points in transforms(both, cluster):
+            if any(earlier.explains(points) for earlier in found):
+                continue
+            if (aligned := align(pixels, matrix, points)) is None:
+                continue
+            # Its refined transform may turn out to be that of an earlier one: the heavier one stays.
+            same = [e for e in found if e.explains(aligned.sample()) or aligned.explains(e.sample())]
+            if all(aligned.weight > earlier.weight for earlier in same):
+                found = [e for e in found if all(e is not other for other in same)] + [aligned]
+    return found
+
+
+def _both_ways(parts: list[Matches]) -> Matches:
+    """All matches, each from source to target and from target to source: those of a copy then have one direction."""
+    source, target, linear = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("source", "target", "linear")
+    )
+    sound = np.abs(np.linalg.det(linear)) > 1e-2  # else the way back is lost
+    source, target, linear = source[sound], target[sound], linear[sound]
+    return Matches(
+        np.concatenate([source, target]),
+        np.concatenate([target, source]),
+        np.concatenate([linear, np.linalg.inv(linear)]),
+    )
+
+
+def _groups(found: list[Aligned], scores: np.ndarray) -> list[int]:
+    """Number of each region's group: those that share a place show the same. What is doubtful joins no other."""
+    sure = np.flatnonzero(scores >= 0.5)
+    pairs = [(i, j) for i, j in combinations(sure, 2) if _share_a_place(found[i], found[j])]
+    rows, columns = np.array(pairs, int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(found), len(found)))
+    return connected_components(graph, directed=False)[1].tolist() if found else []
+
+
+def _share_a_place(one: Aligned, other: Aligned) -> bool:
+    regions = [(a, b) for a in (one.source, one.target) for b in (other.source, other.target)]
+    return any(np.count_nonzero(a & b) > _SHARED * min(np.count_nonzero(a), np.count_nonzero(b)) for a, b in regions)
+
+
+def _at_size(aligned: Aligned, score: float, gray: np.ndarray, size: tuple[int, int]) -> Copy:
+    """A finding on the working scale, in the pixels of the image."""
+    matrix, points, masks = aligned.matrix, aligned.points, outline(gray, aligned)
+    if gray.shape != size:
+        factor = np.array(size[::-1]) / gray.shape[::-1]
+        shift = (factor - 1) / 2  # corners lie on corners, and centres of pixels half a pixel inside
+        linear = factor[:, None] * matrix[:, :2] / factor
+        matrix = np.column_stack([linear, factor * matrix[:, 2] + shift - linear @ shift])
+        points = (points * factor + shift).astype(np.float32)
+        masks = [
+            cv2.resize(255 * mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_LINEAR) > 127 for mask in masks
+        ]
+    source, target = masks
+    return Copy(
+        source=source, target=target, matrix=matrix, points=points, correlation=aligned.correlation, score=score
+    )

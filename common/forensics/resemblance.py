@@ -1,0 +1,141 @@
+"""How probable it is that two regions that look alike are copies, and not alike by nature.
+
+Cells, bands, letters and windows resemble each other; only a copy has the same grain. What is looked at, and a
+logistic model of it that was fitted on candidates of authentic images and of copy-moves in them
+(`benchmarks/copy_move_score.py`).
+"""
+
+from collections.abc import Sequence
+
+from common.forensics.alignment import Aligned, look
+
+import cv2
+import numpy as np
+
+COEFFICIENTS = {
+    "grain": 0.814,
+    "faint_grain": 2.552,
+    "contrast": -1.621,
+    "entropy": 2.723,
+    "difference": -1.583,
+    "distance": 1.423,
+    "stretch": -11.809,
+    "mirrored": -1.248,
+    "repeated": -1.919,
+}
+"""Of `FEATURES`, for the log-odds; see `describe`."""
+INTERCEPT = -20.728
+
+MOST_PARALLEL = 4
+"""Other candidates of one place under the same turn and scale: with more of them it is a periodic texture, or text."""
+MOST_OVERLAP = 0.25
+"""Share of a region that its copy covers: a region that goes on in its own copy is a periodic texture."""
+
+_SAME_TURN = 0.1  # largest difference of the linear parts of two transforms that are parallel
+_DETAIL = 1.2  # pixels: what a blur of this sigma takes away is detail
+_AROUND = 3.0  # pixels: sigma of the window that its strength is measured in
+_FLOOR = 0.5  # gray levels: weaker detail than that is rounding
+_PADDING = 16  # pixels around a region, more than the windows reach
+_INNER = 5  # pixels: at the rim the windows look beyond the region
+_LEAST = 30  # pixels that a correlation is taken of
+
+
+def resemblance(gray: np.ndarray, found: Sequence[Aligned]) -> np.ndarray:
+    """Probability of each region, in (0, 1), that it was copied.
+
+    Args:
+        gray: float32 (H, W), gray levels.
+        found: All candidates of the image: what is found many times is natural.
+
+    Returns:
+        float64 (n,), 0 for what is periodic.
+    """
+    rows = describe(gray, found)
+    logits = np.array([INTERCEPT + sum(COEFFICIENTS[name] * value for name, value in row.items()) for row in rows])
+    periodic = np.array([is_periodic(one, found) for one in found], bool)
+    return np.where(periodic, 0, 1 / (1 + np.exp(-logits.clip(-30, 30))))
+
+
+def is_periodic(one: Aligned, found: Sequence[Aligned]) -> bool:
+    """Whether a candidate is one of many parallel ones, or its region goes on in its own copy."""
+    parallel = [other for other in found if np.abs(other.matrix[:, :2] - one.matrix[:, :2]).max() < _SAME_TURN]
+    overlap = np.count_nonzero(one.source & one.target)
+    return _others(one, parallel) > MOST_PARALLEL or overlap > MOST_OVERLAP * np.count_nonzero(one.source)
+
+
+def describe(gray: np.ndarray, found: Sequence[Aligned]) -> list[dict[str, float]]:
+    """What is known of each candidate.
+
+    Returns:
+        `grain`: Fisher's z of the correlation of fine detail, times ln of the number of matches.
+        `faint_grain`: Fisher's z of the same where detail is faintest: edges, which all letters have, do not count.
+        `contrast`: ln of the median strength of detail, in gray levels.
+        `entropy`: of the region's gray levels, in bits, at most 6: that of text and drawings is low.
+        `difference`: ln of the mean difference between the two regions, relative to their contrast.
+        `distance`: ln of the distance between them, in sides of the region.
+        `stretch`: ln of the ratio of the scales of the two axes.
+        `mirrored`: 0 or 1.
+        `repeated`: ln of 1 + the number of other candidates of the same place.
+    """
+    return [_describe(gray, one) | {"repeated": float(np.log1p(_others(one, found)))} for one in found]
+
+
+def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
+    x, y, width, height = cv2.boundingRect(one.source.astype(np.uint8))
+    rows = slice(max(y - _PADDING, 0), min(y + height + _PADDING, gray.shape[0]))
+    columns = slice(max(x - _PADDING, 0), min(x + width + _PADDING, gray.shape[1]))
+    here, there, mask = gray[rows, columns], look(gray, one.matrix, (rows, columns)), one.source[rows, columns]
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((_INNER, _INNER), np.uint8)) > 0
+    if np.count_nonzero(inner) < _LEAST:
+        inner = mask
+    (detail, strength), (detail_there, strength_there) = _detail(here), _detail(there)
+    both = np.sqrt(strength * strength_there)
+    faint = inner & (both <= np.quantile(both[inner], 0.25))
+    difference = np.abs(here - there)[inner].mean()
+    longest, shortest = np.linalg.svd(one.matrix[:, :2], compute_uv=False)
+    return {
+        "grain": _fisher_z(detail, detail_there, inner) * np.log(len(one.points)),
+        "faint_grain": _fisher_z(detail, detail_there, faint),
+        "contrast": float(np.log(np.median(both[inner]) + 0.2)),
+        "entropy": min(_entropy(here[mask]), 6.0),
+        "difference": float(np.log((difference + 0.2) / (here[mask].std() + 1))),
+        "distance": float(np.log(_distance(one) / np.sqrt(np.count_nonzero(mask)) + 0.1)),
+        "stretch": float(np.log(longest / shortest)),
+        "mirrored": float(np.linalg.det(one.matrix[:, :2]) < 0),
+    }
+
+
+def _detail(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fine detail at an even contrast, and its strength in gray levels, float32 (h, w) each."""
+    detail = gray - cv2.GaussianBlur(gray, (0, 0), _DETAIL)
+    strength = np.sqrt(np.maximum(cv2.GaussianBlur(detail * detail, (0, 0), _AROUND), 0))
+    return detail / (strength + _FLOOR), strength
+
+
+def _fisher_z(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
+    """Fisher's z of a correlation, artanh r, between -0.2 and 2.3; 0 for too few pixels."""
+    a, b = one[where], other[where]
+    if len(a) < _LEAST:
+        return 0.0
+    correlation = (a @ b) / np.sqrt((a @ a) * (b @ b) + 1e-9)
+    return float(np.arctanh(np.clip(correlation, -0.2, 0.98)))
+
+
+def _entropy(levels: np.ndarray) -> float:
+    share = np.bincount(levels.astype(np.uint8), minlength=256) / len(levels)
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())
+
+
+def _distance(one: Aligned) -> float:
+    """Between the region's centre and where the transform takes it, in pixels."""
+    ys, xs = np.nonzero(one.source)
+    centre = np.array([xs.mean(), ys.mean()])
+    return float(np.linalg.norm(one.matrix @ (*centre, 1) - centre))
+
+
+def _others(one: Aligned, found: Sequence[Aligned]) -> int:
+    """How many times other candidates have more than half of the region as source or target."""
+    half = np.count_nonzero(one.source) / 2
+    masks = (mask for other in found if other is not one for mask in (other.source, other.target))
+    return sum(np.count_nonzero(one.source & mask) > half for mask in masks)
