@@ -4,10 +4,10 @@
     python fit_ensemble.py --data-dir data --models-dir models --tta flips
 
 Every member predicts the images of the fold that it was not trained on: of models/ and, where they exist, of each
-models/fold_*/ (`make folds`). On these out-of-fold maps everything is fitted; what the fit is worth is measured on
-images that it has not seen either (nested, grouped folds), and printed as a table: each member alone, and the ensemble
-one step after the other. The seed's hand-set weights stay unless fitted ones are better there. The best way is written
-to models/ensemble.json, which make_submission.py reads.
+models/fold_*/ (`make folds`). On these out-of-fold maps, and on copy-move evidence, everything is fitted; what the fit
+is worth is measured on images that it has not seen either (nested, grouped folds), and printed as a table: each member
+alone, the ensemble one step after the other, and last without the evidence. The seed's hand-set weights stay unless
+fitted ones are better there. The best way is written to models/ensemble.json, which make_submission.py reads.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from common.sizes import SIZES
 
 import pandas as pd
 import tyro
+from joblib import cpu_count
 from tqdm import tqdm
 
 
@@ -50,18 +51,25 @@ class FitConfig:
     """Write the table here as well."""
     skip_bad_files: bool = False
     """Go on without the files that can't be read, naming each, as in the training."""
+    copy_move: bool = True
+    """Make copy-move evidence one of the members."""
+    workers: int | None = None
+    """Processes that look for copy-moves; by default one a core."""
 
     def __post_init__(self) -> None:
-        """Refuse a single fold."""
+        """Refuse a single fold, and no worker."""
         if self.folds < 2:
             raise UserError(f"--folds is {self.folds}; it must be 2 or more.")
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"--workers is {self.workers}; it must be 1 or more.")
 
 
 def main(config: FitConfig) -> None:
     """Predict, evaluate, choose, fit, write."""
     samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
+    workers = config.workers or cpu_count()
     oofs = {
-        tta: out_of_fold(config.models_dir, samples, tta, config.allow_missing)
+        tta: out_of_fold(config.models_dir, samples, tta, config.allow_missing, config.copy_move, workers)
         for tta in dict.fromkeys(("none", config.tta))
     }
     plain = oofs["none"]
@@ -96,7 +104,7 @@ def main(config: FitConfig) -> None:
         decision=chosen.decision,
         tta=tta,
         source=variant.weights,
-        checkpoints=identities(config.models_dir),
+        checkpoints=identities(config.models_dir, config.copy_move),
         report=figures,
     )
     settings.save(config.models_dir / SETTINGS_FILE)

@@ -2,9 +2,10 @@
 
     python make_submission.py --input data/test_images --models-dir models --output submission.csv
 
-The members' maps are averaged by their weights, joined with the small-forgery specialist's, and decided: the calibrated
-probability that the image is forged must reach the mode's threshold before any region is drawn. `python
-fit_ensemble.py` fits weights and decision to the data; without its models/ensemble.json the seed's weights count.
+The members' maps are averaged by their weights, joined with the small-forgery specialist's and with copy-move evidence,
+and decided: the calibrated probability that the image is forged must reach the mode's threshold before any region is
+drawn. `python fit_ensemble.py` fits weights and decision to the data; without its models/ensemble.json the seed's
+weights count. With no network trained at all, --allow-missing lets copy-move evidence decide alone.
 
 Images of any size, as PNG, JPEG, TIFF, BMP or WEBP; regions are drawn at each image's own resolution. Rows follow
 sample_submission.csv where there is one. Images are read, decided and written one batch after the other: memory does
@@ -32,6 +33,7 @@ from common.inference.views import TTA
 import numpy as np
 import tyro
 from accelerate import PartialState
+from joblib import cpu_count
 from tqdm import tqdm
 
 SCORE_COLUMNS = (
@@ -40,6 +42,8 @@ SCORE_COLUMNS = (
     "threshold",
     "area_share",
     "n_instances",
+    "copy_move_score",
+    "copy_move_inliers",
     "height",
     "width",
     "error",
@@ -79,7 +83,12 @@ class SubmissionConfig:
     """Fill holes in the mask; by default as fitted, or not."""
     instances: Grouping = "merge"
     """merge reports one instance an image; components one for each connected region; groups joins regions that look
-    alike, as the source and the copy of a copy-move do."""
+    alike, or are matched by copy-move evidence, as the source and the copy of a copy-move."""
+    copy_move: bool = True
+    """Look for copy-moves without a network too."""
+    workers: int | None = None
+    """Processes that look for copy-moves, of which --batch-size at most are busy at a time; by default one a core, and
+    no more than that."""
     allow_missing: bool = False
     """Go on without members whose checkpoint is missing."""
     batch_size: int = 8
@@ -95,15 +104,23 @@ class SubmissionConfig:
         for name, share in shares.items():
             if share is not None and not 0 <= share < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {share}; it must be from 0 to less than 1.")
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size is {self.batch_size}; it must be 1 or more.")
+        for name in ("batch_size", "workers"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {count}; it must be 1 or more.")
 
 
 def main(config: SubmissionConfig) -> None:
     """Decide every image and write the tables."""
     images = {config.input.stem: config.input} if config.input.is_file() else find_images(config.input)
     rows = submission_rows(images, config.sample_submission, config.input)
-    ensemble = load_ensemble(config.models_dir, PartialState().device, config.allow_missing, config.tta)
+    ensemble = load_ensemble(
+        config.models_dir,
+        PartialState().device,
+        config.allow_missing,
+        config.tta,
+        copy_move=config.copy_move,
+        workers=config.workers or max(1, min(cpu_count(), config.batch_size, len(rows))),
+    )
     settings = _with_flags(ensemble.settings, config)
     scores_path = config.scores or config.output.with_name("scores.csv")
     if scores_path.resolve() == config.output.resolve():
@@ -149,9 +166,16 @@ def decide(
         with written_whole(config.maps / f"{case_id}.npy", "wb") as file:
             np.save(file, prob.astype(np.float16))
     labels = np.zeros((height, width), np.int32)
+    evidence = prediction.evidence
     if is_forged(prediction.forged_probability, config.mode):
         labels = find_instances(
-            prob, settings.pixel_threshold, settings.min_area_share, config.instances, image, settings.cleanup
+            prob,
+            settings.pixel_threshold,
+            settings.min_area_share,
+            config.instances,
+            image,
+            settings.cleanup,
+            evidence.groups if evidence else (),
         )
     score = {
         "forged_probability": round(prediction.forged_probability, 6),
@@ -161,6 +185,8 @@ def decide(
         "height": height,
         "width": width,
     }
+    if evidence:
+        score |= {"copy_move_score": round(evidence.score, 6), "copy_move_inliers": evidence.inliers}
     return format_annotation(encode_labels(labels)), score
 
 

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+COPIED = np.s_[20:84, 16:96], np.s_[110:174, 150:230]
 
 
 @pytest.fixture
@@ -36,6 +37,28 @@ def pairs_dir(tmp_path_factory) -> Path:
         cv2.imwrite(str(folder / f"train_images/forged/{number}.png"), image)
         np.save(folder / f"train_masks/{number}.npy", mask)
     return folder
+
+
+@pytest.fixture(scope="session")
+def copied_images() -> list[np.ndarray]:
+    """Four images, uint8 (192, 256, 3), of blurred noise; in the second and fourth, a part is copied elsewhere."""
+    rng = np.random.default_rng(0)
+    images = []
+    for number in range(4):
+        image = cv2.GaussianBlur(rng.integers(0, 256, (192, 256, 3), dtype=np.uint8), (0, 0), 1.5)
+        image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+        if number % 2:
+            image[COPIED[1]] = image[COPIED[0]]
+        images.append(image)
+    return images
+
+
+@pytest.fixture(scope="session")
+def copied_mask() -> np.ndarray:
+    """Source and copy in the second and fourth of `copied_images`, bool (192, 256)."""
+    mask = np.zeros((192, 256), bool)
+    mask[COPIED[0]] = mask[COPIED[1]] = True
+    return mask
 
 
 @pytest.fixture(scope="session")

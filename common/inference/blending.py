@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from common.data.transforms import resize_map
+
 import numpy as np
 
-Role = Literal["average", "union"]
+Role = Literal["average", "union", "evidence"]
+"""In the weighted mean; joined by the maximum; no network: joined after those (`join_evidence`)."""
 
 
 def blend(maps: np.ndarray, roles: Sequence[Role], weights: Sequence[float]) -> np.ndarray:
-    """The weighted mean of the members that are averaged, joined with the others by the maximum.
+    """The weighted mean of the networks that are averaged, joined with the others by the maximum.
 
     max(Σ w·p / Σ w over `average`, w·p of each member of `union`), pixel by pixel: a specialist adds what the mean of
     the others overlooks, and takes nothing away.
@@ -46,3 +49,26 @@ def blend(maps: np.ndarray, roles: Sequence[Role], weights: Sequence[float]) -> 
             np.maximum(blended, np.float32(weights[member]) * prob, out=blended)
     # The shares of the weights add up to 1 but for rounding.
     return np.minimum(blended, 1, out=blended)
+
+
+def join_evidence(blended: np.ndarray, evidence: np.ndarray, weight: float) -> np.ndarray:
+    """The blend of the networks and the map of classical evidence, by the maximum.
+
+    Args:
+        blended: Probabilities (h, w).
+        evidence: Probabilities (H, W) of what passed as evidence, (1, 1) where nothing did.
+        weight: The factor that they are trusted with, in [0, 1]; 0 leaves them out.
+
+    Returns:
+        Probabilities, float32: (H, W) where there is evidence, so that thin regions stay as they were drawn, else
+        (h, w).
+
+    Raises:
+        ValueError: The weight is out of its range.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"the weight of evidence must be in [0, 1]: {weight}")
+    blended = blended.astype(np.float32, copy=False)
+    if weight == 0 or not evidence.any():
+        return blended
+    return np.maximum(resize_map(blended, *evidence.shape), np.float32(weight) * evidence.astype(np.float32))

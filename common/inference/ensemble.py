@@ -1,14 +1,18 @@
 """The members of the ensemble: this table is the one place that names them. And what they say of an image together."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from common.data.transforms import resize_map
 from common.errors import UserError
-from common.inference.blending import Role, blend
-from common.inference.gate import Decision, feature_maps, map_features
+from common.forensics.copy_move import VERSION
+from common.inference.blending import Role, blend, join_evidence
+from common.inference.evidence import EVIDENCE_THRESHOLD, Evidence, gather
+from common.inference.gate import COPY_FEATURES, FEATURE_SIZE, Decision, copy_features, feature_maps, map_features
 from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.inference.settings import Settings
 from common.inference.views import TTA, is_large, predict_maps
@@ -21,20 +25,21 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One checkpoint's place in the ensemble."""
+    """A network's place in the ensemble, or that of the copy-move evidence."""
 
     name: str
     """models/<name>_best.pth"""
-    script: str
-    """The program that trains it."""
-    in_channels: int
+    script: str | None = None
+    """The program that trains it; None for evidence, which is not trained and has no checkpoint."""
+    in_channels: int = 3
     weight: float
-    """Of the role `average`: in the weighted mean. Of `union`: the factor on its probabilities (seed's values)."""
+    """Of the role `average`: in the weighted mean. Of the others: the factor on its probabilities (seed's values)."""
     role: Role
     tile_share: float | None = None
     """For a member trained on crops: it sees an image in tiles of this share of the longer side only."""
 
 
+COPY_MOVE = Member(name="copy_move", weight=1.0, role="evidence")
 MEMBERS = (
     Member(name="highres_no_ela", script="script_1_highres_no_ela.py", in_channels=3, weight=1.5, role="average"),
     Member(name="hard_negative", script="script_2_hard_negative_mining.py", in_channels=3, weight=1.2, role="average"),
@@ -49,6 +54,7 @@ MEMBERS = (
         role="union",
         tile_share=0.4,
     ),
+    COPY_MOVE,
 )
 SETTINGS_FILE = "ensemble.json"
 
@@ -68,43 +74,92 @@ class Prediction:
     """What the ensemble says of an image."""
 
     prob: np.ndarray
-    """Probability of each pixel, float32 (h, w): the size of the image if it is large, else the network's."""
+    """Probability of each pixel, float32 (h, w): the size of the image if it is large or evidence is drawn in it, else
+    the networks'."""
     forged_probability: float
-    """Calibrated, in (0, 1)."""
+    """Calibrated, in (0, 1]."""
+    evidence: Evidence | None = None
+    """The copies found; None where none were looked for."""
 
 
 class Ensemble:
     """The loaded members, and how they are blended. One preprocessing serves them all (`common.inference.views`)."""
 
-    def __init__(self, folds: list[list[Loaded]], settings: Settings, device: torch.device) -> None:
-        """Hold the members of each fold, at least one fold, the same members in each; see `load_ensemble`."""
+    def __init__(
+        self,
+        folds: list[list[Loaded]],
+        settings: Settings,
+        device: torch.device,
+        copy_move: bool = False,
+        workers: int = 1,
+    ) -> None:
+        """Hold the networks of each fold; see `load_ensemble`.
+
+        Args:
+            folds: At least one, with the same members in each; without any, the evidence alone decides.
+            settings: With a weight for each member.
+            device: Where the networks run.
+            copy_move: Whether the evidence is one of the members.
+            workers: Processes that look for copies. As many as `predict` has images at a time can be busy.
+        """
         self.folds = folds
         self.settings = settings
         self.device = device
-        self.members = [loaded.member for loaded in folds[0]]
-        self.roles = [member.role for member in self.members]
-        self.weights = [settings.weights[member.name] for member in self.members]
-        self.map_size = max(loaded.checkpoint["config"]["image_size"] for fold in folds for loaded in fold)
+        self.copy_move = copy_move
+        self.workers = workers
+        self.networks = [loaded.member for loaded in folds[0]]
+        self.members = [*self.networks, *([COPY_MOVE] if copy_move else [])]
+        sizes = [loaded.checkpoint["config"]["image_size"] for fold in folds for loaded in fold]
+        self.map_size = max(sizes, default=FEATURE_SIZE)
         for fold in folds:
             for loaded in fold:
                 loaded.network.to(device)
 
     def predict(self, images: list[np.ndarray]) -> list[Prediction]:
-        """Blend and decide RGB images, uint8 (H, W, 3). The folds' maps, and their probabilities, are averaged."""
-        if len(images) > 1 and any(is_large(*image.shape[:2], self.map_size) for image in images):
+        """Blend and decide RGB images, uint8 (H, W, 3). The folds' maps, and their probabilities, are averaged.
+
+        Processes look for copies while the networks predict.
+        """
+        evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
+        if any(is_large(*image.shape[:2], self.map_size) for image in images):
             # One large image's maps at a time are enough for the memory.
-            return [prediction for image in images for prediction in self.predict([image])]
-        by_fold = [[self._decide(maps) for maps in self.member_maps(images, k)] for k in range(len(self.folds))]
-        return [
-            Prediction(
-                np.mean([prediction.prob for prediction in predictions], axis=0),
-                float(np.mean([prediction.forged_probability for prediction in predictions])),
-            )
-            for predictions in zip(*by_fold, strict=True)
-        ]
+            return [prediction for image in images for prediction in self._predict([image], evidence)]
+        return self._predict(images, evidence)
+
+    def _predict(self, images: list[np.ndarray], evidence: Iterator[Evidence | None]) -> list[Prediction]:
+        """The next images, and the evidence in them."""
+        by_fold = [self._blends(images, fold) for fold in range(len(self.folds))]
+        found = islice(evidence, len(images))
+        return [self._decide(image, own) for *image, own in zip(*by_fold, found, strict=True)]
+
+    def _decide(self, by_fold: list[tuple[np.ndarray, dict[str, float]]], found: Evidence | None) -> Prediction:
+        """One image, by the evidence and each fold's blend with its features."""
+        decision, prob, own = self.settings.decision, np.mean([blended for blended, _ in by_fold], axis=0), {}
+        if found is not None:
+            prob = join_evidence(prob, found.prob, self.settings.weights[COPY_MOVE.name])
+            own = copy_features(found.score, found.inliers, found.area_share)
+        probability = float(np.mean([decision.probability(features | own) for _, features in by_fold]))
+        if found is not None and not set(COPY_FEATURES) & set(decision.features):
+            # It is the networks' alone: of two witnesses that know nothing of each other, the surer one counts.
+            probability = max(probability, found.score)
+        return Prediction(prob, probability, found)
+
+    def _blends(self, images: list[np.ndarray], fold: int) -> list[tuple[np.ndarray, dict[str, float]]]:
+        """The blend of a fold's networks for each image, and its features."""
+        if not self.networks:
+            return [(np.zeros((self.map_size, self.map_size), np.float32), {})] * len(images)
+        roles, weights = zip(*((m.role, self.settings.weights[m.name]) for m in self.networks), strict=True)
+        blends = []
+        for maps in self.member_maps(images, fold):
+            # The features are of the maps that the decision was fitted on: brought to their size first, then blended.
+            small = feature_maps(maps)
+            by_name = {member.name: prob for member, prob in zip(self.networks, small, strict=True)}
+            features = map_features(blend(small, roles, weights), by_name, self.settings.pixel_threshold)
+            blends.append((blend(maps, roles, weights), features))
+        return blends
 
     def member_maps(self, images: list[np.ndarray], fold: int = 0) -> list[np.ndarray]:
-        """The members' maps of each image, float16 (M, h, w): at the image's size if it is large, else `map_size`.
+        """The networks' maps of each image, float16 (M, h, w): at the image's size if it is large, else `map_size`.
 
         Args:
             images: RGB, uint8 (H, W, 3).
@@ -112,13 +167,6 @@ class Ensemble:
         """
         by_member = [self._maps(loaded, images) for loaded in self.folds[fold]]
         return [self._stack(maps) for maps in zip(*by_member, strict=True)]
-
-    def _decide(self, maps: np.ndarray) -> Prediction:
-        # The features are of the maps that the decision was fitted on: brought to their size first, then blended.
-        small = feature_maps(maps)
-        by_name = {member.name: prob for member, prob in zip(self.members, small, strict=True)}
-        features = map_features(blend(small, self.roles, self.weights), by_name, self.settings.pixel_threshold)
-        return Prediction(blend(maps, self.roles, self.weights), self.settings.decision.probability(features))
 
     def _maps(self, loaded: Loaded, images: list[np.ndarray]) -> list[np.ndarray]:
         maps = predict_maps(
@@ -145,8 +193,10 @@ def load_ensemble(
     allow_missing: bool = False,
     tta: TTA | None = None,
     fitted: bool = True,
+    copy_move: bool = True,
+    workers: int = 1,
 ) -> Ensemble:
-    """Load every member's checkpoint, and the fitted settings where they belong to these checkpoints.
+    """Load every network's checkpoint, and the fitted settings where they belong to these checkpoints.
 
     Args:
         models_dir: Where the training scripts wrote them. Its folders `fold_*`, where there are any, hold the same
@@ -155,26 +205,34 @@ def load_ensemble(
         allow_missing: Go on without members that were not trained, printing each.
         tta: Views of each image; None for those of the settings.
         fitted: Read the settings; else the seed's count.
+        copy_move: Whether copy-move evidence is one of the members. With `allow_missing` it decides alone where no
+            network was trained.
+        workers: Processes that look for copies.
 
     Raises:
         UserError: A checkpoint is missing (with the script that makes it) or broken, all that are averaged are
             missing, or the checkpoints are not of one training in folds.
     """
-    missing = [member for member in MEMBERS if not member_path(models_dir, member).is_file()]
+    networks = [member for member in MEMBERS if member.script]
+    missing = [member for member in networks if not member_path(models_dir, member).is_file()]
     listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in missing)
-    if all(member in missing for member in MEMBERS if member.role == "average"):
+    alone = copy_move and missing == networks
+    if not alone and all(member in missing for member in networks if member.role == "average"):
         raise UserError(f"no member of the average is trained; missing checkpoints:{listing}\nTrain one.")
     if missing and not allow_missing:
-        raise UserError(f"missing checkpoints:{listing}\nTrain them, or go on without by --allow-missing.")
+        rest = ", and decide by copy-move evidence alone," if alone else ""
+        raise UserError(f"missing checkpoints:{listing}\nTrain them, or go on without{rest} by --allow-missing.")
     if missing:
         print(f"the ensemble goes on without:{listing}")
-    members = [member for member in MEMBERS if member not in missing]
-    folds = [_load_fold(folder, members) for folder in _folders(models_dir)]
+    if alone:
+        print("no network is trained: copy-move evidence alone decides")
+    members = [member for member in networks if member not in missing]
+    folds = [[]] if alone else [_load_fold(folder, members) for folder in _folders(models_dir)]
     _check_folds(models_dir, folds)
-    settings = _settings(models_dir, folds) if fitted else seed_settings(folds[0])
+    settings = _settings(models_dir, folds, copy_move) if fitted else seed_settings(folds[0], copy_move)
     if tta is not None and tta != settings.tta and settings.source == "fitted":
         print(f"note: the decision was fitted on maps of --tta {settings.tta}; {tta} may shift its probabilities")
-    return Ensemble(folds, settings if tta is None else replace(settings, tta=tta), device)
+    return Ensemble(folds, settings if tta is None else replace(settings, tta=tta), device, copy_move, workers)
 
 
 def _folders(models_dir: Path) -> list[Path]:
@@ -217,49 +275,61 @@ def _check_folds(models_dir: Path, folds: list[list[Loaded]]) -> None:
         )
 
 
-def seed_settings(members: list[Loaded]) -> Settings:
+def seed_settings(networks: list[Loaded], copy_move: bool = False) -> Settings:
     """How members are blended before anything was fitted for them together.
 
-    The weights are the seed's; threshold and calibration are those of the heaviest averaged member, fitted on its
-    own maps of its validation fold: near the truth for that member alone, a guess for the blend.
+    The weights are the seed's; threshold and calibration are those of the heaviest averaged network, fitted on its
+    own maps of its validation fold: near the truth for that network alone, a guess for the blend. Without a network
+    the score of the copies, calibrated as it is, decides.
     """
-    averaged = [loaded for loaded in members if loaded.member.role == "average"]
-    leader = max(averaged, key=lambda loaded: loaded.member.weight).checkpoint
+    weights = {loaded.member.name: loaded.member.weight for loaded in networks}
+    if copy_move:
+        weights[COPY_MOVE.name] = COPY_MOVE.weight
+    feature, threshold, calibration = "copy_score", EVIDENCE_THRESHOLD, {"slope": 1.0, "intercept": 0.0}
+    averaged = [loaded for loaded in networks if loaded.member.role == "average"]
+    if averaged:
+        leader = max(averaged, key=lambda loaded: loaded.member.weight).checkpoint
+        feature, threshold, calibration = "quantile_999", leader["threshold"], leader["calibration"]
     # A model of one feature with coefficient 1 is what Platt scaling of that feature is.
     platt = {"mean": (0.0,), "scale": (1.0,), "coefficients": (1.0,), "intercept": 0.0}
     return Settings(
-        weights={loaded.member.name: loaded.member.weight for loaded in members},
-        pixel_threshold=leader["threshold"],
+        weights=weights,
+        pixel_threshold=threshold,
         min_area_share=MIN_AREA_SHARE,
         cleanup=Cleanup(),
         tta="none",
-        decision=Decision(features=("quantile_999",), calibration=leader["calibration"], **platt),
+        decision=Decision(features=(feature,), calibration=calibration, **platt),
         source="seed",
         checkpoints={},
     )
 
 
-def _settings(models_dir: Path, folds: list[list[Loaded]]) -> Settings:
-    """The fitted settings if there are any for exactly these checkpoints, else the seed's."""
+def _settings(models_dir: Path, folds: list[list[Loaded]], copy_move: bool) -> Settings:
+    """The fitted settings if there are any for exactly these members, else the seed's."""
     path = models_dir / SETTINGS_FILE
     if path.is_file():
-        settings = Settings.load(path)
-        if settings.checkpoints == identities(models_dir):
+        settings, present = Settings.load(path), identities(models_dir, copy_move)
+        if settings.checkpoints == present:
             return settings
-        print(f"{path} was fitted for other checkpoints and is left aside. Fit anew: python fit_ensemble.py")
+        changed = {name for name, _ in settings.checkpoints.items() ^ present.items()}
+        others = "other checkpoints" if changed != {COPY_MOVE.name} else "other copy-move evidence, or none,"
+        print(f"{path} was fitted for {others} and is left aside. Fit anew: python fit_ensemble.py")
     if len(folds[0]) > 1:
         print(f"the decision is not fitted for this blend: {folds[0][0].member.name}'s stands in (fit_ensemble.py)")
-    return seed_settings(folds[0])
+    return seed_settings(folds[0], copy_move)
 
 
-def identities(models_dir: Path) -> dict[str, str]:
-    """Member name → hash of its checkpoint files, those of `fold_*` folders included, for the members that have any."""
+def identities(models_dir: Path, copy_move: bool = False) -> dict[str, str]:
+    """Name → hash of its checkpoint files, those of `fold_*` folders included, for the networks that have any.
+
+    With `copy_move`, the version of its detector too.
+    """
     found = {}
     for member in MEMBERS:
         files = [member_path(folder, member) for folder in _folders(models_dir)]
         if digests := b"".join(_digest(path) for path in files if path.is_file()):
             found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
-    return found
+    return found | ({COPY_MOVE.name: f"version {VERSION}"} if copy_move else {})
 
 
 def _digest(path: Path) -> bytes:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from common.errors import UserError
 from common.evaluation.calibration import fit_calibration
 from common.evaluation.metrics import best_threshold, pixel_f1, pixel_f1_curve
-from common.inference.blending import Role, blend
-from common.inference.gate import Decision, map_features
+from common.inference.blending import Role, blend, join_evidence
+from common.inference.gate import COPY_FEATURES, Decision, map_features
 from common.inference.instances import MIN_AREA_SHARE, Cleanup, find_instances
 from common.inference.settings import Source
 
@@ -42,13 +42,17 @@ class Oof:
     """The members' out-of-fold maps of n images, and the truth."""
 
     names: tuple[str, ...]
-    """Of the M members."""
+    """Of the M members: K networks, and after them the evidence if there is any."""
     roles: tuple[Role, ...]
     """(M,)"""
     seed_weights: tuple[float, ...]
     """The hand-set weights, (M,)."""
     maps: np.ndarray
-    """float16 (n, M, S, S), in memory or memory-mapped: it is read image by image."""
+    """Of the networks, float16 (n, K, S, S), in memory or memory-mapped: it is read image by image."""
+    evidence: np.ndarray | None = None
+    """Map of the evidence, float16 (n, S, S), likewise."""
+    copies: np.ndarray | None = None
+    """`COPY_FEATURES`, float64 (n, 3), where there is evidence."""
     truths: list[np.ndarray]
     """uint8 (k, S, S) of each image, one channel a forged group; k = 0 for an authentic image."""
     groups: np.ndarray
@@ -62,19 +66,39 @@ class Oof:
         return np.array([len(truth) > 0 for truth in self.truths])
 
     def only(self, members: Sequence[str]) -> "Oof":
-        """The same images seen by some of the members; one alone is averaged, whatever its role."""
+        """The same images seen by some of the members; a network alone is averaged, whatever its role."""
         weights = [w if name in members else 0.0 for name, w in zip(self.names, self.seed_weights, strict=True)]
-        roles = ("average",) * len(self.names) if len(members) == 1 else self.roles
+        roles = self.roles
+        if len(members) == 1:
+            roles = tuple("evidence" if role == "evidence" else "average" for role in roles)
         return replace(self, roles=roles, seed_weights=tuple(weights))
 
+    def networks(self, image: int, weights: Sequence[float]) -> np.ndarray:
+        """The networks' blend of one image, float16 (S, S): with less than float32 the curves of F1 are exact."""
+        maps = self.maps[image]
+        count = len(maps)
+        if not any(weights[:count]):  # the evidence alone
+            return np.zeros(maps.shape[1:], np.float16)
+        return blend(maps, self.roles[:count], weights[:count]).astype(np.float16)
+
+    def join(self, image: int, prob: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+        """The networks' blend of one image, `prob`, joined with the evidence, float16 (S, S)."""
+        if self.evidence is None:
+            return prob
+        return join_evidence(prob, self.evidence[image], weights[-1]).astype(np.float16)
+
     def blended(self, image: int, weights: Sequence[float]) -> np.ndarray:
-        """The blend of one image, float16 (S, S): with less than float32 the curves of F1 are exact."""
-        return blend(self.maps[image], self.roles, weights).astype(np.float16)
+        """All members' blend of one image, float16 (S, S)."""
+        return self.join(image, self.networks(image, weights), weights)
 
     def features(self, image: int, prob: np.ndarray, pixel_threshold: float) -> dict[str, float]:
-        """`map_features` of one image's blend (S, S) and all members."""
-        members = {self.names[k]: self.maps[image, k] for k in np.flatnonzero(self.seed_weights)}
-        return map_features(prob, members, pixel_threshold)
+        """`map_features` of the networks, whose blend for one image is `prob` (S, S), and `copy_features`."""
+        used = dict(zip(self.names, self.seed_weights, strict=True))
+        networks = {name: own for name, own in zip(self.names, self.maps[image], strict=False) if used[name]}
+        features = map_features(prob, networks, pixel_threshold) if networks else {}
+        if self.copies is not None and self.seed_weights[-1]:
+            features |= dict(zip(COPY_FEATURES, self.copies[image].tolist(), strict=True))
+        return features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +141,8 @@ def fit(
     if not len(some):
         raise UserError("none of the images is forged: nothing can be fitted. Add forged images to the data folder.")
     members = fit_weights(oof, some) if weights == "fitted" else np.array(oof.seed_weights)
-    maps = {image: oof.blended(image, members) for image in some}
+    networks = {image: oof.networks(image, members) for image in some}
+    maps = {image: oof.join(image, prob, members) for image, prob in networks.items()}
     unions = {image: oof.truths[image].max(axis=0) for image in some}
     curve = sum(pixel_f1_curve(maps[image], unions[image]) for image in some)
     threshold = best_threshold(curve)[1]
@@ -126,7 +151,7 @@ def fit(
         min_area_share, cleanup = fit_regions(list(maps.values()), list(unions.values()), threshold)
         fitted = replace(fitted, min_area_share=min_area_share, cleanup=cleanup)
     if features != ():
-        blends = (maps[i] if i in maps else oof.blended(i, members) for i in images)
+        blends = (networks[i] if i in networks else oof.networks(i, members) for i in images)
         table = pd.DataFrame([oof.features(i, prob, threshold) for i, prob in zip(images, blends, strict=True)])
         read = table if features is None else table[list(features)]
         decision = fit_decision(read, oof.forged[images], oof.groups[images], seed)
@@ -138,8 +163,9 @@ def fit_weights(oof: Oof, images: np.ndarray) -> np.ndarray:
     """Weights of the members (M,) by ensemble selection (Caruana et al. 2004).
 
     The averaged members are picked one after the other, each as often as it helps; what was picked most weighs most.
-    Then the members of the union try their factors, 0 first. The aim is the mean pixel F1 of forged images at the one
-    threshold that is best for it. The averaged weights are scaled to the sum of the seed's, to be read beside them.
+    Then the members of the union, and the evidence, try their factors, 0 first. The aim is the mean pixel F1 of forged
+    images at the one threshold that is best for it. The averaged weights are scaled to the sum of the seed's, to be
+    read beside them.
 
     Args:
         oof: Out-of-fold maps and truth.
@@ -150,12 +176,15 @@ def fit_weights(oof: Oof, images: np.ndarray) -> np.ndarray:
     images = [image for image in images if oof.truths[image][:, ::step, ::step].any()]
     if not images:
         return np.array(oof.seed_weights)
-    maps = np.stack([oof.maps[image, :, ::step, ::step] for image in images]).astype(np.float32)
+    small = replace(
+        oof,
+        maps=np.stack([oof.maps[image, :, ::step, ::step] for image in images]),
+        evidence=None if oof.evidence is None else np.stack([oof.evidence[i, ::step, ::step] for i in images]),
+    )
     truths = [oof.truths[image][:, ::step, ::step].max(axis=0) for image in images]
 
     def f1(weights: np.ndarray) -> float:
-        blends = blend(maps, oof.roles, weights)
-        curve = sum(pixel_f1_curve(prob, truth) for prob, truth in zip(blends, truths, strict=True))
+        curve = sum(pixel_f1_curve(small.blended(k, weights), truth) for k, truth in enumerate(truths))
         return best_threshold(curve / len(truths))[0]
 
     seeds, averaged = np.array(oof.seed_weights), np.array(oof.roles) == "average"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from common.data.transforms import resize_image
 from common.evaluation.calibration import calibrated, log_odds
 from common.evaluation.metrics import IMAGE_SCORE_QUANTILE
+from common.forensics.copy_move import LEAST_SCORE
 
 import numpy as np
 
@@ -28,7 +29,10 @@ THRESHOLDS: dict[Mode, float] = {
 """Probability of being forged that an image must reach, by mode (the seed ensemble's five values)."""
 
 FEATURES = ("quantile_99", "quantile_999", "maximum", "soft_max", "log_area_share", "disagreement")
-"""Of the blend; `map_features` says what they are."""
+"""Of the networks' blend; `map_features` says what they are."""
+
+COPY_FEATURES = ("copy_score", "copy_inliers", "copy_area")
+"""Of the copy-move evidence; `copy_features` says what they are."""
 
 FEATURE_SIZE = 256
 """Side of the maps that features are taken of: a maximum or a quantile grows with the number of pixels."""
@@ -55,8 +59,8 @@ def map_features(blend: np.ndarray, members: Mapping[str, np.ndarray], pixel_thr
     """Features of one image's maps, taken at `FEATURE_SIZE` squared whatever the size of the maps.
 
     Args:
-        blend: The members' blend (h, w), probabilities.
-        members: The map (h, w) of each member by name, those without a weight in the blend included.
+        blend: The networks' blend (h, w), probabilities.
+        members: The map (h, w) of each network by name, at least one, those without a weight in the blend included.
         pixel_threshold: Pixels of at least this are forged.
 
     Returns:
@@ -80,6 +84,20 @@ def map_features(blend: np.ndarray, members: Mapping[str, np.ndarray], pixel_thr
     } | {f"soft_max_{name}": _log_odds(_soft_max(prob)) for name, prob in own.items()}
 
 
+def copy_features(score: float, inliers: float, area_share: float) -> dict[str, float]:
+    """Features of one image's best group of copies; zeros stand for none.
+
+    Returns:
+        `COPY_FEATURES`: the log-odds of its score, none having the least that is returned; ln(1 + inliers); and the
+        logarithm of its area share, to which a pixel of the features' maps is added so that it is finite.
+    """
+    return {
+        "copy_score": _log_odds(max(score, LEAST_SCORE)),
+        "copy_inliers": math.log1p(inliers),
+        "copy_area": math.log(area_share + FEATURE_SIZE**-2),
+    }
+
+
 def _soft_max(values: np.ndarray) -> float:
     attention = np.exp((values - values.max()) / TEMPERATURE)
     return (values @ attention) / attention.sum()
@@ -100,7 +118,8 @@ class Decision:
     """A logistic model on features, and the calibration of its score. Made by `common.inference.fitting`."""
 
     features: tuple[str, ...]
-    """Which of `map_features` it reads. `quantile_999` alone is Platt scaling of the image's score."""
+    """Which of `map_features` and `copy_features` it reads. `quantile_999` alone is Platt scaling of the image's
+    score."""
     mean: tuple[float, ...]
     """Of each feature in the images it was fitted on; subtracted."""
     scale: tuple[float, ...]
@@ -112,14 +131,15 @@ class Decision:
     """`slope` and `intercept` from the model's score to a probability (see `common.evaluation.calibration`)."""
 
     def __post_init__(self) -> None:
-        foreign = {name for name in self.features if name not in FEATURES and not name.startswith("soft_max_")}
+        known = (*FEATURES, *COPY_FEATURES)
+        foreign = {name for name in self.features if name not in known and not name.startswith("soft_max_")}
         if foreign:
             raise ValueError(f"there is no feature {', '.join(sorted(foreign))}")
         if not len(self.features) == len(self.mean) == len(self.scale) == len(self.coefficients):
             raise ValueError("features, mean, scale and coefficients differ in length")
 
     def probability(self, features: Mapping[str, float]) -> float:
-        """Probability in (0, 1) that the image with these `map_features` is forged."""
+        """Probability in (0, 1) that the image with these features is forged."""
         chosen = np.array([features[name] for name in self.features])
         logit = (chosen - self.mean) / self.scale @ np.array(self.coefficients) + self.intercept
         return calibrated(1 / (1 + math.exp(-min(max(logit, -30), 30))), **self.calibration)

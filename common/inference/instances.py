@@ -1,6 +1,7 @@
 """From a probability map to the instances that a submission lists."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,7 @@ def find_instances(
     grouping: Grouping = "merge",
     image: np.ndarray | None = None,
     cleanup: Cleanup = Cleanup(),
+    groups: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """Label the forged regions of a map.
 
@@ -46,9 +48,10 @@ def find_instances(
         min_area_share: Connected components (8 neighbours) below this share of the image are dropped.
         grouping: `merge` makes all regions one instance, which the metric pays for when source and copy belong
             together; `components` makes each connected component one; `groups` joins those components whose content
-            matches (`join_lookalikes`), as the truth of a copy-move does.
+            matches, and those of one of `groups` (`join_lookalikes`), as the truth of a copy-move does.
         image: uint8 (H, W, 3) RGB, needed for `groups` alone.
         cleanup: Morphology of the mask.
+        groups: Masks, bool (H, W), of regions that are known to show the same, read for the grouping `groups` alone.
 
     Returns:
         int32 (H, W): 0 authentic, 1 … n the instances.
@@ -65,7 +68,7 @@ def find_instances(
     keep[0] = False
     numbers = keep.astype(np.int32) if grouping == "merge" else np.where(keep, np.cumsum(keep), 0).astype(np.int32)
     labels = numbers[labels]
-    return join_lookalikes(image, labels) if grouping == "groups" else labels
+    return join_lookalikes(image, labels, groups) if grouping == "groups" else labels
 
 
 def _clean(mask: np.ndarray, cleanup: Cleanup) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Blobs that show the same: the source and the copy of a copy-move belong to one instance."""
 
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -15,10 +16,12 @@ _SIDE = 64  # longer side of the smaller blob on the working scale, in pixels
 _PADDING = 0.25  # of that side: how far two outlines of one content lie apart
 _CORE = 0.3  # of a blob's greatest depth: what lies nearer to its outline need not be copied
 _MIN_CORE = 100  # pixels on the working scale; fewer correlate by chance
+_INSIDE = 0.5  # of a blob's pixels that lie in a known group: it belongs to it
+_HOLDS = 0.125  # of a known group's pixels that a blob holds: likewise, however far its outline bleeds beyond
 _MIN_STD = 3.0  # gray levels; below it there is only the noise of an empty background
 
 
-def join_lookalikes(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def join_lookalikes(image: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Give blobs whose content matches a common number.
 
     The inner part of the smaller blob of each pair is searched in and around the larger one, by normalised
@@ -36,6 +39,9 @@ def join_lookalikes(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Args:
         image: uint8 (H, W, 3) RGB.
         labels: int32 (H, W): 0 background, 1 … n the blobs, each number in use.
+        groups: Masks, bool (H, W), of regions that are known to show the same (`common.forensics.copy_move`). The blobs
+            that belong to one are joined: at least half of such a blob lies in it, or it holds an eighth of it. (Of a
+            copy of half the side, the smaller region is a fifth.)
 
     Returns:
         int32 (H, W): 0 background, 1 … m ≤ n the groups, in the order of their first blob. Matches are transitive.
@@ -51,6 +57,10 @@ def join_lookalikes(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if (sizes[large] <= _MAX_RATIO * sizes[small]).all()
         and _similarity(gray, labels, boxes, small, large) >= THRESHOLD
     ]
+    for mask in groups:
+        shared = np.bincount(labels[mask], minlength=len(areas) + 1)[1:]
+        belong = (shared >= _INSIDE * areas) | (shared >= _HOLDS * np.count_nonzero(mask))
+        pairs += pairwise(np.flatnonzero(belong & (shared > 0)))
     rows, columns = np.array(pairs, int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(boxes), len(boxes)))
     groups = connected_components(graph, directed=False)[1] if boxes else []

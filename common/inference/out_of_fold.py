@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 from common.data.images import read_image, read_mask
 from common.data.samples import Sample, assign_folds, fingerprint
 from common.data.transforms import resize_mask
 from common.errors import UserError
 from common.files import written_whole
+from common.forensics.copy_move import VERSION
 from common.inference.ensemble import Ensemble, Loaded, identities, load_ensemble
+from common.inference.evidence import EVIDENCE_THRESHOLD, gather
 from common.inference.fitting import Oof
-from common.inference.gate import FEATURE_SIZE, feature_maps
+from common.inference.gate import COPY_FEATURES, FEATURE_SIZE, copy_features, feature_maps
 from common.inference.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
 
 import numpy as np
@@ -20,8 +24,17 @@ from tqdm import tqdm
 
 BATCH_SIZE = 8
 
+_EVIDENCE = np.dtype([("prob", "<f2", (FEATURE_SIZE, FEATURE_SIZE)), ("features", "<f8", (len(COPY_FEATURES),))])
 
-def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allow_missing: bool = False) -> Oof:
+
+def out_of_fold(
+    models_dir: Path,
+    samples: list[Sample],
+    tta: TTA = "none",
+    allow_missing: bool = False,
+    copy_move: bool = True,
+    workers: int = 1,
+) -> Oof:
     """Predict each image with the members that were not trained on its fold.
 
     Args:
@@ -29,15 +42,20 @@ def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allo
         samples: All images of the data folder that the members were trained on.
         tta: Views of each image.
         allow_missing: Go on without members that were not trained, printing each.
+        copy_move: Whether copy-move evidence is one of the members.
+        workers: Processes that look for copies.
 
     Returns:
-        Maps and truth of the images of those folds. The maps are memory-mapped from `models_dir`/oof_<tta>_<key>.npy;
-        while checkpoints and data stay the same, they are not predicted again.
+        Maps and truth of the images of those folds. The maps are memory-mapped from `models_dir`/oof_<tta>_<key>.npy,
+        the evidence from oof_copy_move_<key>.npy; while checkpoints, detector and data stay the same, they are not
+        made again.
 
     Raises:
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
     """
-    ensemble = load_ensemble(models_dir, PartialState().device, allow_missing, tta, fitted=False)
+    ensemble = load_ensemble(models_dir, PartialState().device, allow_missing, tta, fitted=False, copy_move=copy_move)
+    if not ensemble.networks:
+        raise UserError(f"{models_dir} has no trained network, and copy-move evidence alone needs no fit. Train one.")
     data, parts = fingerprint(samples), []
     for fold in ensemble.folds:
         runs = {_run(loaded, data) for loaded in fold}
@@ -47,24 +65,52 @@ def out_of_fold(models_dir: Path, samples: list[Sample], tta: TTA = "none", allo
         held_out = np.flatnonzero(assign_folds(samples, folds, seed) == number)
         parts.append([samples[position] for position in held_out])
     # Whatever shapes the maps: with any other of these, those of an earlier fit are stale.
-    shares = [member.tile_share for member in ensemble.members]
+    shares = [member.tile_share for member in ensemble.networks]
     constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
-    key = [identities(models_dir), data, shares, constants]
-    path = models_dir / f"oof_{tta}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
-    if not path.is_file():
-        for stale in models_dir.glob(f"oof_{tta}_*.npy"):
-            stale.unlink()
-        _predict(ensemble, parts, path)
     chosen = [sample for part in parts for sample in part]
+    evidence = None
+    if copy_move:
+        names = [(sample.case_id, sample.forged) for sample in chosen]
+        key = [VERSION, EVIDENCE_THRESHOLD, FEATURE_SIZE, data, names]
+        evidence = _made(models_dir, "copy_move", key, lambda file: _examine(chosen, workers, file))
+    key = [identities(models_dir), data, shares, constants]
+    maps = _made(models_dir, tta, key, lambda file: _predict(ensemble, parts, file))
     return Oof(
         names=tuple(member.name for member in ensemble.members),
         roles=tuple(member.role for member in ensemble.members),
         seed_weights=tuple(member.weight for member in ensemble.members),
-        maps=np.load(path, mmap_mode="r"),
+        maps=maps,
+        evidence=None if evidence is None else evidence["prob"],
+        copies=None if evidence is None else evidence["features"],
         truths=[_truth(sample) for sample in chosen],
         groups=np.array([sample.group for sample in chosen]),
         sizes=np.array([sample.size for sample in chosen]),
     )
+
+
+def _made(models_dir: Path, what: str, key: list, make: Callable[[IO], None]) -> np.ndarray:
+    """The array of oof_<what>_<hash of the key>.npy, memory-mapped; `make` writes it where it is missing."""
+    path = models_dir / f"oof_{what}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
+    if not path.is_file():
+        for stale in models_dir.glob(f"oof_{what}_*.npy"):
+            stale.unlink()
+        with written_whole(path, "wb") as file:
+            make(file)
+    return np.load(path, mmap_mode="r")
+
+
+def _examine(samples: list[Sample], workers: int, file: IO) -> None:
+    """Write the evidence in each sample, image by image."""
+    np.lib.format.write_array_header_2_0(file, _header(_EVIDENCE, len(samples)))
+    images = (read_image(sample.image) for sample in samples)
+    for found in tqdm(gather(images, workers), "copy_move", len(samples), unit="img", disable=None):
+        features = copy_features(found.score, found.inliers, found.area_share)
+        record = np.array((feature_maps(found.prob[None])[0], tuple(features.values())), _EVIDENCE)
+        file.write(record.tobytes())
+
+
+def _header(dtype: np.dtype, *shape: int) -> dict[str, Any]:
+    return {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
 
 
 def _run(loaded: Loaded, data: str) -> tuple[int, int, int]:
@@ -78,12 +124,12 @@ def _run(loaded: Loaded, data: str) -> tuple[int, int, int]:
     return config["folds"], config["seed"], config["fold"]
 
 
-def _predict(ensemble: Ensemble, parts: list[list[Sample]], path: Path) -> None:
+def _predict(ensemble: Ensemble, parts: list[list[Sample]], file: IO) -> None:
     """Write the maps of each fold's samples, float16 (n, M, S, S), image by image."""
     count = sum(map(len, parts))
-    header = {"descr": "<f2", "fortran_order": False, "shape": (count, len(ensemble.members), *[FEATURE_SIZE] * 2)}
-    with written_whole(path, "wb") as file, tqdm(total=count, desc=path.stem, unit="img", disable=None) as bar:
-        np.lib.format.write_array_header_2_0(file, header)
+    header = _header(np.dtype("<f2"), count, len(ensemble.networks), FEATURE_SIZE, FEATURE_SIZE)
+    np.lib.format.write_array_header_2_0(file, header)
+    with tqdm(total=count, desc=f"views {ensemble.settings.tta}", unit="img", disable=None) as bar:
         for fold, samples in enumerate(parts):
             for start in range(0, len(samples), BATCH_SIZE):
                 images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]

@@ -27,7 +27,7 @@ class Variant:
 
     name: str
     members: tuple[str, ...]
-    """One alone is averaged, whatever its role."""
+    """A network alone is averaged, whatever its role."""
     weights: Source = "seed"
     features: tuple[str, ...] | None = ("quantile_999",)
     """What the image-level decision reads, None for all. Without any, an image is forged where any pixel is."""
@@ -36,17 +36,27 @@ class Variant:
 
 
 def variants(oof: Oof) -> list[Variant]:
-    """The rows of the table: each member, then the ensemble, one step after the other. All fit a pixel threshold."""
+    """The rows of the table: each member, then the ensemble, one step after the other. All fit a pixel threshold.
+
+    Where there is evidence, the last row is the ensemble fitted without it.
+    """
     averaged = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role == "average")
-    union = [Variant(name="+ union", members=oof.names)] if len(averaged) < len(oof.names) else []
+    networks = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role != "evidence")
+    evidence = oof.names[len(networks) :]
+    union = [Variant(name="+ union", members=networks)] if averaged != networks else []
+    both = Variant(name="+ copy-move", members=oof.names, features=("quantile_999", "copy_score"))
+    without = Variant(name="without copy-move", members=networks, features=None, fit_mask=True, weights="fitted")
     return [
-        *(Variant(name=name, members=(name,)) for name in oof.names),
+        *(Variant(name=name, members=(name,)) for name in networks),
+        *(Variant(name=name, members=(name,), features=("copy_score",)) for name in evidence),
         Variant(name="any pixel", members=oof.names, features=()),
         Variant(name="average", members=averaged),
         *union,
+        *([both] if evidence else []),
         Variant(name="+ decision", members=oof.names, features=None),
         Variant(name=SEED, members=oof.names, features=None, fit_mask=True),
         Variant(name=FITTED, members=oof.names, features=None, fit_mask=True, weights="fitted"),
+        *([without] if evidence else []),
     ]
 
 
@@ -82,14 +92,15 @@ def nested(oof: Oof, variant: Variant, folds: int = 5, seed: int = 0) -> pd.Data
 def _outcome(oof: Oof, image: int, fitted: Fitted) -> dict[str, Any]:
     """One image as `fitted` decides it."""
     weights = tuple(fitted.weights.values())
-    prob, truth = oof.blended(image, weights), oof.truths[image]
+    networks, truth = oof.networks(image, weights), oof.truths[image]
+    prob = oof.join(image, networks, weights)
     # Without a decision, any pixel decides, were it the only one.
     min_area_share = fitted.min_area_share if fitted.decision else 0.0
     mask = find_instances(prob, fitted.pixel_threshold, min_area_share, cleanup=fitted.cleanup) > 0
     found = bool(mask.any())
     probability = float(found)
     if fitted.decision:
-        probability = fitted.decision.probability(oof.features(image, prob, fitted.pixel_threshold))
+        probability = fitted.decision.probability(oof.features(image, networks, fitted.pixel_threshold))
     union = truth.any(axis=0) if len(truth) else np.zeros(mask.shape, bool)
     return {
         "forged": len(truth) > 0,

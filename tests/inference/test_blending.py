@@ -1,4 +1,4 @@
-from common.inference.blending import blend
+from common.inference.blending import blend, join_evidence
 
 import numpy as np
 import pytest
@@ -49,9 +49,30 @@ def test_only_the_ratio_of_the_averaged_weights_counts_and_ones_stay_one():
         (ROLES, (1, -1, 0.8), "at least 0"),
         (ROLES, (1, 1, 1.2), "at most 1"),
         (ROLES, (1, 1), "3 maps, 3 roles and 2 weights"),
-        (("average", "average", "gate"), (1, 1, 1), "role gate"),
+        (("average", "average", "evidence"), (1, 1, 1), "role evidence"),
     ],
 )
 def test_what_can_not_be_blended(maps, roles, weights, message):
     with pytest.raises(ValueError, match=message):
         blend(maps, roles, weights)
+
+
+def test_evidence_joins_by_the_maximum_at_its_own_size():
+    """A blend of 0.2 and 0.9, and evidence of twice the size: 0.5 · 0.8 where that is more."""
+    evidence = np.zeros((2, 4), np.float16)
+    evidence[0, :2] = evidence[1, 3] = 0.8
+    joined = join_evidence(np.float32([[0.2, 0.2], [0.9, 0.9]]), evidence, 0.5)
+    assert joined.dtype == np.float32
+    assert joined == pytest.approx(np.array([[0.4, 0.4, 0.2, 0.2], [0.9, 0.9, 0.9, 0.9]]), abs=1e-3)
+
+
+def test_no_evidence_and_none_that_is_trusted_change_nothing():
+    blended = np.float32([[0.2, 0.7]])
+    assert (join_evidence(blended, np.zeros((1, 1), np.float16), 1.0) == blended).all()
+    assert (join_evidence(blended, np.ones((4, 8), np.float16), 0.0) == blended).all()
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1])
+def test_evidence_stays_a_probability(weight):
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        join_evidence(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float16), weight)

@@ -3,6 +3,7 @@ from dataclasses import replace
 from common.errors import UserError
 from common.inference import ensemble as module
 from common.inference.ensemble import (
+    COPY_MOVE,
     MEMBERS,
     SETTINGS_FILE,
     Ensemble,
@@ -12,8 +13,9 @@ from common.inference.ensemble import (
     load_ensemble,
     seed_settings,
 )
+from common.inference.evidence import Evidence, examine
 from common.inference.fitting import Oof
-from common.inference.gate import FEATURES, Decision, feature_maps
+from common.inference.gate import FEATURES, Decision, copy_features, feature_maps
 from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
 
 import numpy as np
@@ -68,9 +70,11 @@ def test_the_members_are_those_of_the_seed():
         "enhanced_aug": 0.8,
         "ela": 0.5,
         "small_forgery_specialist": 0.8,
+        "copy_move": 1.0,
     }
     assert [m.name for m in MEMBERS if m.role == "union"] == ["small_forgery_specialist"]
     assert [m.name for m in MEMBERS if m.in_channels == 4] == ["ela"]
+    assert [m for m in MEMBERS if m.role == "evidence"] == [m for m in MEMBERS if m.script is None] == [COPY_MOVE]
 
 
 def test_the_blend_is_the_weighted_mean():
@@ -95,30 +99,37 @@ def test_maps_and_probabilities_of_the_folds_are_averaged():
         assert prediction.forged_probability == pytest.approx(0.4, abs=1e-3)  # slope 1, intercept 0
 
 
-def test_an_image_is_decided_as_the_fit_saw_it():
+def test_an_image_is_decided_as_the_fit_saw_it(finds):
     """Same maps, same probability, whether they come by the submission or by the file of out-of-fold maps."""
     members = [loaded("a", 1.5, 0.5), loaded("b", 1.0, 0.5, image_size=64), loaded("s", 0.8, 0.5, role="union")]
     members = [replace(m, network=Gray(k)) for k, m in enumerate(members)]
-    weights = {"a": 1.5, "b": 1.0, "s": 0.8}
-    shape = {"mean": (0.5,) * 7, "scale": (2.0,) * 7, "coefficients": (0.3, -0.2, 0.5, 0.4, -0.1, 2.0, 0.6)}
+    weights = {"a": 1.5, "b": 1.0, "s": 0.8, "copy_move": 0.7}
+    shape = {"mean": (0.5,) * 8, "scale": (2.0,) * 8, "coefficients": (0.3, -0.2, 0.5, 0.4, -0.1, 2.0, 0.6, 0.7)}
     decision = Decision(
-        features=(*FEATURES, "soft_max_b"), intercept=0.1, calibration={"slope": 1.5, "intercept": 0.2}, **shape
+        features=(*FEATURES, "soft_max_b", "copy_area"),
+        intercept=0.1,
+        calibration={"slope": 1.5, "intercept": 0.2},
+        **shape,
     )
     settings = replace(seed_settings(members), weights=weights, decision=decision, pixel_threshold=0.4)
-    ensemble = Ensemble([members], settings, CPU)
-    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    ensemble = Ensemble([members], settings, CPU, copy_move=True)
+    image = np.random.default_rng(0).integers(130, 256, (50, 60, 3), dtype=np.uint8)
+    finds(0.9)
+    prediction = ensemble.predict([image])[0]
     maps = np.stack([feature_maps(ensemble.member_maps([image])[0])])
+    copies = copy_features(0.9, 20, prediction.evidence.area_share)
     oof = Oof(
-        names=tuple("abs"),
-        roles=("average", "average", "union"),
-        seed_weights=(1.5, 1.0, 0.8),
+        names=(*"abs", "copy_move"),
+        roles=("average", "average", "union", "evidence"),
+        seed_weights=(1.5, 1.0, 0.8, 0.7),
         maps=maps,
+        evidence=feature_maps(prediction.evidence.prob[None]),
+        copies=np.array([list(copies.values())]),
         truths=[np.zeros((0, 256, 256), np.uint8)],
         groups=np.array(["0"]),
         sizes=np.array(["authentic"]),
     )
-    features = oof.features(0, oof.blended(0, oof.seed_weights), 0.4)
-    prediction = ensemble.predict([image])[0]
+    features = oof.features(0, oof.networks(0, oof.seed_weights), 0.4)
     assert prediction.forged_probability == pytest.approx(decision.probability(features), abs=2e-3)
 
 
@@ -154,6 +165,88 @@ def test_before_a_fit_the_heaviest_averaged_member_decides():
 
 def test_nothing_to_predict():
     assert ensemble_of(loaded("a", 1.0, 0.2)).predict([]) == []
+    assert with_evidence(loaded("a", 1.0, 0.2)).predict([]) == []
+
+
+def with_evidence(*networks, workers=1):
+    settings = seed_settings(list(networks), copy_move=True)
+    return Ensemble([list(networks)], settings, CPU, copy_move=True, workers=workers)
+
+
+@pytest.fixture
+def finds(monkeypatch):
+    """Makes the detector find a square in the bright images, with this score, and nothing in the others."""
+
+    def finds(score):
+        def look(images, workers):
+            for image in images:
+                mask = np.zeros(image.shape[:2], bool)
+                if image.mean() > 128:
+                    mask[2:6, 3:9] = True
+                    prob = np.where(mask, np.float16(score), np.float16(0))
+                    yield Evidence(prob=prob, groups=(mask,), score=score, inliers=20, area_share=float(mask.mean()))
+                else:
+                    yield Evidence(prob=np.zeros((1, 1), np.float16))
+
+        monkeypatch.setattr(module, "gather", look)
+
+    return finds
+
+
+def test_evidence_joins_by_union_at_the_images_size(finds):
+    finds(0.9)
+    dark, bright = with_evidence(loaded("a", 1.5, 0.3)).predict(IMAGES)
+    assert dark.prob.shape == (32, 32)
+    assert dark.prob == pytest.approx(0.3, abs=1e-3)
+    expected = np.full((10, 20), 0.3)
+    expected[2:6, 3:9] = 0.9
+    assert bright.prob == pytest.approx(expected, abs=1e-3)
+    assert (bright.evidence.groups[0] == (expected > 0.5)).all()
+
+
+@pytest.mark.parametrize(("p", "score", "expected"), [(0.2, 0.9, 0.9), (0.7, 0.6, 0.7)])
+def test_before_a_fit_the_surer_witness_decides(finds, p, score, expected):
+    finds(score)
+    dark, bright = with_evidence(loaded("a", 1.5, p)).predict(IMAGES)
+    assert dark.forged_probability == pytest.approx(p, abs=1e-3)
+    assert bright.forged_probability == pytest.approx(expected, abs=1e-3)
+
+
+def test_evidence_decides_alone_where_there_is_no_network(finds):
+    finds(0.9)
+    ensemble = with_evidence()
+    dark, bright = ensemble.predict(IMAGES)
+    assert (dark.forged_probability, bright.forged_probability) == pytest.approx((0.02, 0.9))
+    assert not dark.prob.any()
+    assert ((bright.prob >= ensemble.settings.pixel_threshold) == bright.evidence.groups[0]).all()
+
+
+def test_a_fitted_decision_weighs_the_evidence_itself(finds):
+    """0.5 times the log-odds of the score, and 1 off: not the larger of two."""
+    finds(0.9)
+    ensemble = with_evidence(loaded("a", 1.5, 0.95))
+    decision = replace(ensemble.settings.decision, features=("copy_score",), coefficients=(0.5,), intercept=-1.0)
+    settings = replace(ensemble.settings, decision=decision, weights={"a": 1.0, "copy_move": 0.0})
+    bright = Ensemble(ensemble.folds, settings, CPU, copy_move=True).predict(IMAGES)[1]
+    assert bright.forged_probability == pytest.approx(1 / (1 + np.exp(1 - 0.5 * np.log(9))))
+    assert bright.prob == pytest.approx(0.95, abs=1e-3)  # weight 0
+
+
+def test_large_and_small_images_keep_their_own_evidence(finds):
+    finds(0.9)
+    images = [*IMAGES, np.zeros((90, 70, 3), np.uint8), np.full((80, 80, 3), 255, np.uint8)]
+    found = with_evidence(loaded("a", 1.0, 0.2)).predict(images)
+    assert [len(prediction.evidence.groups) for prediction in found] == [0, 1, 0, 1]
+    assert [prediction.prob.shape for prediction in found] == [(32, 32), (10, 20), (90, 70), (80, 80)]
+
+
+def test_the_detector_runs_beside_the_networks(copied_images, copied_mask):
+    """The real one, in two processes."""
+    predictions = with_evidence(loaded("a", 1.0, 0.2), workers=2).predict(copied_images[:2])
+    assert predictions[0].prob == pytest.approx(0.2, abs=1e-3)
+    drawn = predictions[1].prob > 0.5
+    assert (drawn & copied_mask).sum() > 0.7 * (drawn | copied_mask).sum()
+    assert predictions[1].forged_probability == pytest.approx(examine(copied_images[1]).score, abs=1e-6)
 
 
 CONFIG = {
@@ -174,9 +267,9 @@ def save(path, data="d", **config):
 
 @pytest.fixture
 def two_members(monkeypatch, tmp_path):
-    """A table of two members, of which the first was trained."""
+    """A table of two networks, of which the first was trained, and the evidence."""
     members = tuple(loaded(name, 1.0, 0.5).member for name in ("a", "b"))
-    monkeypatch.setattr(module, "MEMBERS", members)
+    monkeypatch.setattr(module, "MEMBERS", (*members, COPY_MOVE))
     save(tmp_path / "a_best.pth")
     return tmp_path
 
@@ -198,6 +291,24 @@ def test_allow_missing_goes_on_and_says_so(two_members, capsys):
 def test_nothing_at_all_is_an_error_also_then(two_members):
     (two_members / "a_best.pth").unlink()
     with pytest.raises(UserError, match=r"a_best\.pth.*\n.*b_best\.pth"):
+        load_ensemble(two_members, CPU, allow_missing=True, copy_move=False)
+    with pytest.raises(UserError, match=r"decide by copy-move evidence alone, by --allow-missing"):
+        load_ensemble(two_members, CPU)
+
+
+def test_without_a_network_evidence_decides_alone_and_says_so(two_members, finds, capsys):
+    finds(0.9)
+    (two_members / "a_best.pth").unlink()
+    ensemble = load_ensemble(two_members, CPU, allow_missing=True)
+    assert "no network is trained: copy-move evidence alone decides" in capsys.readouterr().out
+    assert [member.name for member in ensemble.members] == ["copy_move"]
+    assert ensemble.predict(IMAGES)[1].forged_probability == pytest.approx(0.9)
+
+
+def test_a_union_without_an_average_is_an_error(two_members, monkeypatch):
+    specialist = replace(loaded("a", 0.8, 0.5).member, role="union")
+    monkeypatch.setattr(module, "MEMBERS", (specialist, loaded("b", 1.0, 0.5).member, COPY_MOVE))
+    with pytest.raises(UserError, match="no member of the average is trained"):
         load_ensemble(two_members, CPU, allow_missing=True)
 
 
@@ -242,19 +353,18 @@ def fitted(two_members):
     """Both members trained, and settings fitted for them."""
     save(two_members / "b_best.pth")
     ensemble = load_ensemble(two_members, CPU)
-    checkpoints = identities(two_members)
-    settings = replace(
-        ensemble.settings, weights={"a": 0.0, "b": 2.0}, tta="flips", source="fitted", checkpoints=checkpoints
-    )
+    checkpoints = identities(two_members, copy_move=True)
+    weights = {"a": 0.0, "b": 2.0, "copy_move": 0.6}
+    settings = replace(ensemble.settings, weights=weights, tta="flips", source="fitted", checkpoints=checkpoints)
     settings.save(two_members / SETTINGS_FILE)
     return two_members
 
 
 def test_fitted_settings_count(fitted):
     ensemble = load_ensemble(fitted, CPU)
-    assert ensemble.weights == [0.0, 2.0]
+    assert ensemble.settings.weights == {"a": 0.0, "b": 2.0, "copy_move": 0.6}
     assert ensemble.settings.tta == "flips"
-    assert load_ensemble(fitted, CPU, fitted=False).weights == [1.0, 1.0]
+    assert load_ensemble(fitted, CPU, fitted=False).settings.weights == {"a": 1.0, "b": 1.0, "copy_move": 1.0}
 
 
 def test_other_views_than_the_fits_are_noted(fitted, capsys):
@@ -270,11 +380,22 @@ def test_without_a_fit_the_stand_in_is_named(two_folds, capsys):
 def test_settings_for_other_checkpoints_are_left_aside(fitted, capsys):
     checkpoint = load_checkpoint(fitted / "a_best.pth")
     save_checkpoint(checkpoint | {"epoch": 1}, fitted / "a_best.pth")
-    assert load_ensemble(fitted, CPU).weights == [1.0, 1.0]
+    assert load_ensemble(fitted, CPU).settings.source == "seed"
     assert "fitted for other checkpoints" in capsys.readouterr().out
+
+
+def test_settings_for_another_detector_are_left_aside(fitted, monkeypatch, capsys):
+    monkeypatch.setattr(module, "VERSION", 0)
+    assert load_ensemble(fitted, CPU).settings.source == "seed"
+    assert "fitted for other copy-move evidence" in capsys.readouterr().out
+
+
+def test_settings_with_evidence_are_left_aside_without_it(fitted, capsys):
+    assert load_ensemble(fitted, CPU, copy_move=False).settings.weights == {"a": 1.0, "b": 1.0}
+    assert "fitted for other copy-move evidence, or none" in capsys.readouterr().out
 
 
 def test_settings_for_more_members_are_left_aside(fitted, capsys):
     (fitted / "b_best.pth").unlink()
-    assert load_ensemble(fitted, CPU, allow_missing=True).weights == [1.0]
+    assert load_ensemble(fitted, CPU, allow_missing=True).settings.source == "seed"
     assert "fitted for other checkpoints" in capsys.readouterr().out

@@ -3,7 +3,7 @@ from dataclasses import replace
 from common.errors import UserError
 from common.evaluation.metrics import image_auc
 from common.inference.fitting import Oof, fit, fit_decision, fit_regions, fit_weights, grouped_folds
-from common.inference.gate import FEATURES
+from common.inference.gate import COPY_FEATURES, FEATURES, copy_features
 from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.sizes import size_of
 
@@ -78,6 +78,59 @@ def test_only_members_asked_for_have_a_weight_and_one_alone_is_averaged():
     assert (oof.only(["a", "b"]).seed_weights, oof.only(["a", "b"]).roles) == ((1, 1, 0), oof.roles)
     alone = oof.only(["c"])
     assert alone.blended(1, alone.seed_weights) == pytest.approx(oof.maps[1, 2])
+
+
+def with_copies(oof, found):
+    """With evidence besides, which knows the truth of the images `found`, and finds nothing in the others."""
+    evidence = np.zeros((len(oof.truths), S, S), np.float16)
+    copies = np.array([list(copy_features(0.0, 0, 0.0).values())] * len(oof.truths))
+    for image in found:
+        evidence[image] = 0.9 * oof.truths[image].max(axis=0)
+        copies[image] = list(copy_features(0.9, 30, float(oof.truths[image].mean())).values())
+    names, roles, weights = (*oof.names, "copy_move"), (*oof.roles, "evidence"), (*oof.seed_weights, 1.0)
+    return replace(oof, names=names, roles=roles, seed_weights=weights, evidence=evidence, copies=copies)
+
+
+def test_evidence_joins_the_blend_but_not_the_features_of_the_networks():
+    oof = with_copies(make_oof(a=0.6), found=[1])
+    assert (oof.networks(1, (1, 1)) == oof.maps[1, 0]).all()
+    inside = oof.truths[1][0] > 0
+    joined = oof.blended(1, (1, 0.5))
+    assert joined[inside] == pytest.approx(np.maximum(oof.maps[1, 0][inside], 0.45), abs=1e-3)
+    assert (joined[~inside] == oof.maps[1, 0][~inside]).all()
+    features = oof.features(1, oof.networks(1, (1, 1)), 0.5)
+    assert features == pytest.approx(
+        make_oof(a=0.6).features(1, oof.maps[1, 0], 0.5) | copy_features(0.9, 30, float(inside.mean()))
+    )
+    assert set(features) == {*FEATURES, "soft_max_a", *COPY_FEATURES}
+
+
+def test_evidence_can_stand_alone_or_be_left_out():
+    oof = with_copies(make_oof(a=0.6), found=[1])
+    alone, without = oof.only(["copy_move"]), oof.only(["a"])
+    assert (alone.blended(1, alone.seed_weights) == oof.evidence[1]).all()
+    assert not alone.blended(3, alone.seed_weights).any()
+    assert tuple(alone.features(1, alone.networks(1, alone.seed_weights), 0.5)) == COPY_FEATURES
+    assert (without.blended(1, without.seed_weights) == oof.maps[1, 0]).all()
+    assert not set(COPY_FEATURES) & set(without.features(1, oof.maps[1, 0], 0.5))
+
+
+def test_evidence_gets_a_factor_where_it_helps():
+    noise = make_oof(noise=0.0)
+    helps = with_copies(noise, found=forged_images(noise))
+    assert 0.4 <= fit_weights(helps, forged_images(helps))[1] <= 1
+    nothing = with_copies(noise, found=[])
+    assert fit_weights(nothing, forged_images(nothing)).tolist() == [1.0, 0.0]
+
+
+def test_the_decision_reads_the_copies():
+    """Networks of noise, and copies found in the forged images alone."""
+    oof = make_oof(n=48, noise=0.0)
+    fitted = fit(oof := with_copies(oof, found=forged_images(oof)), weights="seed")
+    assert set(COPY_FEATURES) <= set(fitted.decision.features)
+    noise = oof.networks(0, (1, 1))
+    found, nothing = (fitted.decision.probability(oof.features(i, noise, fitted.pixel_threshold)) for i in (1, 0))
+    assert found > 0.8 > 0.2 > nothing
 
 
 def block(value=1.0):

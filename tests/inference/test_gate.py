@@ -1,7 +1,16 @@
 import math
 from dataclasses import asdict, replace
 
-from common.inference.gate import FEATURE_SIZE, FEATURES, THRESHOLDS, Decision, is_forged, map_features
+from common.inference.gate import (
+    COPY_FEATURES,
+    FEATURE_SIZE,
+    FEATURES,
+    THRESHOLDS,
+    Decision,
+    copy_features,
+    is_forged,
+    map_features,
+)
 
 import numpy as np
 import pytest
@@ -66,6 +75,22 @@ def test_maps_stored_as_float16_have_the_same_features():
     assert features(prob) == features(prob.astype(np.float16))
 
 
+def test_features_of_copies_by_hand():
+    """Four fifths sure, 20 inliers, 255 of the 65536 pixels of the features' maps and one more."""
+    found = copy_features(0.8, 20, 255 / 65536)
+    assert found == pytest.approx(
+        {"copy_score": math.log(4), "copy_inliers": math.log(21), "copy_area": -8 * math.log(2)}
+    )
+    assert tuple(found) == COPY_FEATURES
+
+
+def test_no_copies_are_as_good_as_hopeless_ones():
+    none = copy_features(0.0, 0, 0.0)
+    assert none == {"copy_score": pytest.approx(math.log(1 / 49)), "copy_inliers": 0, "copy_area": -16 * math.log(2)}
+    assert copy_features(0.01, 0, 0.0) == none
+    assert all(map(math.isfinite, copy_features(1.0, 10**6, 1.0).values()))
+
+
 DECISION = Decision(
     features=("maximum", "disagreement"),
     mean=(1.0, 0.1),
@@ -88,6 +113,8 @@ def test_far_features_do_not_overflow():
 
 def test_a_decision_survives_plain_values():
     assert Decision.from_dict(asdict(DECISION)) == DECISION
+    with_copies = replace(DECISION, features=("maximum", "copy_score"))
+    assert Decision.from_dict(asdict(with_copies)) == with_copies
 
 
 @pytest.mark.parametrize(

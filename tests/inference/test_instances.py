@@ -85,6 +85,59 @@ def test_groups_leave_out_what_is_too_small(figure):
     assert find_instances(prob, 0.5, 0.01, "groups", image).max() == 3
 
 
+def squares(*numbers):
+    """A mask of those of the four squares."""
+    mask = np.zeros((100, 220), bool)
+    for number in numbers:
+        x = (10, 60, 115, 170)[number]
+        mask[30:70, x : x + 40] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([squares(1, 3)], [1, 2, 1, 2]),  # beside the first and third, which look alike
+        ([squares(1, 2)], [1, 1, 1, 2]),  # through the third, with the first
+        ([squares(0, 3), squares(1, 3)], [1, 1, 1, 1]),
+        ([squares(0)], [1, 2, 1, 3]),
+        ([np.zeros((100, 220), bool)], [1, 2, 1, 3]),
+    ],
+)
+def test_known_groups_are_joined_too(figure, groups, expected):
+    image, prob = figure
+    labels = find_instances(prob, 0.5, grouping="groups", image=image, groups=groups)
+    assert [labels[50, x] for x in (30, 80, 135, 190)] == expected
+    assert ((labels > 0) == (prob > 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "belongs"),
+    [
+        (20, True),  # half of the square lies in the group, which is much larger
+        (19, False),
+    ],
+)
+def test_half_of_a_region_makes_it_belong(figure, rows, belongs):
+    """A group of the fourth square and, beside `rows` rows of the second, thirteen times as much of the background."""
+    image, prob = figure
+    group = squares(3)
+    group[30 : 30 + rows, 60:100] = True
+    group[:25] = group[75:] = True
+    labels = find_instances(prob, 0.5, grouping="groups", image=image, groups=[group])
+    assert (labels[50, 80] == labels[50, 190]) == belongs
+
+
+@pytest.mark.parametrize(("side", "belongs"), [(14, False), (16, True)])
+def test_a_large_region_that_holds_a_part_of_the_group_belongs(figure, side, belongs):
+    """14² of 14² + 1600 are a ninth of the group, 16² of 16² + 1600 more than an eighth; of the square, little."""
+    image, prob = figure
+    group = squares(3)
+    group[40 : 40 + side, 70 : 70 + side] = True
+    labels = find_instances(prob, 0.5, grouping="groups", image=image, groups=[group])
+    assert (labels[50, 80] == labels[50, 190]) == belongs
+
+
 def test_groups_need_an_image_of_the_maps_size(figure):
     image, prob = figure
     with pytest.raises(ValueError, match=r"image \(100, 220, 3\); none given"):

@@ -1,12 +1,19 @@
 """Who predicts which image, and what is refused."""
 
+import shutil
+
+from common.data.images import read_image
 from common.data.samples import assign_folds, fingerprint, load_samples
 from common.errors import UserError
 from common.inference import ensemble as module
-from common.inference.ensemble import Member
+from common.inference import out_of_fold as tested
+from common.inference.ensemble import COPY_MOVE, Member
+from common.inference.evidence import examine
+from common.inference.gate import COPY_FEATURES, copy_features
 from common.inference.out_of_fold import out_of_fold
 from common.training.checkpoint import build_network, save_checkpoint
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -32,7 +39,7 @@ def samples(pairs_dir):
 def save(monkeypatch, samples, tmp_path):
     """Writes checkpoints of the members a and b, whose maps are as constant as their fold's number."""
     members = tuple(Member(name=n, script=f"{n}.py", in_channels=3, weight=1.0, role="average") for n in "ab")
-    monkeypatch.setattr(module, "MEMBERS", members)
+    monkeypatch.setattr(module, "MEMBERS", (*members, COPY_MOVE))
 
     def save(name, folder="", data=None, **fields):
         config = CONFIG | fields
@@ -55,7 +62,8 @@ def test_each_image_is_predicted_by_the_fold_that_it_was_held_out_of(save, sampl
     for name in "ab":
         save(name)
         save(name, "fold_1", fold=1)
-    oof = out_of_fold(tmp_path, samples)
+    oof = out_of_fold(tmp_path, samples, copy_move=False)
+    assert (oof.names, oof.evidence, oof.copies) == (("a", "b"), None, None)
     assert oof.maps.shape == (20, 2, 256, 256)
     folds = assign_folds(samples, 2, 0)
     expected = [1 / (1 + np.exp(-fold)) for fold in sorted(folds)]
@@ -71,11 +79,45 @@ def test_each_image_is_predicted_by_the_fold_that_it_was_held_out_of(save, sampl
 def test_the_maps_are_predicted_again_when_a_checkpoint_changes(save, samples, tmp_path):
     for name in "ab":
         save(name)
-    first = out_of_fold(tmp_path, samples).maps.filename
-    assert out_of_fold(tmp_path, samples).maps.filename == first
+    first = out_of_fold(tmp_path, samples, copy_move=False).maps.filename
+    assert out_of_fold(tmp_path, samples, copy_move=False).maps.filename == first
     save("a", fold=0, epochs=5)
-    assert out_of_fold(tmp_path, samples).maps.filename != first
+    assert out_of_fold(tmp_path, samples, copy_move=False).maps.filename != first
     assert len(list(tmp_path.glob("oof_none_*.npy"))) == 1
+
+
+def test_the_evidence_is_looked_for_once(save, pairs_dir, copied_images, tmp_path, monkeypatch):
+    """For all views, and whatever becomes of the networks; again for another detector. One image holds a copy."""
+    data = shutil.copytree(pairs_dir, tmp_path / "data")
+    cv2.imwrite(str(data / "train_images/forged/3.png"), cv2.resize(copied_images[1], (96, 72)))
+    samples = load_samples(data)
+    for name in "ab":
+        save(name, data=fingerprint(samples))
+        save(name, "fold_1", fold=1, data=fingerprint(samples))
+    looked = []
+    monkeypatch.setattr(tested, "gather", lambda images, workers: (looked.append(1) or examine(i) for i in images))
+    oof = out_of_fold(tmp_path, samples)
+    assert (oof.names, oof.roles[-1], oof.seed_weights[-1]) == (("a", "b", "copy_move"), "evidence", 1.0)
+    assert (oof.evidence.shape, oof.copies.shape, len(looked)) == ((20, 256, 256), (20, len(COPY_FEATURES)), 20)
+    folds = assign_folds(samples, 2, 0)
+    in_order = [s for fold in (0, 1) for s, f in zip(samples, folds, strict=True) if f == fold]
+    for k, sample in enumerate(in_order):
+        found = examine(read_image(sample.image))
+        assert oof.copies[k] == pytest.approx([*copy_features(found.score, found.inliers, found.area_share).values()])
+        assert oof.evidence[k].max() == found.prob.max()
+
+    save("a", data=fingerprint(samples), epochs=5)
+    assert (out_of_fold(tmp_path, samples, "flips").evidence == oof.evidence).all()
+    assert len(looked) == 20
+    monkeypatch.setattr(tested, "VERSION", 0)
+    out_of_fold(tmp_path, samples)
+    assert len(looked) == 40
+    assert len(list(tmp_path.glob("oof_copy_move_*.npy"))) == 1
+
+
+def test_evidence_alone_needs_no_fit(save, samples, tmp_path):
+    with pytest.raises(UserError, match="no trained network"):
+        out_of_fold(tmp_path, samples, allow_missing=True)
 
 
 def test_members_of_different_folds_are_refused(save, samples, tmp_path):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 from common.inference.fitting import Oof
+from common.inference.gate import copy_features
 from common.inference.variants import FITTED, SEED, Variant, choose, nested, summary, variants
 
 import numpy as np
@@ -103,6 +104,31 @@ def test_the_union_has_a_row_of_its_own():
     rows = {variant.name: variant.members for variant in variants(oof)}
     assert rows["average"] == ("good",)
     assert rows["+ union"] == ("noise", "good")
+
+
+def test_the_ensemble_is_shown_with_and_without_evidence():
+    """Two networks of noise, and evidence that knows every forgery."""
+    oof = make_oof(good=0.0)
+    truths = [truth.any(axis=0) if len(truth) else np.zeros((S, S), bool) for truth in oof.truths]
+    copies = [list(copy_features(0.9 * t.any(), 20 * t.any(), float(t.mean())).values()) for t in truths]
+    oof = replace(
+        oof,
+        names=(*oof.names, "copy_move"),
+        roles=(*oof.roles, "evidence"),
+        seed_weights=(1.0, 1.0, 1.0),
+        evidence=np.float16(0.9) * np.array(truths),
+        copies=np.array(copies),
+    )
+    rows = {variant.name: variant for variant in variants(oof)}
+    assert list(rows) == [
+        "noise", "good", "copy_move", "any pixel", "average", "+ copy-move", "+ decision", SEED, FITTED,
+        "without copy-move",
+    ]  # fmt: skip
+    figures = {name: summary(nested(oof, rows[name])) for name in ("copy_move", "+ copy-move", "without copy-move")}
+    assert figures["copy_move"]["of1"] == figures["copy_move"]["image_auc"] == 1
+    assert figures["+ copy-move"]["image_auc"] == 1
+    assert figures["without copy-move"]["of1"] < 0.7
+    assert choose({SEED: {"of1": 0.5}, FITTED: {"of1": 0.4}, "without copy-move": {"of1": 0.9}}) == SEED
 
 
 def test_summary_by_hand():

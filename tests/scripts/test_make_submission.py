@@ -1,7 +1,12 @@
 """The real program on a few images."""
 
 import csv
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 from common.inference.rle import parse_annotation
 
@@ -29,7 +34,7 @@ def models_dir(run_program, pairs_dir, tmp_path_factory):
 def submit(run_program, models_dir, tmp_path):
     def submit(folder, *flags):
         flags = ("--input", folder, "--models-dir", models_dir, "--output", tmp_path / "submission.csv", *flags)
-        flags = ("--allow-missing", *flags)  # script 1 alone was trained
+        flags = ("--allow-missing", "--workers", "1", *flags)  # script 1 alone was trained
         result = run_program("make_submission.py", *flags)
         assert result.returncode == 0, result.stderr
         return pd.read_csv(tmp_path / "submission.csv", dtype=str), pd.read_csv(
@@ -135,12 +140,12 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
     [
         (("--input", "nowhere"), "error: nowhere is not a folder"),
         (("--input", "docs/LOG.md"), "LOG.md"),
-        (("--models-dir", "nowhere"), "nowhere/highres_no_ela_best.pth (made by script_1_highres_no_ela.py)"),
         (("--mode", "best"), "--mode"),
         (("--tta", "all"), "--tta"),
         (("--closing", "2"), "error: --closing is 2.0; it must be from 0 to less than 1"),
         (("--pixel-threshold", "-0.1"), "error: --pixel-threshold is -0.1"),
         (("--batch-size", "0"), "error: --batch-size is 0"),
+        (("--workers", "0"), "error: --workers is 0"),
         (("--output", "/proc/nothing/submission.csv"), "can't be written"),
         (("--scores", "docs/../submission.csv"), "can't both be"),
     ],
@@ -152,6 +157,87 @@ def test_a_wrong_flag_is_one_clear_message(run_program, models_dir, pairs_dir, t
     result = run_program("make_submission.py", "--allow-missing", *flags)
     assert message in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "go on without, and decide by copy-move evidence alone, by --allow-missing"),
+        (("--allow-missing", "--no-copy-move"), "error: no member of the average is trained"),
+    ],
+)
+def test_nothing_trained_is_one_clear_message(run_program, pairs_dir, tmp_path, flags, message):
+    arguments = ["--input", pairs_dir / "train_images" / "forged", "--models-dir", tmp_path / "nowhere", *flags]
+    result = run_program("make_submission.py", *arguments, "--output", tmp_path / "s.csv")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "nowhere/highres_no_ela_best.pth (made by script_1_highres_no_ela.py)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def copied_dir(copied_images, tmp_path):
+    """A folder of `copied_images`, 0.png to 3.png."""
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    for number, image in enumerate(copied_images):
+        cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
+    return folder
+
+
+def test_copies_are_found_without_a_network(run_program, copied_dir, copied_mask, tmp_path):
+    """In the first minute: nothing trained, two processes. Source and copy are one instance."""
+    arguments = ["--input", copied_dir, "--models-dir", tmp_path / "nowhere", "--output", tmp_path / "submission.csv"]
+    arguments += ["--workers", "2", "--batch-size", "3", "--instances", "groups", "--maps", tmp_path / "maps"]
+    result = run_program("make_submission.py", "--allow-missing", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "no network is trained: copy-move evidence alone decides" in result.stdout
+    annotations = pd.read_csv(tmp_path / "submission.csv", dtype=str)["annotation"]
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert (annotations == "authentic").tolist() == [True, False, True, False]
+    for number in (1, 3):
+        (mask,) = parse_annotation(annotations[number], 192, 256)
+        assert (mask & copied_mask).sum() > 0.7 * (mask | copied_mask).sum()
+        assert scores["forged_probability"][number] == pytest.approx(scores["copy_move_score"][number], abs=1e-3)
+        assert scores["copy_move_inliers"][number] > 0
+        prob = np.load(tmp_path / "maps" / f"{number}.npy")
+        assert prob.max() == pytest.approx(scores["copy_move_score"][number], abs=1e-3)
+
+
+def test_evidence_joins_the_network_and_can_be_left_out(submit, models_dir, copied_dir, tmp_path):
+    """A network that calls nothing forged, and the evidence beside it."""
+    never = set_calibration(models_dir, tmp_path, slope=0.0, intercept=-5.0)
+    _, joined = submit(copied_dir, "--models-dir", never, "--min-area-share", "0.05")
+    assert (joined["forged_probability"] > 0.65).tolist() == [False, True, False, True]
+    assert (joined["n_instances"] == 1).tolist() == [False, True, False, True]
+    _, without = submit(copied_dir, "--models-dir", never, "--no-copy-move")
+    assert without["forged_probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(5)), abs=1e-5)
+    assert without["copy_move_score"].isna().all()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal to a group of processes")
+def test_an_interrupt_leaves_neither_processes_nor_half_a_file(copied_images, tmp_path):
+    """Ctrl-C, which reaches all processes of the terminal, while copies are looked for."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(400):
+        cv2.imwrite(str(images / f"{number}.png"), copied_images[number % 4])
+    command = [sys.executable, "make_submission.py", "--input", images, "--models-dir", tmp_path / "nowhere"]
+    command += ["--allow-missing", "--workers", "2", "--batch-size", "2", "--output", tmp_path / "out" / "s.csv"]
+    with subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not (tmp_path / "out" / "s.csv.partial").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(2)  # the processes have begun
+        os.killpg(process.pid, signal.SIGINT)
+        # Ends when the last process has closed its end of the pipes.
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_flags_win_over_the_fitted_regions(submit, models_dir, pairs_dir, tmp_path):
@@ -170,9 +256,6 @@ def test_flags_win_over_the_fitted_regions(submit, models_dir, pairs_dir, tmp_pa
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(models_dir, tmp_path):
     """Ten times the images, the same peak: a child process reports its own."""
-    import subprocess
-    import sys
-
     image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
     code = (
         "import sys, resource, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"

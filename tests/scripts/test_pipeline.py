@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from common.data.samples import assign_folds, load_samples
+from common.forensics.copy_move import VERSION
 from common.inference.settings import Settings
 
 import pandas as pd
@@ -101,32 +103,49 @@ def fitted(trained, variables):
 def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, run_program, tmp_path):
     models, output = fitted
     assert "10 images out of fold, 5 of them forged" in output
-    for row in [*MEMBERS, "any pixel", "average", "+ union", "+ decision", "seed weights", "fitted weights"]:
-        assert row in output
+    steps = ["average", "+ union", "+ copy-move", "+ decision", "+ regions", "fitted weights", "without copy-move"]
+    for row in [*MEMBERS, "copy_move", "any pixel", *steps]:
+        assert f"\n{row} " in output
     settings = Settings.load(models / "ensemble.json")
-    assert set(settings.weights) == set(settings.checkpoints) == set(MEMBERS)
+    assert set(settings.weights) == set(settings.checkpoints) == {*MEMBERS, "copy_move"}
+    assert settings.checkpoints["copy_move"] == f"version {VERSION}"
 
     arguments = ["--input", pairs_dir / "train_images" / "forged", "--models-dir", models]
     arguments += ["--output", tmp_path / "submission.csv", "--instances", "groups"]
     result = run_program("make_submission.py", *arguments, "--tta", "flips")
     assert result.returncode == 0, result.stderr
     assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
-    assert "fitted for other checkpoints" not in result.stdout
+    assert "is left aside" not in result.stdout
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert scores["forged_probability"].between(0, 1).all()
 
 
 def test_a_second_fit_needs_no_network(fitted, variables):
     models, _ = fitted
-    (maps,) = models.glob("oof_none_*.npy")
-    before = maps.stat().st_mtime_ns
+    files = sorted(models.glob("oof_*.npy"))
+    assert [path.name.rsplit("_", 1)[0] for path in files] == ["oof_copy_move", "oof_none"]
+    before = [path.stat().st_mtime_ns for path in files]
     assert make("fit", *variables).returncode == 0
-    assert maps.stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_a_fit_without_evidence_is_one_for_submissions_without(fitted, variables, pairs_dir, run_program, tmp_path):
+    models = shutil.copytree(fitted[0], tmp_path / "models")
+    result = make("fit", *variables, f"MODELS={models}", "FLAGS_fit=--no-copy-move")
+    assert result.returncode == 0, result.stderr
+    assert "+ copy-move" not in result.stdout
+    assert set(Settings.load(models / "ensemble.json").weights) == set(MEMBERS)
+    arguments = ["--input", pairs_dir / "train_images" / "forged" / "9.png", "--models-dir", models]
+    arguments += ["--output", tmp_path / "submission.csv"]
+    assert "is left aside" not in run_program("make_submission.py", *arguments, "--no-copy-move").stdout
+    assert "fitted for other copy-move evidence, or none" in run_program("make_submission.py", *arguments).stdout
 
 
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
+        ("fit_ensemble.py", ("--allow-missing",), "no trained network, and copy-move evidence alone needs no fit"),
+        ("fit_ensemble.py", ("--workers", "0"), "error: --workers is 0"),
         ("script_2_hard_negative_mining.py", (), "error: {models}/highres_no_ela_best.pth does not exist"),
         ("script_2_hard_negative_mining.py", ("--extra-authentic", "nowhere"), "error: nowhere is not a folder"),
         ("script_3_hard_fn_mining.py", ("--rounds", "0"), "error: --rounds is 0; it must be 1 or more"),
