@@ -1,6 +1,7 @@
-"""Small CSV tables that come with a data set."""
+"""Small tables: CSV that comes with a data set, Markdown that a program prints."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.errors import UserError
@@ -26,3 +27,23 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     if missing:
         raise UserError(f"{path} needs the columns {', '.join(columns)}; it has {', '.join(table.columns)}.")
     return table
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
+    """A Markdown table with columns padded to equal width; floats with four digits, nan as a dash."""
+    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = zip(row, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)) + "|"
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+
+
+def _cell(value: str | int | float) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4f}"
+    return str(value)

@@ -1,5 +1,5 @@
 from common.errors import UserError
-from common.tables import read_table
+from common.tables import markdown_table, read_table
 
 import pytest
 
@@ -23,3 +23,14 @@ def test_what_is_no_table_is_named(tmp_path, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv can't be read"):
         read_table(tmp_path / "none.csv", ["case_id"])
+
+
+def test_columns_of_a_printed_table_are_aligned():
+    lines = markdown_table(["size", "oF1"], [["large", 0.5], ["a", float("nan")], ["b", 12]]).splitlines()
+    assert lines == [
+        "| size  |    oF1 |",
+        "|-------|-------:|",
+        "| large | 0.5000 |",
+        "| a     |      – |",
+        "| b     |     12 |",
+    ]

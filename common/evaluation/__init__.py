@@ -1,1 +1,1 @@
-"""The metrics (arrays in, numbers out) and the report drawn from them."""
+"""The metrics (arrays in, numbers out) and what is drawn for a reader: report, explanation."""

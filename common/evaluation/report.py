@@ -10,6 +10,7 @@ from common.evaluation import metrics
 from common.evaluation.scoring import Case, Evaluation, read_map, read_truth, summarize
 from common.inference import rle
 from common.sizes import SIZES
+from common.tables import markdown_table
 
 import cv2
 import matplotlib.colors
@@ -35,8 +36,8 @@ def tables(evaluation: Evaluation) -> str:
     head = ["images", "oF1", "lift", "pixel F1", "recall"]
     map_head = ["pixel AUC", "best pixel F1"] if evaluation.curves else []
     parts = [
-        _table(["", "figure"], _headline(figures, evaluation)),
-        _table(["forged, by size", *head, *map_head], by_size),
+        markdown_table(["", "figure"], _headline(figures, evaluation)),
+        markdown_table(["forged, by size", *head, *map_head], by_size),
     ]
     if kinds := sorted(set(rows["kind"]) - {""}):
         groups = [rows[(rows["kind"] == kind) & (rows["n_truth"] > 0)] for kind in kinds]
@@ -45,7 +46,7 @@ def tables(evaluation: Evaluation) -> str:
             + ([group["pixel_auc"].mean()] if evaluation.curves else [])
             for kind, group in zip(kinds, groups, strict=True)
         ]
-        parts.append(_table(["forged, by kind", *head, *map_head[:1]], by_kind))
+        parts.append(markdown_table(["forged, by kind", *head, *map_head[:1]], by_kind))
     return "\n\n".join(parts)
 
 
@@ -79,26 +80,6 @@ def _values(row: dict, *names: str) -> list:
 
 def _map_values(evaluation: Evaluation, row: dict) -> list:
     return _values(row, "pixel_auc", "pixel_f1_best") if evaluation.curves else []
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A Markdown table with columns padded to equal width; floats with four digits, nan as a dash."""
-    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        first, *others = zip(row, widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|" + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)) + "|"
-    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
-
-
-def _cell(value: str | int | float) -> str:
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.4f}"
-    return str(value)
 
 
 def write_report(folder: Path, evaluation: Evaluation, cases: Sequence[Case], images: dict[str, Path]) -> Path:

@@ -1,0 +1,249 @@
+"""What a search for copy-moves found, as something to look at: a table, and a picture that shows the two regions."""
+
+from collections.abc import Sequence
+
+from common.forensics.copy_move import Copy, Group
+from common.tables import markdown_table
+
+import cv2
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+# Apart for colour-blind readers (Okabe and Ito 2008), those that show best on a dark ground first.
+COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+
+MOST_LINES = 20
+"""Lines drawn for one copy."""
+MOST_STRIPS = 4
+"""Groups whose regions are laid side by side below the picture."""
+
+# All in pixels of the picture.
+DPI, MARGIN = 100, 20
+PANEL_SIDE, WIDE_PANEL = 780, 1580  # longest side of the image beside its explanation, and above it
+CROP_HEIGHT = 280
+LEAST_WIDTH = 820  # the title needs it
+MOST_ENLARGED = 8
+CAPTION = "one colour shows the same; beside its number the probability that it was copied; lines join what matches"
+HALO = (patheffects.withStroke(linewidth=3.6, foreground="black"),)
+
+
+def describe(groups: Sequence[Group]) -> str:
+    """The groups as a Markdown table that reads well in a terminal too, one row a copy."""
+    head = ["group", "score", "source x, y", "copy x, y", "rotation", "scale", "mirrored", "area", "matches", "corr."]
+    rows = [
+        [
+            name,
+            f"{copy.score:.2f}",
+            _position(copy.source),
+            _position(copy.target),
+            f"{round(copy.rotation):+d}°",
+            f"{copy.scale:.2f}",
+            "yes" if copy.mirrored else "no",
+            f"{100 * (copy.source | copy.target).mean():.2g} %",
+            len(copy.points),
+            f"{copy.correlation:.2f}",
+        ]
+        for number, group in enumerate(groups, 1)
+        for name, copy in _named(number, group)
+    ]
+    return markdown_table(head, rows)
+
+
+def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> Figure:
+    """The image, beside it where it shows something twice, and below the copies laid back onto their sources.
+
+    Args:
+        image: uint8 (H, W, 3) RGB of any size.
+        groups: What to draw, the best first; without any the image stands alone.
+        title: Above the picture.
+
+    Returns:
+        A figure at most 1,620 pixels wide at its own dpi. Its axes are the image, the explanation, and for each
+        of the first `MOST_STRIPS` groups source, copy and difference.
+    """
+    height, width = image.shape[:2]
+    stacked = bool(groups) and width > 2 * height
+    scale = min((WIDE_PANEL if stacked else PANEL_SIDE) / max(height, width), MOST_ENLARGED)
+    picture = _resized(image, (max(1, round(width * scale)), max(1, round(height * scale))))
+    high, wide = picture.shape[:2]
+    panels = 2 if groups else 1
+    columns = 1 if stacked else panels
+    content = max(columns * wide + (columns - 1) * MARGIN, LEAST_WIDTH - 2 * MARGIN)
+    strips = [_strip(image, group.copies[0], (content - 2 * MARGIN) // 3) for group in groups[:MOST_STRIPS]]
+
+    head, strip_head = (62 if groups else 42), 56
+    total = (
+        head + panels // columns * (high + MARGIN) + sum(strip_head + strip[0].shape[0] for strip in strips) + MARGIN
+    )
+    page = _Page(content + 2 * MARGIN, total)
+    # A letter is about 0.83 pixels wide for each point of its size: a long title becomes smaller, not cut off.
+    page.text(MARGIN, 12, title, fontsize=min(13, content / (0.83 * len(title))), weight="bold")
+    if groups:
+        page.text(MARGIN, 38, CAPTION, color="0.35")
+    left = (page.width - columns * wide - (columns - 1) * MARGIN) // 2
+    page.panel(picture, left, head)
+    top = head + high + MARGIN
+    if groups:
+        x, y = (left, top) if stacked else (left + wide + MARGIN, head)
+        axes = page.panel(_spotlit(picture, np.any([group.mask for group in groups], axis=0)), x, y)
+        # The best last, on top of the others.
+        for number, group in reversed([*enumerate(groups, 1)]):
+            _draw_group(axes, number, group, (width, height), (wide, high))
+        top += high + MARGIN if stacked else 0
+    for number, (group, strip) in enumerate(zip(groups, strips, strict=False), 1):
+        _draw_strip(page, top, number, group, strip)
+        top += strip_head + strip[0].shape[0]
+    return page.figure
+
+
+class _Page:
+    """A figure measured in pixels from its top left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+    def text(self, x: float, y: float, text: str, **style) -> None:
+        """Write, with the top left corner of the text at x, y."""
+        # A file's name may hold a $, which isn't meant as mathematics.
+        place = {"va": "top", "fontsize": 10, "parse_math": False}
+        self.figure.text(x / self.width, 1 - y / self.height, text, **place | style)
+
+    def panel(self, picture: np.ndarray, x: int, y: int) -> Axes:
+        """Show a picture, pixel for pixel, with its top left corner at x, y."""
+        high, wide = picture.shape[:2]
+        axes = self.figure.add_axes(
+            (x / self.width, 1 - (y + high) / self.height, wide / self.width, high / self.height)
+        )
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
+        axes.set(xlim=(-0.5, wide - 0.5), ylim=(high - 0.5, -0.5))
+        axes.set_axis_off()
+        return axes
+
+
+def _named(number: int, group: Group) -> list[tuple[str, Copy]]:
+    """The copies of a group, each with its name: `2`, or `2.1`, `2.2` where there are several."""
+    if len(group.copies) == 1:
+        return [(str(number), group.copies[0])]
+    return [(f"{number}.{place}", copy) for place, copy in enumerate(group.copies, 1)]
+
+
+def _colour(number: int) -> str:
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
+def _position(region: np.ndarray) -> str:
+    y, x = (places.mean() for places in np.nonzero(region))
+    return f"{x:.0f}, {y:.0f}"
+
+
+def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], shown: tuple[int, int]) -> None:
+    """Outlines, lines and labels of a group, on an image of `size` shown as `shown`, both (width, height)."""
+    colour, factor = _colour(number), np.divide(shown, size)
+    labels = {f"{number} · {group.score:.2f}": group.copies[0].source}
+    for name, copy in _named(number, group):
+        labels[name] = copy.target
+        for region in (copy.source, copy.target):
+            _outline(axes, _resized_mask(region, shown), colour)
+        chosen = np.unique(np.linspace(0, len(copy.points) - 1, min(len(copy.points), MOST_LINES)).round().astype(int))
+        ends = (copy.points[chosen] + 0.5) * factor - 0.5
+        axes.add_collection(LineCollection(ends, colors=colour, linewidths=0.8, alpha=0.75))
+        axes.plot(*ends.reshape(-1, 2).T, ".", color=colour, markersize=3)
+    for text, region in labels.items():
+        contours, _ = cv2.findContours(_resized_mask(region, shown), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        x, y, wide, _ = cv2.boundingRect(max(contours, key=cv2.contourArea))
+        # Above the region, or its largest part, and never outside the image.
+        half = 6 + 4 * len(text)
+        place = (np.clip(x + wide / 2, half, max(half, shown[0] - half)), max(y - 12, 12))
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": colour, "alpha": 0.8}
+        axes.text(*place, text, color=colour, fontsize=9, weight="bold", ha="center", va="center", bbox=box)
+
+
+def _outline(axes: Axes, mask: np.ndarray, colour: str, linewidth: float = 1.8) -> None:
+    """Draw the borders of a mask, uint8 (h, w), over a picture of its size, legible on any ground."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for contour in contours:
+        x, y = np.concatenate([contour, contour[:1]])[:, 0].T
+        axes.plot(x, y, color=colour, linewidth=linewidth, path_effects=HALO, solid_joinstyle="round")
+
+
+def _spotlit(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture, dark and grey but for the mask (H, W) of any scale."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) // 2
+    inside = _resized_mask(mask, picture.shape[1::-1])[..., None] > 0
+    return np.where(inside, picture, grey[..., None])
+
+
+def _strip(image: np.ndarray, copy: Copy, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The source, the copy laid back onto it, twice their difference, each uint8 (h, w, 3), and the source's mask.
+
+    The difference is that after the copy's brightness and contrast within the region were fitted to the source's.
+    """
+    rows, columns = (np.flatnonzero(copy.source.any(axis=axis))[[0, -1]] for axis in (1, 0))
+    margin = 4 + round(0.15 * max(np.ptp(rows), np.ptp(columns)))
+    # As wide as the page allows: the more surroundings, the clearer that it is the region alone that agrees.
+    wanted = (np.ptp(rows) + 2 * margin) * side / CROP_HEIGHT
+    aside = max(margin, int(wanted - np.ptp(columns)) // 2)
+    y0, x0 = max(rows[0] - margin, 0), max(columns[0] - aside, 0)
+    window = (slice(y0, rows[1] + margin + 1), slice(x0, columns[1] + aside + 1))
+    source, mask = image[window], copy.source[window]
+    # The window's pixel (0, 0) is the image's (x0, y0).
+    back = np.column_stack([copy.matrix[:, :2], copy.matrix @ (x0, y0, 1)])
+    options = {"dsize": mask.shape[::-1], "flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP}
+    laid = cv2.warpAffine(image, back, borderValue=(200, 200, 200), **options)
+    known = mask & (cv2.warpAffine(np.ones(image.shape[:2], np.float32), back, **options) > 0.999)
+    fitted = np.stack([_fitted(laid[..., c], source[..., c], known) for c in range(3)], axis=2)
+    distance = np.abs(fitted - source).mean(axis=2)
+    difference = np.repeat((2 * distance).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    scale = min(side / mask.shape[1], CROP_HEIGHT / mask.shape[0])
+    shown = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    crops = (_resized(np.ascontiguousarray(crop), shown) for crop in (source, laid, difference))
+    return (*crops, _resized_mask(mask, shown))
+
+
+def _fitted(channel: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The channel (h, w) with the gain and offset that bring it closest to another within a mask."""
+    if not mask.any():
+        return channel.astype(np.float64)
+    there, here = channel[mask].astype(np.float64), wanted[mask].astype(np.float64)
+    spread = there.var()
+    gain = ((there - there.mean()) * (here - here.mean())).mean() / spread if spread > 0 else 1.0
+    return (channel - there.mean()) * gain + here.mean()
+
+
+def _draw_strip(page: _Page, top: int, number: int, group: Group, strip: tuple[np.ndarray, ...]) -> None:
+    """Name of the group, and its crops under their names."""
+    *crops, mask = strip
+    name, copy = _named(number, group)[0]
+    changes = [f"turned by {round(copy.rotation):+d}°"] if round(copy.rotation) else []
+    changes += [f"scaled by {copy.scale:.2f}"] if round(copy.scale, 2) != 1 else []
+    changes += ["mirrored"] if copy.mirrored else []
+    page.text(MARGIN, top + 4, "■", color=_colour(number), fontsize=12)
+    verdict = f"{name}   score {copy.score:.2f}  ·  copy {', '.join(changes) or 'only shifted'}"
+    page.text(MARGIN + 20, top + 6, f"{verdict}  ·  correlation {copy.correlation:.2f}", weight="bold")
+    step = (page.width - 2 * MARGIN + MARGIN) // 3
+    names = ("source", "copy, laid over the source", "difference × 2: black where the same")
+    for column, (crop, text) in enumerate(zip(crops, names, strict=True)):
+        page.text(MARGIN + column * step, top + 28, text, fontsize=9, color="0.35")
+        axes = page.panel(crop, MARGIN + column * step, top + 46)
+        _outline(axes, mask, _colour(number), 1.2)
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture at another (width, height); much enlarged it shows its pixels, and invents none between them."""
+    factor = size[0] / picture.shape[1]
+    enlarging = cv2.INTER_NEAREST if factor >= 4 else cv2.INTER_CUBIC
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else enlarging)
+
+
+def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) at another (width, height), uint8."""
+    # A small region must not vanish when a large image shrinks: a pixel is inside if any part of it was.
+    shrinking = size[0] < mask.shape[1]
+    resized = cv2.resize(
+        mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_NEAREST
+    )
+    return (resized > 0).astype(np.uint8)
