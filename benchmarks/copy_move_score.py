@@ -1,0 +1,159 @@
+"""Fit what a copy's score is made of: the constants of `common/forensics/resemblance.py`.
+
+    python -m benchmarks.copy_move_score CASIA1/authentic
+
+Candidates, regions that resemble another one, are collected on authentic images (where all are natural) and on two
+copy-moves in each (where some are copies), half of them JPEG-compressed: every second image of CASIA v1's authentic
+ones, photographs in the wheel of scikit-image, drawn blots, gels and cells, and plots with their axes and words, which
+are not forged. A logistic model tells copies from the rest; Platt scaling of each image's best candidate makes its
+score a probability, for as many authentic as forged images as there are here. Measured with grouped folds, an image
+and its forgeries in one.
+"""
+
+import os
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+from common.data.drawing import FIGURES
+from common.data.images import find_images, read_image
+from common.data.synthesis import copy_move, is_visible
+from common.forensics.copy_move import candidates
+from common.forensics.jpeg import jpeg
+from common.forensics.resemblance import describe, is_periodic
+
+import cv2
+import joblib
+import numpy as np
+import pandas as pd
+import skimage.data
+import tyro
+from matplotlib.figure import Figure
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+# Not grass and gravel: these textures were made seamless by copying.
+PHOTOGRAPHS = (
+    *("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "hubble_deep_field"),
+    *("immunohistochemistry", "microaneurysms", "moon", "page", "retina", "rocket", "text"),
+)
+DRAWN, PLOTS = 14, 40
+LONGEST = 700  # pixels; larger photographs are scaled down
+FORGERIES = 2
+TRUE_F1, FALSE_SHARE = 0.4, 0.2
+"""A candidate is true above this F1 with the mask, and natural where less than this share of it is in the mask."""
+
+
+def main(authentic: tyro.conf.Positional[Path], most: int = 90, workers: int = os.cpu_count() or 1) -> None:
+    """Collect, fit, measure, print.
+
+    Args:
+        authentic: Folder of authentic photographs; every second one may be used.
+        most: How many of them.
+        workers: Processes.
+    """
+    paths = sorted(find_images(authentic).values())[::2]
+    hosts = [*_hosts(), *(("photograph", path) for path in paths[:: max(1, len(paths) // most)])]
+    jobs = (joblib.delayed(_collect)(number, kind, image) for number, (kind, image) in enumerate(hosts))
+    results = joblib.Parallel(workers, return_as="generator")(jobs)
+    table = pd.DataFrame([row for rows in tqdm(results, "candidates", len(hosts), disable=None) for row in rows])
+    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "periodic")]
+    some = table[table.true.notna() & ~table.periodic]
+    x, y, groups = some[features].to_numpy(), some.true.to_numpy(bool), some.host.to_numpy()
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    logits = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
+    best = some.assign(logit=logits).sort_values("logit").groupby(["host", "forgery"]).tail(1)
+    platt = LogisticRegression(C=1e6).fit(best[["logit"]].to_numpy(), best.true.to_numpy(bool))
+    best["score"] = platt.predict_proba(best[["logit"]].to_numpy())[:, 1]
+    _print(best, table)
+    model.fit(x, y)
+    slope, shift = platt.coef_[0, 0], platt.intercept_[0]
+    weights = model[-1].coef_[0] / model[0].scale_
+    for name, weight in zip(features, slope * weights, strict=True):
+        print(f'    "{name}": {weight:.3f},')
+    print(f"INTERCEPT = {slope * (model[-1].intercept_[0] - weights @ model[0].mean_) + shift:.3f}")
+
+
+def _print(best: pd.DataFrame, table: pd.DataFrame) -> None:
+    hosts, untouched = table.groupby("kind").host.nunique(), best[best.forgery == 0]
+    print(f"{len(table)} candidates, {table.true.eq(True).sum()} of them true")
+    for kind, count in hosts.items():
+        flagged = (untouched[untouched.kind == kind].score >= 0.5).sum()
+        right = best[(best.kind == kind) & best.true.astype(bool)]
+        found = f", true candidates above 0.5: {(right.score >= 0.5).mean():.3f} of {len(right)}" if len(right) else ""
+        print(f"{kind:<12} {count:>3} hosts, untouched above 0.5: {flagged / count:.3f}{found}")
+
+
+def _hosts() -> Iterator[tuple[str, np.ndarray]]:
+    for name in PHOTOGRAPHS:
+        image = getattr(skimage.data, name)()
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image[..., :3]
+        scale = min(1.0, LONGEST / max(image.shape))
+        yield "photograph", cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    rng = np.random.default_rng(5)
+    for kind, draw in FIGURES.items():
+        for _ in range(DRAWN):
+            yield kind, draw(*rng.integers(256, 600, 2), rng)
+    for _ in range(PLOTS):
+        yield "plot", _plot(rng)
+
+
+def _plot(rng: np.random.Generator) -> np.ndarray:
+    """Panels of one kind of plot, with words and axes that recur."""
+    figure = Figure(rng.uniform((3, 2.5), (7, 6)), dpi=int(rng.integers(70, 130)))
+    kind = rng.integers(5)
+    for number, axes in enumerate(figure.subplots(*rng.integers(1, 4, 2), squeeze=False).ravel()):
+        if kind == 0:
+            axes.bar(range(5), rng.random(5) * 10, yerr=rng.random(5))
+            axes.set_xticks(range(5), ["ctrl", "A", "B", "A+B", "KO"], rotation=45)
+        elif kind == 1:
+            axes.plot(rng.normal(size=(50, 3)).cumsum(axis=0))
+            axes.grid(visible=True)
+            axes.legend(["a", "b", "c"], fontsize=6)
+        elif kind == 2:
+            axes.scatter(*rng.normal(size=(2, 100)), s=20)
+            axes.set(xlabel="time (s)", ylabel="signal")
+        elif kind == 3:
+            axes.imshow(rng.integers(0, 3, (8, 8)))
+            axes.set_title(f"n = {number}")
+        else:
+            axes.boxplot(rng.normal(size=(30, 4)))
+            axes.set_ylabel("intensity (a.u.)")
+    figure.tight_layout()
+    figure.savefig(buffer := BytesIO(), format="png")
+    return cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def _collect(number: int, kind: str, host: np.ndarray | Path) -> list[dict]:
+    """The candidates of an image as it is, and of forgeries in it."""
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng([7, number])
+    host = read_image(host) if isinstance(host, Path) else host
+    quality = int(rng.integers(70, 99)) if rng.random() < 0.5 else None
+    images = [(host, np.zeros(host.shape[:2], np.uint8))]
+    for _ in range(0 if kind == "plot" else FORGERIES):
+        try:
+            forged, mask = copy_move(host, rng)
+        except ValueError:  # no room
+            continue
+        if is_visible(host, forged, mask):
+            images.append((forged, mask))
+    rows = []
+    for forgery, (image, mask) in enumerate(images):
+        gray = cv2.cvtColor(image if quality is None else jpeg(image, quality), cv2.COLOR_RGB2GRAY)
+        found = candidates(gray)
+        for one, row in zip(found, describe(gray.astype(np.float32), found), strict=True):
+            region = one.source | one.target
+            inside = np.count_nonzero(region & (mask > 0))
+            f1 = 2 * inside / (np.count_nonzero(region) + np.count_nonzero(mask))
+            true = True if f1 > TRUE_F1 else False if inside < FALSE_SHARE * np.count_nonzero(region) else None
+            known = {"host": number, "kind": kind, "forgery": forgery, "true": true}
+            rows.append(known | {"periodic": is_periodic(one, found)} | row)
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
