@@ -57,22 +57,25 @@ fit: train
 submission: train
 	$(BIN)/python make_submission.py --input $(INPUT) --models-dir $(MODELS) --output $(OUTPUT) $(FLAGS_submission)
 
-# Real content, the real programs, a few minutes: data, training, submission, score; then the same untrained.
+# Real content, the real programs, a few minutes: data, training, submission, score; the network alone, and untrained.
 demo: setup
 	$(BIN)/python prepare_data.py demo --output data/demo --overwrite
 	$(BIN)/python script_1_highres_no_ela.py --profile quick --lr 2e-3 --data-dir data/demo --models-dir models/demo
 	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 0 --data-dir data/demo --models-dir models/demo_untrained
-	$(BIN)/python make_submission.py --allow-missing --input data/demo/test_images --models-dir models/demo_untrained \
-		--output $(DEMO)/untrained/submission.csv
-	$(BIN)/python evaluate.py --submission $(DEMO)/untrained/submission.csv --masks data/demo/test_masks \
-		--json $(DEMO)/untrained/evaluation.json
+	for name in demo demo_untrained; do \
+		$(BIN)/python make_submission.py --allow-missing --no-copy-move --input data/demo/test_images \
+			--models-dir models/$$name --output $(DEMO)/$$name/submission.csv || exit 1; \
+		$(BIN)/python evaluate.py --submission $(DEMO)/$$name/submission.csv --masks data/demo/test_masks \
+			--json $(DEMO)/$$name/evaluation.json || exit 1; done
 	$(BIN)/python make_submission.py --allow-missing --input data/demo/test_images --models-dir models/demo \
 		--output $(DEMO)/submission.csv --maps $(DEMO)/maps
 	$(BIN)/python evaluate.py --submission $(DEMO)/submission.csv --masks data/demo/test_masks --maps $(DEMO)/maps \
 		--json $(DEMO)/evaluation.json --report $(DEMO)/report
 	@$(BIN)/python -c 'import json, sys; \
-		trained, untrained = (json.load(open("$(DEMO)/" + name)) for name in ("evaluation.json", "untrained/evaluation.json")); \
-		print("oF1: trained {of1:.4f}, all-authentic {of1_all_authentic:.4f}, untrained".format(**trained), "%.4f" % untrained["of1"]); \
+		names = ("", "demo/", "demo_untrained/"); \
+		joined, trained, untrained = (json.load(open("$(DEMO)/" + name + "evaluation.json")) for name in names); \
+		print("oF1: all-authentic {of1_all_authentic:.4f}, untrained %.4f, trained {of1:.4f}, with copy-move evidence %.4f" \
+			.format(**trained) % (untrained["of1"], joined["of1"])); \
 		sys.exit(trained["of1"] <= max(trained["of1_all_authentic"], untrained["of1"]) and "the training did not help")'
 	@echo "look at $(DEMO)/report/predictions.png"
 
@@ -86,6 +89,7 @@ test-slow: setup
 bench: setup
 	$(BIN)/python -m benchmarks.rle
 	$(BIN)/python -m benchmarks.process_settings
+	$(BIN)/python -m benchmarks.copy_move speed
 
 lint: setup
 	$(BIN)/ruff check .

@@ -23,7 +23,8 @@ from common.data.images import read_image
 from common.errors import UserError
 from common.evaluation.explanation import describe, draw_explanation
 from common.files import written_whole
-from common.forensics.copy_move import Group, find_copies
+from common.forensics.copy_move import MATCHERS, Group, find_copies
+from common.forensics.learned import learned_matcher
 
 import tyro
 
@@ -38,6 +39,8 @@ class ExplainConfig:
     """The picture, a PNG file; by default outputs/<name of the image>_explained.png."""
     min_score: float = 0.5
     """Groups less probable than this are left out."""
+    lightglue: Path | None = None
+    """Weights of LightGlue for SIFT (sift_lightglue.pth), a learned matcher that proposes more places; needs kornia."""
 
     def __post_init__(self) -> None:
         """Refuse what can't be explained or written.
@@ -67,7 +70,8 @@ class ExplainConfig:
 def main(config: ExplainConfig) -> None:
     """Search, print, draw."""
     image = read_image(config.image)
-    found = find_copies(image)
+    learned = [] if config.lightglue is None else [learned_matcher(config.lightglue)]
+    found = find_copies(image, [*MATCHERS, *learned])
     groups = [group for group in found if group.score >= config.min_score]
     verdict = _verdict(found, groups, config.min_score)
     print("\n\n".join([verdict, describe(groups)] if groups else [verdict]))

@@ -20,7 +20,7 @@ from common.data.images import find_images, read_image
 from common.data.synthesis import copy_move, is_visible
 from common.forensics.copy_move import candidates
 from common.forensics.jpeg import jpeg
-from common.forensics.resemblance import describe, is_periodic
+from common.forensics.resemblance import describe, natural
 
 import cv2
 import joblib
@@ -60,8 +60,8 @@ def main(authentic: tyro.conf.Positional[Path], most: int = 90, workers: int = o
     jobs = (joblib.delayed(_collect)(number, kind, image) for number, (kind, image) in enumerate(hosts))
     results = joblib.Parallel(workers, return_as="generator")(jobs)
     table = pd.DataFrame([row for rows in tqdm(results, "candidates", len(hosts), disable=None) for row in rows])
-    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "periodic")]
-    some = table[table.true.notna() & ~table.periodic]
+    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "natural")]
+    some = table[table.true.notna() & ~table.natural.astype(bool)]
     x, y, groups = some[features].to_numpy(), some.true.to_numpy(bool), some.host.to_numpy()
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     logits = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
@@ -141,18 +141,19 @@ def _collect(number: int, kind: str, host: np.ndarray | Path) -> list[dict]:
             continue
         if is_visible(host, forged, mask):
             images.append((forged, mask))
-    rows = []
+    table = []
     for forgery, (image, mask) in enumerate(images):
         gray = cv2.cvtColor(image if quality is None else jpeg(image, quality), cv2.COLOR_RGB2GRAY)
         found = candidates(gray)
-        for one, row in zip(found, describe(gray.astype(np.float32), found), strict=True):
+        rows = describe(gray.astype(np.float32), found)
+        for one, row, dropped in zip(found, rows, natural(rows, found), strict=True):
             region = one.source | one.target
             inside = np.count_nonzero(region & (mask > 0))
             f1 = 2 * inside / (np.count_nonzero(region) + np.count_nonzero(mask))
             true = True if f1 > TRUE_F1 else False if inside < FALSE_SHARE * np.count_nonzero(region) else None
             known = {"host": number, "kind": kind, "forgery": forgery, "true": true}
-            rows.append(known | {"periodic": is_periodic(one, found)} | row)
-    return rows
+            table.append(known | {"natural": dropped} | row)
+    return table
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from common.forensics.matches import Matches
 
@@ -57,6 +58,7 @@ class Aligned:
         error = np.linalg.norm(here @ self.matrix[:, :2].T + self.matrix[:, 2] - there, axis=1)
         return bool(np.mean(inside & (error <= tolerance)) > 0.5)
 
+    @cached_property
     def sample(self) -> np.ndarray:
         """Some places of the region and where they go, float64 (n, 2, 2)."""
         y, x = np.nonzero(self.source)
@@ -64,7 +66,7 @@ class Aligned:
         here = np.column_stack([x, y])[chosen]
         return np.stack([here, here @ self.matrix[:, :2].T + self.matrix[:, 2]], axis=1)
 
-    @property
+    @cached_property
     def weight(self) -> float:
         """Area in pixels times correlation."""
         return np.count_nonzero(self.source) * self.correlation

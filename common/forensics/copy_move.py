@@ -125,7 +125,7 @@ def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Match
             if (aligned := align(pixels, matrix, points)) is None:
                 continue
             # Its refined transform may turn out to be that of an earlier one: the heavier one stays.
-            same = [e for e in found if e.explains(aligned.sample()) or aligned.explains(e.sample())]
+            same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
             if all(aligned.weight > earlier.weight for earlier in same):
                 found = [e for e in found if all(e is not other for other in same)] + [aligned]
     return found

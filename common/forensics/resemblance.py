@@ -13,23 +13,25 @@ import cv2
 import numpy as np
 
 COEFFICIENTS = {
-    "grain": 0.814,
-    "faint_grain": 2.552,
-    "contrast": -1.621,
-    "entropy": 2.723,
-    "difference": -1.583,
-    "distance": 1.423,
-    "stretch": -11.809,
-    "mirrored": -1.248,
-    "repeated": -1.919,
+    "grain": 0.687,
+    "faint_grain": 2.860,
+    "contrast": -1.578,
+    "entropy": 2.927,
+    "difference": -1.944,
+    "distance": 1.165,
+    "stretch": -18.864,
+    "mirrored": -1.384,
+    "repeated": -2.978,
 }
-"""Of `FEATURES`, for the log-odds; see `describe`."""
-INTERCEPT = -20.728
+"""Of the log-odds; `describe` says of what."""
+INTERCEPT = -22.428
 
 MOST_PARALLEL = 4
 """Other candidates of one place under the same turn and scale: with more of them it is a periodic texture, or text."""
 MOST_OVERLAP = 0.25
 """Share of a region that its copy covers: a region that goes on in its own copy is a periodic texture."""
+LEAST_ENTROPY = 2.5
+"""Of a region's gray levels, in bits: what has fewer is text or a drawing, whose parts are set and not copied."""
 
 _SAME_TURN = 0.1  # largest difference of the linear parts of two transforms that are parallel
 _DETAIL = 1.2  # pixels: what a blur of this sigma takes away is detail
@@ -48,15 +50,21 @@ def resemblance(gray: np.ndarray, found: Sequence[Aligned]) -> np.ndarray:
         found: All candidates of the image: what is found many times is natural.
 
     Returns:
-        float64 (n,), 0 for what is periodic.
+        float64 (n,), 0 for what is natural without a doubt.
     """
     rows = describe(gray, found)
     logits = np.array([INTERCEPT + sum(COEFFICIENTS[name] * value for name, value in row.items()) for row in rows])
-    periodic = np.array([is_periodic(one, found) for one in found], bool)
-    return np.where(periodic, 0, 1 / (1 + np.exp(-logits.clip(-30, 30))))
+    return np.where(natural(rows, found), 0, 1 / (1 + np.exp(-logits.clip(-30, 30))))
 
 
-def is_periodic(one: Aligned, found: Sequence[Aligned]) -> bool:
+def natural(rows: Sequence[dict[str, float]], found: Sequence[Aligned]) -> np.ndarray:
+    """Which candidates are set, or periodic: bool (n,), from what `describe` says of them."""
+    return np.array(
+        [row["entropy"] < LEAST_ENTROPY or _is_periodic(one, found) for row, one in zip(rows, found, strict=True)], bool
+    )
+
+
+def _is_periodic(one: Aligned, found: Sequence[Aligned]) -> bool:
     """Whether a candidate is one of many parallel ones, or its region goes on in its own copy."""
     parallel = [other for other in found if np.abs(other.matrix[:, :2] - one.matrix[:, :2]).max() < _SAME_TURN]
     overlap = np.count_nonzero(one.source & one.target)

@@ -230,7 +230,7 @@ def load_ensemble(
     folds = [[]] if alone else [_load_fold(folder, members) for folder in _folders(models_dir)]
     _check_folds(models_dir, folds)
     settings = _settings(models_dir, folds, copy_move) if fitted else seed_settings(folds[0], copy_move)
-    if tta is not None and tta != settings.tta and settings.source == "fitted":
+    if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
         print(f"note: the decision was fitted on maps of --tta {settings.tta}; {tta} may shift its probabilities")
     return Ensemble(folds, settings if tta is None else replace(settings, tta=tta), device, copy_move, workers)
 

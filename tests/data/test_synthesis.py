@@ -117,6 +117,23 @@ def test_a_plain_copy_is_the_source_shifted():
     pytest.fail("no copy-move had two separate blobs")
 
 
+def test_a_copy_under_a_given_transform():
+    image = texture(300, 300)
+    for seed in range(10):
+        forged, mask = copy_move(image, np.random.default_rng(seed), area_share=0.08, transform=-2 * np.eye(2))
+        count, labels, stats, centroids = cv2.connectedComponentsWithStats(mask)
+        if count == 3:
+            break
+    small, large = sorted((1, 2), key=lambda part: stats[part, cv2.CC_STAT_AREA])
+    assert stats[large, cv2.CC_STAT_AREA] / stats[small, cv2.CC_STAT_AREA] == pytest.approx(4, rel=0.1)
+    # Laid back onto the source: a half turn at half the size about the blobs' centres.
+    back = np.column_stack([-0.5 * np.eye(2), centroids[small] + 0.5 * centroids[large]])
+    laid = cv2.warpAffine(cv2.GaussianBlur(forged, (0, 0), 1), back, (300, 300))
+    inner = cv2.erode((labels == small).astype(np.uint8), np.ones((9, 9))) > 0
+    here, there = cv2.GaussianBlur(image, (0, 0), 0.5)[inner].astype(float), laid[inner].astype(float)
+    assert np.corrcoef(here.ravel(), there.ravel())[0, 1] > 0.9
+
+
 def test_copies_are_turned_scaled_and_mirrored():
     """The copy, pulled back by the transform that its outline suggests, has the area ratio of the scale range."""
     image, ratios = texture(300, 300), []
