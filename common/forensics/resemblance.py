@@ -13,18 +13,18 @@ import cv2
 import numpy as np
 
 COEFFICIENTS = {
-    "grain": 0.687,
-    "faint_grain": 2.860,
-    "contrast": -1.578,
-    "entropy": 2.927,
-    "difference": -1.944,
-    "distance": 1.165,
-    "stretch": -18.864,
-    "mirrored": -1.384,
-    "repeated": -2.978,
+    "grain": 0.710,
+    "faint_grain": 2.819,
+    "contrast": -1.529,
+    "entropy": 2.701,
+    "difference": -1.986,
+    "distance": 1.223,
+    "stretch": -17.914,
+    "mirrored": -1.341,
+    "repeated": -2.915,
 }
 """Of the log-odds; `describe` says of what."""
-INTERCEPT = -22.428
+INTERCEPT = -21.335
 
 MOST_PARALLEL = 4
 """Other candidates of one place under the same turn and scale: with more of them it is a periodic texture, or text."""
