@@ -68,7 +68,10 @@ def main(authentic: tyro.conf.Positional[Path], most: int = 90, workers: int = o
     best = some.assign(logit=logits).sort_values("logit").groupby(["host", "forgery"]).tail(1)
     platt = LogisticRegression(C=1e6).fit(best[["logit"]].to_numpy(), best.true.to_numpy(bool))
     best["score"] = platt.predict_proba(best[["logit"]].to_numpy())[:, 1]
-    _print(best, table)
+    print(f"{len(table)} candidates, {table.true.eq(True).sum()} of them true")
+    print(f"the best one of an image is true in {best.true.mean():.2f} of the images")
+    for kind in dict.fromkeys(kind for kind, _ in hosts):
+        _print(kind, sum(kind == other for other, _ in hosts), best[best.kind == kind])
     model.fit(x, y)
     slope, shift = platt.coef_[0, 0], platt.intercept_[0]
     weights = model[-1].coef_[0] / model[0].scale_
@@ -77,14 +80,11 @@ def main(authentic: tyro.conf.Positional[Path], most: int = 90, workers: int = o
     print(f"INTERCEPT = {slope * (model[-1].intercept_[0] - weights @ model[0].mean_) + shift:.3f}")
 
 
-def _print(best: pd.DataFrame, table: pd.DataFrame) -> None:
-    hosts, untouched = table.groupby("kind").host.nunique(), best[best.forgery == 0]
-    print(f"{len(table)} candidates, {table.true.eq(True).sum()} of them true")
-    for kind, count in hosts.items():
-        flagged = (untouched[untouched.kind == kind].score >= 0.5).sum()
-        right = best[(best.kind == kind) & best.true.astype(bool)]
-        found = f", true candidates above 0.5: {(right.score >= 0.5).mean():.3f} of {len(right)}" if len(right) else ""
-        print(f"{kind:<12} {count:>3} hosts, untouched above 0.5: {flagged / count:.3f}{found}")
+def _print(kind: str, hosts: int, best: pd.DataFrame) -> None:
+    flagged = (best.score[best.forgery == 0] >= 0.5).sum() / hosts
+    right = best.score[best.true.astype(bool)]
+    found = f", true candidates above 0.5: {(right >= 0.5).mean():.3f} of {len(right)}" if len(right) else ""
+    print(f"{kind:<12} {hosts:>3} hosts, untouched above 0.5: {flagged:.3f}{found}")
 
 
 def _hosts() -> Iterator[tuple[str, np.ndarray]]:

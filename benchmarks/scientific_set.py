@@ -3,10 +3,10 @@
     python -m benchmarks.scientific_set MICROGRAPHS data/science
     python prepare_data.py check data/science
 
-Every micrograph below MICROGRAPHS, and as many drawn blots, gels and fields of cells, stands there as it is and with
-forgeries of the competition's sizes: copy-moves (60 %), splices, inpaintings. Unlike in the demo nothing is cropped,
-scaled or given a grain. Micrographs lend to each other for splices within a pair, which is one group of the folds. Two
-in five pairs went through JPEG of quality 70 to 98, both twins alike.
+Micrographs (all below MICROGRAPHS, of an odd number all but one), and as many drawn blots, gels and fields of cells,
+stand there as they are and with forgeries of the competition's sizes: copy-moves (60 %), splices, inpaintings. Unlike
+in the demo nothing is cropped, scaled or given a grain. Micrographs lend to each other for splices within a pair, which
+is one group of the folds. Two in five pairs went through JPEG of quality 70 to 98, both twins alike.
 """
 
 from pathlib import Path

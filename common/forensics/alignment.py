@@ -40,7 +40,7 @@ class Aligned:
     matrix: np.ndarray
     """float64 (2, 3): x, y ↦ x, y of the other region."""
     points: np.ndarray
-    """float32 (n, 2, 2): the matches that agree, x, y of source and target."""
+    """float32 (n, 2, 2): the matches that it was fitted to before the pixels refined it, x, y of source and target."""
     source: np.ndarray
     """bool (H, W), not empty."""
     target: np.ndarray
@@ -50,9 +50,9 @@ class Aligned:
 
     def explains(self, points: np.ndarray, tolerance: float = 5.0) -> bool:
         """Whether matches (n, 2, 2) say of the same places the same, to some pixels, or its reverse."""
-        return any(self._says(points[:, here], points[:, there], tolerance) for here, there in ((0, 1), (1, 0)))
+        return any(self._agrees(points[:, here], points[:, there], tolerance) for here, there in ((0, 1), (1, 0)))
 
-    def _says(self, here: np.ndarray, there: np.ndarray, tolerance: float) -> bool:
+    def _agrees(self, here: np.ndarray, there: np.ndarray, tolerance: float) -> bool:
         x, y = np.rint(here).astype(int).T
         inside = self.source[y.clip(0, self.source.shape[0] - 1), x.clip(0, self.source.shape[1] - 1)]
         error = np.linalg.norm(here @ self.matrix[:, :2].T + self.matrix[:, 2] - there, axis=1)
@@ -72,7 +72,7 @@ class Aligned:
         return np.count_nonzero(self.source) * self.correlation
 
 
-def clusters(matches: Matches, diagonal: float) -> list[np.ndarray]:
+def cluster_matches(matches: Matches, diagonal: float) -> list[np.ndarray]:
     """Sets of matches that predict each other: positions in `matches`, the largest set first.
 
     Two matches agree where each one's linear map takes the offset between their sources near that between their
@@ -104,7 +104,7 @@ def clusters(matches: Matches, diagonal: float) -> list[np.ndarray]:
     return sorted((one for one in found if len(one) >= MIN_MATCHES), key=len, reverse=True)
 
 
-def transforms(matches: Matches, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def fit_transforms(matches: Matches, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Maps (2, 3) that explain a cluster, each with its inliers, float32 (n, 2, 2); what one leaves may have another.
 
     An affine map by MAGSAC++ (Barath et al. 2020) as OpenCV has it. Few points don't determine one: then the similarity
@@ -177,18 +177,18 @@ def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned |
         The region; None where the pixels say no. Its transform is refined by the pixels (ECC, Evangelidis & Psarakis
         2008) where more of them bear it out afterwards.
     """
-    found = _grow(gray, matrix, points)
+    found = _grow(gray, matrix, points, points[:, 0])
     if found is not None and (refined := _refine(gray, found)) is not None:
-        again = _grow(gray, refined, points)
+        again = _grow(gray, refined, points, found.sample[:, 0])
         if again is not None and again.weight > found.weight:
             found = again
     return found
 
 
-def _grow(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned | None:
-    """The region of points in a window that grows until it holds the region."""
+def _grow(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, known: np.ndarray) -> Aligned | None:
+    """The region of points in a window that grows, from around the places known of it (n, 2), until it holds all."""
     height, width = gray.shape
-    low, high = points[:, 0].min(axis=0), points[:, 0].max(axis=0)
+    low, high = known.min(axis=0), known.max(axis=0)
     margin = np.maximum(high - low, _MARGIN)
     while True:
         x0, y0 = np.floor(low - margin).clip(0).astype(int)
@@ -200,7 +200,7 @@ def _grow(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned |
         rims = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
         if not any(rim.any() for rim, free in zip(rims, inner, strict=True) if free):
             break
-        margin = 2 * margin
+        margin = 3 * margin
     if not mask.any():
         return None
     source = np.zeros(gray.shape, bool)
@@ -224,7 +224,7 @@ def _region(correlation: np.ndarray, points: np.ndarray) -> np.ndarray:
     return outside[1:-1, 1:-1] != 2
 
 
-def outline(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.ndarray]:
+def complete_masks(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.ndarray]:
     """The whole of source and target, bool (H, W) each: the region with its rim, and what lies between its parts.
 
     The windows of the correlation look beyond the rim and lose it, and flat places can't correlate. So the region grows
@@ -238,7 +238,7 @@ def outline(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.ndarray]
     grown = cv2.dilate(aligned.source.astype(np.uint8), disk)
     x, y, width, height = cv2.boundingRect(grown)
     window = slice(y, y + height), slice(x, x + width)
-    difference = cv2.GaussianBlur(np.abs(gray[window] - look(gray, aligned.matrix, window)), (0, 0), _SIGMA)
+    difference = cv2.GaussianBlur(np.abs(gray[window] - warp_back(gray, aligned.matrix, window)), (0, 0), _SIGMA)
     alike = difference <= _ALIKE[0] * difference[aligned.source[window]].mean() + _ALIKE[1]
     hull = np.zeros((height, width), np.uint8)
     cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(grown[window])), 1)
@@ -278,7 +278,7 @@ def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice,
         matrix: (2, 3): x, y ↦ x, y.
         window: Rows and columns to look at.
     """
-    here, there = gray[window], look(gray, matrix, window)
+    here, there = gray[window], warp_back(gray, matrix, window)
     level = here.mean()  # differences of large squares would lose digits
     here, there = here - level, there - level
     mean, mean_there = _blur(here), _blur(there)
@@ -294,7 +294,7 @@ def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice,
     return correlation
 
 
-def look(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+def warp_back(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
     """What lies where `matrix` takes the places of a window, float32 (h, w)."""
     rows, columns = window
     shifted = np.column_stack([matrix[:, :2], matrix @ (columns.start, rows.start, 1)])

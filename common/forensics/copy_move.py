@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
-from common.forensics.alignment import Aligned, align, clusters, outline, transforms
+from common.forensics.alignment import Aligned, align, cluster_matches, complete_masks, fit_transforms
 from common.forensics.blocks import match_blocks
 from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
@@ -23,7 +23,7 @@ LEAST_SCORE = 0.02
 """Less probable copies are not returned."""
 
 _WORKING_PIXELS = 1_200_000  # an image with more is scaled down to it: memory and time are bounded
-_MOST_CLUSTERS = 48
+_MOST_ALIGNED = 24  # transforms that are looked at, those of the largest clusters: the time is bounded
 _MOST_COPIES = 12
 _SHARED = 0.3  # of the smaller of two regions: they show the same thing
 
@@ -39,7 +39,8 @@ class Copy:
     matrix: np.ndarray
     """float64 (2, 3): x, y of the source ↦ x, y of the target, in pixels; (0, 0) is the centre of the first pixel."""
     points: np.ndarray
-    """float32 (n, 2, 2): the matches that agree with `matrix`, x, y of source and target."""
+    """float32 (n, 2, 2): the matches that `matrix` was fitted to before the pixels refined it, x, y of source and
+    target."""
     correlation: float
     """Mean local correlation of the two regions under `matrix`, in [-1, 1]."""
     score: float
@@ -103,7 +104,8 @@ def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Mat
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     shrink = min(1.0, (_WORKING_PIXELS / gray.size) ** 0.5)
     if shrink < 1:
-        gray = cv2.resize(gray, (round(width * shrink), round(height * shrink)), interpolation=cv2.INTER_AREA)
+        small = max(round(width * shrink), 1), max(round(height * shrink), 1)
+        gray = cv2.resize(gray, small, interpolation=cv2.INTER_AREA)
     found = candidates(gray, matchers)
     pixels = gray.astype(np.float32)
     scores = resemblance(pixels, found)
@@ -117,17 +119,20 @@ def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Mat
 def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matches]] = MATCHERS) -> list[Aligned]:
     """Regions of a gray image, uint8 (H, W), that resemble another one, by copying or by nature."""
     both = _both_ways([matcher(gray) for matcher in matchers])
-    pixels, found = gray.astype(np.float32), []
-    for cluster in clusters(both, float(np.hypot(*gray.shape)))[:_MOST_CLUSTERS]:
-        for matrix, points in transforms(both, cluster):
-            if any(earlier.explains(points) for earlier in found):
-                continue
-            if (aligned := align(pixels, matrix, points)) is None:
-                continue
-            # Its refined transform may turn out to be that of an earlier one: the heavier one stays.
-            same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
-            if all(aligned.weight > earlier.weight for earlier in same):
-                found = [e for e in found if all(e is not other for other in same)] + [aligned]
+    pixels, found, looked_at = gray.astype(np.float32), [], 0
+    sets = cluster_matches(both, float(np.hypot(*gray.shape)))
+    for matrix, points in chain.from_iterable(fit_transforms(both, chosen) for chosen in sets):
+        if any(earlier.explains(points) for earlier in found):
+            continue
+        if looked_at == _MOST_ALIGNED:
+            break
+        looked_at += 1
+        if (aligned := align(pixels, matrix, points)) is None:
+            continue
+        # Its refined transform may turn out to be that of an earlier one: the heavier one stays.
+        same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
+        if all(aligned.weight > earlier.weight for earlier in same):
+            found = [e for e in found if all(e is not other for other in same)] + [aligned]
     return found
 
 
@@ -161,7 +166,7 @@ def _share_a_place(one: Aligned, other: Aligned) -> bool:
 
 def _at_size(aligned: Aligned, score: float, gray: np.ndarray, size: tuple[int, int]) -> Copy:
     """A finding on the working scale, in the pixels of the image."""
-    matrix, points, masks = aligned.matrix, aligned.points, outline(gray, aligned)
+    matrix, points, masks = aligned.matrix, aligned.points, complete_masks(gray, aligned)
     if gray.shape != size:
         factor = np.array(size[::-1]) / gray.shape[::-1]
         shift = (factor - 1) / 2  # corners lie on corners, and centres of pixels half a pixel inside

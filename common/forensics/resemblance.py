@@ -7,7 +7,7 @@ logistic model of it that was fitted on candidates of authentic images and of co
 
 from collections.abc import Sequence
 
-from common.forensics.alignment import Aligned, look
+from common.forensics.alignment import Aligned, warp_back
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ COEFFICIENTS = {
     "mirrored": -1.341,
     "repeated": -2.915,
 }
-"""Of the log-odds; `describe` says of what."""
+"""Of the log-odds; `describe` says of what. In the fit, an image's best candidate was true in a third of the images."""
 INTERCEPT = -21.335
 
 MOST_PARALLEL = 4
@@ -31,7 +31,8 @@ MOST_PARALLEL = 4
 MOST_OVERLAP = 0.25
 """Share of a region that its copy covers: a region that goes on in its own copy is a periodic texture."""
 LEAST_ENTROPY = 2.5
-"""Of a region's gray levels, in bits: what has fewer is text or a drawing, whose parts are set and not copied."""
+"""Of a region's gray levels, in bits. Letters and lines, which are set and not copied, have fewer; so has an empty dark
+background, but a cell with its surroundings has more."""
 
 _SAME_TURN = 0.1  # largest difference of the linear parts of two transforms that are parallel
 _DETAIL = 1.2  # pixels: what a blur of this sigma takes away is detail
@@ -92,7 +93,7 @@ def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
     x, y, width, height = cv2.boundingRect(one.source.astype(np.uint8))
     rows = slice(max(y - _PADDING, 0), min(y + height + _PADDING, gray.shape[0]))
     columns = slice(max(x - _PADDING, 0), min(x + width + _PADDING, gray.shape[1]))
-    here, there, mask = gray[rows, columns], look(gray, one.matrix, (rows, columns)), one.source[rows, columns]
+    here, there, mask = gray[rows, columns], warp_back(gray, one.matrix, (rows, columns)), one.source[rows, columns]
     inner = cv2.erode(mask.astype(np.uint8), np.ones((_INNER, _INNER), np.uint8)) > 0
     if np.count_nonzero(inner) < _LEAST:
         inner = mask

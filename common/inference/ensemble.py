@@ -211,12 +211,14 @@ def load_ensemble(
 
     Raises:
         UserError: A checkpoint is missing (with the script that makes it) or broken, all that are averaged are
-            missing, or the checkpoints are not of one training in folds.
+            missing, the folder is, or the checkpoints are not of one training in folds.
     """
     networks = [member for member in MEMBERS if member.script]
     missing = [member for member in networks if not member_path(models_dir, member).is_file()]
     listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in missing)
     alone = copy_move and missing == networks
+    if alone and allow_missing and not models_dir.is_dir():
+        raise UserError(f"there is no folder {models_dir}. Train a network, or name an empty folder.")
     if not alone and all(member in missing for member in networks if member.role == "average"):
         raise UserError(f"no member of the average is trained; missing checkpoints:{listing}\nTrain one.")
     if missing and not allow_missing:

@@ -24,7 +24,8 @@ class Evidence:
     """The copies in one image."""
 
     prob: np.ndarray
-    """Of each pixel the score of the best copy that passes, float16: (H, W), or (1, 1) of 0 where none does."""
+    """1 where a copy that passes lies, else 0, float16: (H, W), or (1, 1) where none does. No score: what passes is
+    drawn whatever the pixel threshold."""
     groups: tuple[np.ndarray, ...] = ()
     """Mask of the copies that pass in each group that has any, bool (H, W): what shows the same is one instance."""
     score: float = 0.0
@@ -38,22 +39,24 @@ class Evidence:
 def examine(image: np.ndarray) -> Evidence:
     """Look for copies in an image, uint8 (H, W, 3) RGB."""
     found = find_copies(image)
-    maps = [_drawn(group) for group in found if group.score >= EVIDENCE_THRESHOLD]
-    prob = np.max(maps, axis=0) if maps else np.zeros((1, 1), np.float16)
+    groups = tuple(_passing(group) for group in found if group.score >= EVIDENCE_THRESHOLD)
+    prob = np.zeros(image.shape[:2] if groups else (1, 1), np.float16)
+    for mask in groups:
+        prob[mask] = 1
     if not found:
         return Evidence(prob=prob)
     best = found[0]
-    share, groups = float(best.mask.mean()), tuple(own > 0 for own in maps)
+    share = float(best.mask.mean())
     return Evidence(prob=prob, groups=groups, score=best.score, inliers=best.inliers, area_share=share)
 
 
-def _drawn(group: Group) -> np.ndarray:
-    """The scores of a group's copies that pass, float16 (H, W)."""
-    prob = np.zeros(group.copies[0].source.shape, np.float16)
+def _passing(group: Group) -> np.ndarray:
+    """Where the copies of a group lie that pass, bool (H, W)."""
+    mask = np.zeros(group.copies[0].source.shape, bool)
     for copy in group.copies:
         if copy.score >= EVIDENCE_THRESHOLD:
-            np.maximum(prob, np.float16(copy.score), out=prob, where=copy.source | copy.target)
-    return prob
+            mask |= copy.source | copy.target
+    return mask
 
 
 def gather(images: Iterable[np.ndarray], workers: int) -> Iterator[Evidence]:
@@ -75,7 +78,7 @@ def gather(images: Iterable[np.ndarray], workers: int) -> Iterator[Evidence]:
     if workers == 1:
         return map(examine, images)
     # The images go through pipes: files that the processes share would have to be cleaned up.
-    pool = joblib.Parallel(n_jobs=workers, return_as="generator", max_nbytes=None)
+    pool = joblib.Parallel(n_jobs=workers, return_as="generator", max_nbytes=None, batch_size=1)
     return _collected(pool(joblib.delayed(_examine_alone)(image) for image in images))
 
 

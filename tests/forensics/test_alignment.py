@@ -1,4 +1,4 @@
-from common.forensics.alignment import align, clusters, local_correlation, look, similarity, transforms
+from common.forensics.alignment import align, cluster_matches, fit_transforms, local_correlation, similarity, warp_back
 from common.forensics.matches import Matches
 
 import cv2
@@ -46,7 +46,7 @@ def test_two_copies_and_chance_matches_are_told_apart():
     one = matches_of(np.eye(2), (300, 20), (100, 100), rng)
     two = matches_of(turn(60), (500, 100), (120, 110), rng, count=8)
     chance = rng.uniform(0, 600, (60, 2)), rng.uniform(0, 600, (60, 2)), np.broadcast_to(np.eye(2), (60, 2, 2))
-    found = clusters(joined(one, two, chance), 850)
+    found = cluster_matches(joined(one, two, chance), 850)
     assert [sorted(cluster) for cluster in found[:2]] == [list(range(12)), list(range(12, 20))]
     assert all(len(cluster) < 5 for cluster in found[2:])
 
@@ -54,7 +54,7 @@ def test_two_copies_and_chance_matches_are_told_apart():
 def test_matches_of_one_shift_far_apart_are_two_clusters():
     rng = np.random.default_rng(0)
     near, far = (matches_of(np.eye(2), (200, 0), centre, rng) for centre in ((60, 60), (60, 900)))
-    assert len(clusters(joined(near, far), 1300)) == 2
+    assert len(cluster_matches(joined(near, far), 1300)) == 2
 
 
 @pytest.mark.parametrize("count", [4, 30])
@@ -65,7 +65,7 @@ def test_the_transform_is_found_among_outliers(count, mirror):
     good = matches_of(linear, (200, 40), (80, 80), rng, count)
     bad = good[0][:1], good[1][:1] + 20, good[2][:1]
     both = joined(good, bad)
-    matrix, points = next(transforms(both, np.arange(len(both))))
+    matrix, points = next(fit_transforms(both, np.arange(len(both))))
     centre = np.array([80, 80])
     np.testing.assert_allclose(matrix @ (*centre, 1), linear @ centre + (200, 40), atol=3)
     assert (np.linalg.det(matrix[:, :2]) < 0) == mirror
@@ -76,16 +76,16 @@ def test_two_transforms_in_one_cluster_are_both_found():
     rng = np.random.default_rng(2)
     parts = [matches_of(np.eye(2), shift, (80, 80), rng, 20) for shift in ((200, 0), (0, 200))]
     both = joined(*parts)
-    found = sorted(tuple(np.rint(matrix[:, 2] / 100)) for matrix, _ in transforms(both, np.arange(40)))
+    found = sorted(tuple(np.rint(matrix[:, 2] / 100)) for matrix, _ in fit_transforms(both, np.arange(40)))
     assert (0, 2) in found and (2, 0) in found
 
 
 @pytest.mark.parametrize("linear", [turn(0, 3.5), turn(0, 0.3), np.diag([1.0, 2.0])])
 def test_no_copy_is_that_large_small_or_stretched(linear):
     matches = joined(matches_of(linear, (50, 50), (100, 100), np.random.default_rng(0), 20, noise=0))
-    for matrix, points in transforms(matches, np.arange(20)):
-        assert np.linalg.cond(matrix[:, :2]) < 1.36
-        assert len(points) < 15
+    found = list(fit_transforms(matches, np.arange(20)))
+    assert all(np.linalg.cond(matrix[:, :2]) < 1.36 for matrix, _ in found)
+    assert all(len(points) < 15 for _, points in found)
 
 
 def test_correlation_is_one_on_a_copy_and_low_beside_it():
@@ -113,7 +113,7 @@ def test_a_place_does_not_match_itself():
 def test_look_shows_what_lies_at_the_target():
     gray = textured()
     matrix = np.array([[0.0, -1, 150], [1, 0, 20]])  # x, y ↦ 150 − y, 20 + x
-    there = look(gray, matrix, (slice(10, 60), slice(30, 80)))
+    there = warp_back(gray, matrix, (slice(10, 60), slice(30, 80)))
     assert there[5, 7] == pytest.approx(gray[20 + 37, 150 - 15], abs=1e-3)
 
 

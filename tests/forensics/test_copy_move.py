@@ -1,7 +1,11 @@
+from io import BytesIO
+
 from common.data.drawing import draw_blot, draw_cells
 from common.data.synthesis import copy_move
-from common.forensics.copy_move import Copy, find_copies
+from common.forensics.alignment import Aligned
+from common.forensics.copy_move import Copy, _at_size, find_copies
 from common.forensics.jpeg import jpeg
+from common.forensics.matches import Matches
 
 import cv2
 import numpy as np
@@ -37,10 +41,10 @@ def test_a_copy_its_region_and_its_transform(degrees, scale, mirror):
     (group,) = sure(forged)
     assert f1(group.mask, truth) > 0.8
     (copy,) = group.copies
-    # Either region may be called the source: then all is the other way round.
     assert copy.mirrored == mirror
-    assert copy.scale == pytest.approx(scale, rel=0.03) or copy.scale == pytest.approx(1 / scale, rel=0.03)
-    assert min(abs(copy.rotation - degrees), abs(copy.rotation + degrees)) < 2
+    # Either region may be called the source: then all is the other way round.
+    there = turn(degrees, scale, mirror)
+    assert min(np.abs(copy.matrix[:, :2] - linear).max() for linear in (there, np.linalg.inv(there))) < 0.03
     assert not (copy.source & copy.target).any()
     there = copy.points[:, 0] @ copy.matrix[:, :2].T + copy.matrix[:, 2]
     assert np.abs(there - copy.points[:, 1]).max() < 6  # a block knows its place to some pixels
@@ -146,7 +150,7 @@ def plot():
         axes.set_ylabel("intensity (a.u.)")
         axes.set_ylim(0, 1.2)
         axes.grid(visible=True)
-    figure.savefig(buffer := __import__("io").BytesIO(), format="png")
+    figure.savefig(buffer := BytesIO(), format="png")
     return cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR)
 
 
@@ -185,6 +189,29 @@ def test_a_large_image_is_answered_in_its_own_pixels():
     there = copy.matrix @ (*centre, 1)
     target = np.array([axis.mean() for axis in np.nonzero(copy.target)[::-1]])
     assert np.abs(there - target).max() < 4
+
+
+def test_pixels_of_the_working_scale_in_those_of_the_image():
+    """On half the scale x ↦ x + 10: the centre of its pixel 0 lies at 0.5, that of pixel 10 at 20.5."""
+    source = np.zeros((40, 60), bool)
+    source[10:20, 10:20] = True
+    points = np.array([[[12.0, 15], [22, 15]]], np.float32)
+    small = Aligned(np.array([[1.0, 0, 10], [0, 1, 0]]), points, source, np.roll(source, 10, axis=1), 0.9)
+    copy = _at_size(small, 0.5, np.zeros((40, 60), np.float32), (80, 120))
+    np.testing.assert_allclose(copy.matrix, [[1, 0, 20], [0, 1, 0]])
+    np.testing.assert_allclose(copy.points, [[[24.5, 30.5], [44.5, 30.5]]])
+    turned = Aligned(np.array([[-1.0, 0, 50], [0, -1, 30]]), points, source, source, 0.9)
+    copy = _at_size(turned, 0.5, np.zeros((40, 60), np.float32), (80, 120))
+    np.testing.assert_allclose(copy.matrix @ (0.5, 0.5, 1), (100.5, 60.5))  # small (0, 0) ↦ (50, 30)
+
+
+def test_matchers_without_a_match():
+    def degenerate(gray):
+        points = np.array([[10, 10], [20, 10], [30, 10]], np.float32)
+        return Matches(points, points[::-1].copy(), np.zeros((3, 2, 2), np.float32))
+
+    for matcher in (lambda gray: Matches.none(), degenerate):
+        assert find_copies(photograph(100), [matcher]) == []
 
 
 def test_the_same_answer_twice():
