@@ -135,7 +135,7 @@ def casia(folder: tyro.conf.Positional[Path], workers: int = os.cpu_count() or 1
         folder: index.csv, images/, masks/, authentic/ of CASIA v1.
         workers: Processes.
     """
-    table = pd.read_csv(folder / "index.csv").fillna("")
+    table = pd.read_csv(folder / "index.csv")
     # The score was fitted on every second authentic image. Neither those nor what was made from them count here.
     fitted = {path.name for path in sorted(find_images(folder / "authentic").values())[::2]}
     names = table.file.str.split("/").str[-1]
@@ -144,7 +144,8 @@ def casia(folder: tyro.conf.Positional[Path], workers: int = os.cpu_count() or 1
     moved = table[(table.kind == "copymove") & ~seen]
     untouched = _scores((read_image(folder / file) for file in authentic), workers, len(authentic), "authentic")
     jobs = (joblib.delayed(_copies_recall)(folder / row.file, folder / row.mask) for row in moved.itertuples())
-    found = pd.DataFrame(list(tqdm(joblib.Parallel(workers, return_as="generator")(jobs), "copy-moved", len(moved))))
+    results = joblib.Parallel(workers, return_as="generator")(jobs)
+    found = pd.DataFrame(list(tqdm(results, "copy-moved", len(moved), disable=None)))
     found["size"] = [size_of(share) for share in moved.mask_share]
     for threshold in (_threshold(untouched), 0.5):
         hit = found.score > threshold
