@@ -123,8 +123,11 @@ class Ensemble:
         evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
         if any(is_large(*image.shape[:2], self.map_size) for image in images):
             # One large image's maps at a time are enough for the memory.
-            return [prediction for image in images for prediction in self._predict([image], evidence)]
-        return self._predict(images, evidence)
+            predictions = [prediction for image in images for prediction in self._predict([image], evidence)]
+        else:
+            predictions = self._predict(images, evidence)
+        next(evidence, None)  # ends it here: while the garbage collector ends it, Python loses a Ctrl-C
+        return predictions
 
     def _predict(self, images: list[np.ndarray], evidence: Iterator[Evidence | None]) -> list[Prediction]:
         """The next images, and the evidence in them."""
