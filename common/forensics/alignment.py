@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.forensics.connecting import connected
+from common.forensics.holes import fill_holes
 from common.forensics.matches import Matches
 
 import cv2
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 MIN_MATCHES = 3
@@ -55,7 +55,7 @@ class Aligned:
     def _agrees(self, here: np.ndarray, there: np.ndarray, tolerance: float) -> bool:
         x, y = np.rint(here).astype(int).T
         inside = self.source[y.clip(0, self.source.shape[0] - 1), x.clip(0, self.source.shape[1] - 1)]
-        error = np.linalg.norm(here @ self.matrix[:, :2].T + self.matrix[:, 2] - there, axis=1)
+        error = np.linalg.norm(_move(here, self.matrix) - there, axis=1)
         return bool(np.mean(inside & (error <= tolerance)) > 0.5)
 
     @cached_property
@@ -64,12 +64,17 @@ class Aligned:
         y, x = np.nonzero(self.source)
         chosen = np.linspace(0, len(x) - 1, min(len(x), 200)).astype(int)
         here = np.column_stack([x, y])[chosen]
-        return np.stack([here, here @ self.matrix[:, :2].T + self.matrix[:, 2]], axis=1)
+        return np.stack([here, _move(here, self.matrix)], axis=1)
 
     @cached_property
     def weight(self) -> float:
         """Area in pixels times correlation."""
         return np.count_nonzero(self.source) * self.correlation
+
+
+def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Where a matrix (2, 3) takes points (n, 2)."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def cluster_matches(matches: Matches, diagonal: float) -> list[np.ndarray]:
@@ -98,8 +103,7 @@ def cluster_matches(matches: Matches, diagonal: float) -> list[np.ndarray]:
     for match in (one, other):
         predicted = np.einsum("nij,nj->ni", matches.linear[match], offset)
         agree &= np.linalg.norm(there - predicted, axis=1) <= tolerance
-    graph = coo_array((np.ones(agree.sum(), bool), (one[agree], other[agree])), shape=(len(matches),) * 2)
-    labels = connected_components(graph, directed=False)[1]
+    labels = connected(np.column_stack([one[agree], other[agree]]), len(matches))
     found = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     return sorted((one for one in found if len(one) >= MIN_MATCHES), key=len, reverse=True)
 
@@ -141,7 +145,7 @@ def _similarity(source: np.ndarray, target: np.ndarray, mirrored: bool) -> tuple
     """The similarity of few points (n, 2), fitted again without those that it doesn't explain."""
     matrix, inside = similarity(source, target, mirrored), np.ones(len(source), bool)
     for _ in range(3):
-        residual = np.linalg.norm(source @ matrix[:, :2].T + matrix[:, 2] - target, axis=1)
+        residual = np.linalg.norm(_move(source, matrix) - target, axis=1)
         inside = residual <= max(_RESIDUAL, np.median(residual))
         if inside.sum() < MIN_MATCHES:
             return None, inside
@@ -219,9 +223,7 @@ def _region(correlation: np.ndarray, points: np.ndarray) -> np.ndarray:
     hit = np.zeros(count, np.uint8)
     hit[labels[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]] = 1
     hit[0] = 0
-    outside = cv2.copyMakeBorder(hit[labels], 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    cv2.floodFill(outside, None, (0, 0), 2)
-    return outside[1:-1, 1:-1] != 2
+    return fill_holes(hit[labels]) > 0
 
 
 def complete_masks(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.ndarray]:

@@ -6,14 +6,13 @@ from itertools import chain, combinations
 
 from common.forensics.alignment import Aligned, align, cluster_matches, complete_masks, fit_transforms
 from common.forensics.blocks import match_blocks
+from common.forensics.connecting import connected
 from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance
 
 import cv2
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 VERSION = 1
 """Raised with every change of what is found: fits of an ensemble on earlier findings are stale then."""
@@ -132,7 +131,7 @@ def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Match
         # Its refined transform may turn out to be that of an earlier one: the heavier one stays.
         same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
         if all(aligned.weight > earlier.weight for earlier in same):
-            found = [e for e in found if all(e is not other for other in same)] + [aligned]
+            found = [earlier for earlier in found if earlier not in same] + [aligned]
     return found
 
 
@@ -154,9 +153,7 @@ def _groups(found: list[Aligned], scores: np.ndarray) -> list[int]:
     """Number of each region's group: those that share a place show the same. What is doubtful joins no other."""
     sure = np.flatnonzero(scores >= 0.5)
     pairs = [(i, j) for i, j in combinations(sure, 2) if _share_a_place(found[i], found[j])]
-    rows, columns = np.array(pairs, int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(found), len(found)))
-    return connected_components(graph, directed=False)[1].tolist() if found else []
+    return connected(pairs, len(found)).tolist()
 
 
 def _share_a_place(one: Aligned, other: Aligned) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from common.forensics.holes import fill_holes
 from common.inference.lookalikes import join_lookalikes
 
 import cv2
@@ -79,7 +80,7 @@ def _clean(mask: np.ndarray, cleanup: Cleanup) -> np.ndarray:
         mask = _dilate(_erode(mask, cleanup.opening * diagonal), cleanup.opening * diagonal)
     if cleanup.closing:
         mask = _erode(_dilate(mask, cleanup.closing * diagonal), cleanup.closing * diagonal)
-    return _fill_holes(mask) if cleanup.fill_holes else mask
+    return fill_holes(mask) if cleanup.fill_holes else mask
 
 
 def _dilate(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -90,11 +91,3 @@ def _dilate(mask: np.ndarray, radius: float) -> np.ndarray:
 
 def _erode(mask: np.ndarray, radius: float) -> np.ndarray:
     return 1 - _dilate(1 - mask, radius)
-
-
-def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    # What the outside, flooded from a rim around the image, doesn't reach: on 4000×3000 pixels in 30 ms
-    # against 600 ms of SciPy's binary_fill_holes, with the same result.
-    flooded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    cv2.floodFill(flooded, None, (0, 0), 2)
-    return (flooded[1:-1, 1:-1] != 2).astype(np.uint8)

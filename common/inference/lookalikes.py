@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
+from common.forensics.connecting import connected
+
 import cv2
 import numpy as np
 from scipy.ndimage import find_objects
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 THRESHOLD = 0.7  # correlation of two blobs that show the same; see `join_lookalikes` for what it was measured on
 MOST_BLOBS = 32  # that are compared: 496 pairs take some 6 s on a core, and among more, chance would join some
@@ -61,9 +61,7 @@ def join_lookalikes(image: np.ndarray, labels: np.ndarray, groups: Sequence[np.n
         shared = np.bincount(labels[mask], minlength=len(areas) + 1)[1:]
         belong = (shared >= _INSIDE * areas) | (shared >= _HOLDS * np.count_nonzero(mask))
         pairs += pairwise(np.flatnonzero(belong & (shared > 0)))
-    rows, columns = np.array(pairs, int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(boxes), len(boxes)))
-    groups = connected_components(graph, directed=False)[1] if boxes else []
+    groups = connected(pairs, len(boxes))
     return np.array([0, *(group + 1 for group in groups)], np.int32)[labels]
 
 
