@@ -17,7 +17,8 @@ Measured: the full recipe not yet. Quick from script 1's MobileNetV2 at 384 px, 
 
 from functools import partial
 
-from common.config import HardNegativeConfig, parse_config
+from common.config.run import parse_config
+from common.config.segmentation import HardNegativeConfig
 from common.data.samples import load_authentic
 from common.training.fine_tuning import mine_and_fit
 from common.training.member import load_split

@@ -17,7 +17,8 @@ forgeries of CASIA v1's training folds: on crops pixel AUC 0.905, recall 0.685; 
 
 from functools import partial
 
-from common.config import SpecialistConfig, parse_config
+from common.config.run import parse_config
+from common.config.segmentation import SpecialistConfig
 from common.data.cropping import crop_around
 from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler

@@ -1,38 +1,61 @@
-"""The training loop. It is handed model, loss and loaders, and makes none of them."""
+"""The training loop. It is handed model, step, validation and loaders, and makes none of them."""
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from common.config import TrainConfig
+from common.config.run import RunConfig
 from common.errors import UserError
 from common.files import write_json
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
-from common.training.validation import Validation, validate
+from common.training.optimizing import schedule_of
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-# Fields that may differ between a run and its continuation: they do not shape the weights.
-FREE_FIELDS = {"data_dir", "models_dir", "workers", "tracker", "resume", "skip_bad_files", "encoder_weights"}
+# What a run needs of a checkpoint to go on from it.
+CONTINUATION_KEYS = (
+    *("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "epoch", "config", "data_fingerprint"),
+    *("best_epoch", "best_score", "best_metrics", "seconds"),
+)
+
+Step = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
+"""The scalar loss of a batch; the batch's `index` has an entry an image."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one validation found."""
+
+    metrics: dict[str, float]
+    score: float
+    """What picks the best epoch, the larger the better; nan is the worst."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What the checkpoint keeps besides, for those who decide with this network: plain types."""
 
 
 def fit(
-    config: TrainConfig,
+    config: RunConfig,
     model: nn.Module,
-    loss: nn.Module,
+    step: Step,
+    validate: Callable[[Accelerator, nn.Module, DataLoader], Validation],
     train_loader: DataLoader,
     val_loader: DataLoader,
     fingerprint: str,
+    *,
+    criterion: str = "dice",
+    shown: Sequence[str] = ("dice", "pixel_f1", "pixel_auc", "image_auc", "image_fpr"),
     before_epoch: Callable[[int], bool] | None = None,
+    parameters: list[dict[str, Any]] | None = None,
+    some_unused: bool = False,
 ) -> dict[str, float]:
-    """Train, validate after every epoch, keep the best by validation Dice (and recall, by `config.recall_weight`).
+    """Train, validate after every epoch, keep the best by the validation's score.
 
     Writes `<name>_best.pth`, `<name>_last.pth` after every epoch, and `<name>_metrics.json` at the end. All randomness
     of an epoch follows from the seed and its number, so that a run that was interrupted and resumed ends with the
@@ -40,27 +63,37 @@ def fit(
 
     Args:
         config: What to do; see its fields.
-        model: Logits (N, 1, H, W) for images.
-        loss: Takes `(logits, target)`.
+        model: Whatever `step` and `validate` call. What is ever to be trained requires gradients now, even where
+            `before_epoch` freezes it for the first epochs: several processes share the gradients of no other.
+        step: The loss of a batch.
+        validate: Scores the network on the validation loader.
         train_loader: Its sampler has `set_epoch`.
-        val_loader: Of a `ForgeryDataset`, in order.
+        val_loader: In order.
         fingerprint: Of the data (`common.data.samples.fingerprint`).
+        criterion: The metric that the checkpoint names as `best_<criterion>`.
+        shown: The metrics that are printed after an epoch.
         before_epoch: Called with the number of every epoch before it begins; False ends the training. It may change
-            the sampler's weights.
+            the sampler's weights, and which parameters require gradients.
+        parameters: AdamW's groups, with rates and decays of their own (`common.training.optimizing.layer_groups`);
+            without them, all parameters of the model get those of the configuration.
+        some_unused: Whether a step may leave without a gradient what required one when it was handed over, as where
+            `before_epoch` freezes it. Several processes fail without being told.
 
     Returns:
-        The metrics of the best epoch (see `validate`).
+        The metrics of the best epoch.
 
     Raises:
         UserError: The training diverged, or `--resume` finds another configuration or other data.
     """
-    accelerator = _accelerator(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    scheduler = _scheduler(config, optimizer, math.ceil(len(train_loader) / config.accumulation))
+    accelerator = _accelerator(config, some_unused)
+    optimizer = torch.optim.AdamW(
+        model.parameters() if parameters is None else parameters, lr=config.lr, weight_decay=config.weight_decay
+    )
+    scheduler = schedule_of(config, optimizer, math.ceil(len(train_loader) / config.accumulation))
     model, optimizer, train_loader, val_loader, scheduler = accelerator.prepare(
         model, optimizer, train_loader, val_loader, scheduler
     )
-    run = _Run(config, accelerator, model, optimizer, scheduler, fingerprint)
+    run = _Run(config, accelerator, model, optimizer, scheduler, fingerprint, criterion)
     first = run.resume() if config.resume else 0
     if config.epochs == 0:
         run.finish_epoch(-1, validate(accelerator, model, val_loader))
@@ -80,13 +113,14 @@ def fit(
                 set_seed(config.seed + epoch, device_specific=True)
                 train_loader.set_epoch(epoch)
                 started = time.perf_counter()
-                mean_loss = train_one_epoch(accelerator, model, loss, optimizer, scheduler, train_loader, bar)
+                mean_loss = train_one_epoch(
+                    accelerator, model, step, optimizer, scheduler, train_loader, bar, config.clip_grad
+                )
                 rate = images / (time.perf_counter() - started)
                 validation = validate(accelerator, model, val_loader)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(run.advice(epoch)) from None
             if accelerator.is_main_process:
-                shown = ("dice", "pixel_f1", "pixel_auc", "image_auc", "image_fpr")
                 figures = ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in shown)
                 bar.write(f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, {figures}, {rate:.1f} img/s")
             accelerator.log(validation.metrics | {"loss": mean_loss, "images_per_second": rate}, step=epoch)
@@ -102,32 +136,36 @@ def fit(
 def train_one_epoch(
     accelerator: Accelerator,
     model: nn.Module,
-    loss: nn.Module,
+    step: Step,
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     loader: DataLoader,
     bar: tqdm,
+    clip_grad: float = 0.0,
 ) -> float:
     """One pass over a prepared loader; the mean loss, over all processes."""
     model.train()
     total, steps = torch.zeros((), device=accelerator.device), 0
     for batch in loader:
         with accelerator.accumulate(model):
-            value = loss(model(batch["image"]), batch["mask"])
+            value = step(model, batch)
             accelerator.backward(value)
+            if clip_grad and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), clip_grad)
             optimizer.step()
             scheduler.step()  # accelerate's: waits for the accumulated step
             optimizer.zero_grad()
         total, steps = total + value.detach(), steps + 1
-        bar.update(len(batch["image"]) * accelerator.num_processes)
+        bar.update(len(batch["index"]) * accelerator.num_processes)
     return accelerator.reduce(total / steps, "mean").item()
 
 
 class _Run:
     """The files of a run: what to write after an epoch, and where to go on."""
 
-    def __init__(self, config, accelerator, model, optimizer, scheduler, fingerprint) -> None:
+    def __init__(self, config, accelerator, model, optimizer, scheduler, fingerprint, criterion) -> None:
         self.config, self.accelerator, self.fingerprint = config, accelerator, fingerprint
+        self.criterion = criterion
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.best_path = config.models_dir / f"{config.name}_best.pth"
         self.last_path = config.models_dir / f"{config.name}_last.pth"
@@ -138,26 +176,25 @@ class _Run:
 
     def finish_epoch(self, epoch: int, validation: Validation) -> None:
         """Save the last state, and the best if this is it."""
-        score = self._score(validation.metrics)
-        is_best = score > self.best_score
+        score = -math.inf if math.isnan(validation.score) else validation.score
+        is_best = not self.best_metrics or score > self.best_score
         if is_best:
             self.best_score, self.best_epoch = score, epoch
             self.best_metrics = validation.metrics
         if not self.accelerator.is_main_process:
             return
+        config = self.config.plain()
         checkpoint = {
             "model_state_dict": self.accelerator.unwrap_model(self.model).state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "epoch": epoch,
-            "best_dice": self.best_metrics["dice"],
-            "config": self.config.plain(),
+            f"best_{self.criterion}": self.best_metrics[self.criterion],
+            "config": config,
             "metrics": validation.metrics,
-            "threshold": validation.threshold,
-            "calibration": validation.calibration,
-            "fold": self.config.fold,
             "versions": versions(),
             "data_fingerprint": self.fingerprint,
         }
+        checkpoint |= validation.kept | ({"fold": config["fold"]} if "fold" in config else {})
         if is_best:
             save_checkpoint(checkpoint, self.best_path)
         continuation = {
@@ -174,20 +211,20 @@ class _Run:
         """Load the last state; the epoch to go on with."""
         if not self.last_path.is_file():
             raise UserError(f"--resume: {self.last_path} does not exist; start the run without --resume.")
-        last = load_checkpoint(self.last_path)
+        last = load_checkpoint(self.last_path, CONTINUATION_KEYS)
         then, now = last["config"], self.config.plain()
-        free = FREE_FIELDS | ({"epochs"} if self.config.schedule == "constant" else set())
+        free = self.config.FREE | ({"epochs"} if self.config.schedule == "constant" else set())
         changed = [f"{k} ({then.get(k)} → {now[k]})" for k in now if k not in free and then.get(k) != now[k]]
         if changed:
             raise UserError(f"--resume: {self.last_path} was trained with other settings: {', '.join(changed)}.")
         if last["data_fingerprint"] != self.fingerprint:
-            raise UserError(f"--resume: the data in {self.config.data_dir} are not those of {self.last_path}.")
+            raise UserError(f"--resume: the data are not those that {self.last_path} was trained on.")
         self.accelerator.unwrap_model(self.model).load_state_dict(last["model_state_dict"])
         self.optimizer.load_state_dict(last["optimizer_state_dict"])
         self.scheduler.load_state_dict(last["scheduler_state_dict"])
         self.best_score, self.best_epoch = last["best_score"], last["best_epoch"]
         self.best_metrics, self.seconds = last["best_metrics"], last["seconds"]
-        self.config = replace(self.config, encoder_weights=then["encoder_weights"])
+        self.config = replace(self.config, **{name: then[name] for name in self.config.INHERITED})
         self.saved = True
         return last["epoch"] + 1
 
@@ -205,17 +242,11 @@ class _Run:
             return "no epoch was finished, nothing of this run is saved"
         return f"{self.last_path} holds the run up to epoch {epoch}; go on with --resume"
 
-    def _score(self, metrics: dict[str, float]) -> float:
-        """What picks the best epoch."""
-        recall = metrics["pixel_recall"]
-        share = 0.0 if math.isnan(recall) else self.config.recall_weight  # without a forgery there is no recall
-        return (share * recall if share else 0.0) + (1 - share) * metrics["dice"]
-
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def _accelerator(config: RunConfig, some_unused: bool) -> Accelerator:
     precision = config.precision
     if precision == "auto":
         # Without hardware support bf16 is 7 times slower in training: only a GPU that has it gets it.
@@ -227,17 +258,14 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             mixed_precision="no" if precision == "fp32" else precision,
             gradient_accumulation_steps=config.accumulation,
             log_with=None if config.tracker == "none" else config.tracker,
+            # Not with every `before_epoch`: the search walks the graph in each step, and mining's hook freezes nothing.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
             project_config=ProjectConfiguration(logging_dir=str(config.models_dir / "runs")),
         )
     except ValueError as error:
         raise UserError(f"--precision {precision}: {error}") from error
     if config.tracker != "none" and not accelerator.log_with:
         raise UserError(f"--tracker {config.tracker} is not installed; install it, or choose tensorboard or none.")
-    accelerator.init_trackers(config.name, config=config.plain())
+    plain = config.plain().items()
+    accelerator.init_trackers(config.name, {k: str(v) if isinstance(v, list) else v for k, v in plain})
     return accelerator
-
-
-def _scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
-    if config.schedule == "constant" or config.epochs == 0:
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * steps_per_epoch)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from common.config import MiningConfig
+from common.config.segmentation import MiningConfig
 from common.data.dataset import ForgeryDataset
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from common.config import TrainConfig
+from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import Sample, assign_folds, fingerprint, load_samples
 from common.data.sampling import WeightedSampler
@@ -13,9 +15,10 @@ from common.networks.segmentation import AttentionFPN
 from common.training.checkpoint import NETWORK_FIELDS, build_network, load_checkpoint, load_network
 from common.training.engine import fit
 from common.training.losses import CombinedLoss
+from common.training.validation import validate
 
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, Trai
     return load_network(checkpoint, path), replace(config, **taken)
 
 
+def segmentation_step(loss: nn.Module, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """The loss of a batch of `ForgeryDataset` items; `loss` takes `(logits, target)`, both (N, 1, H, W)."""
+    return loss(model(batch["image"]), batch["mask"])
+
+
 def fit_member(
     config: TrainConfig,
     split: Split,
@@ -112,7 +120,16 @@ def fit_member(
     )
     train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
     val_loader = make_loader(val_set, config.batch_size, config.workers)
-    metrics = fit(config, model, loss, train_loader, val_loader, split.fingerprint, before_epoch)
+    metrics = fit(
+        config,
+        model,
+        partial(segmentation_step, loss),
+        partial(validate, recall_weight=config.recall_weight),
+        train_loader,
+        val_loader,
+        split.fingerprint,
+        before_epoch=before_epoch,
+    )
     print(
         f"{config.name}: dice {metrics['dice']:.4f}, pixel F1 {metrics['pixel_f1']:.4f}, "
         f"recall {metrics['pixel_recall']:.4f}, image AUC {metrics['image_auc']:.4f}, "

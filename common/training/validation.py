@@ -1,6 +1,6 @@
 """What a network is worth on images that it has not seen, authentic ones among them."""
 
-from dataclasses import dataclass
+import math
 
 from common.errors import UserError
 from common.evaluation.calibration import fit_calibration
@@ -15,6 +15,7 @@ from common.evaluation.metrics import (
     pixel_recall,
 )
 from common.sizes import SIZES
+from common.training.engine import Validation
 
 import numpy as np
 import pandas as pd
@@ -28,20 +29,13 @@ FALSE_POSITIVE_SHARE = 0.001
 """An authentic image counts as a false positive when more than this share of its pixels reaches the threshold."""
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Metrics of one validation, and what the submission needs to decide with this network."""
-
-    metrics: dict[str, float]
-    threshold: float
-    """Pixel threshold with the best mean pixel F1 on forged images."""
-    calibration: dict[str, float]
-    """`slope` and `intercept` of the image-level decision (see `common.evaluation.calibration`)."""
-
-
 @torch.no_grad()
-def validate(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> Validation:
+def validate(
+    accelerator: Accelerator, model: nn.Module, loader: DataLoader, *, recall_weight: float = 0.0
+) -> Validation:
     """Score the network on a loader of `ForgeryDataset` items, at the network's resolution.
+
+    What picks the best epoch is Dice, and pixel recall with the share `recall_weight` (see `selection_score`).
 
     The metrics, all in [0, 1], nan where there is no image to average over:
         dice: over all pixels of all images at 0.5, so that false positives on authentic images lower it.
@@ -50,6 +44,13 @@ def validate(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> 
         pixel_recall_<size>, n_<size>: the same recall, and the number of images, by the forgery's size.
         image_auc: of `image_score`, forged against authentic.
         image_recall, image_fpr: share of forged / authentic images with more than 0.1 % of pixels at 0.5 or above.
+
+    What the submission needs to decide with this network is kept besides:
+        threshold: pixel threshold with the best mean pixel F1 on forged images.
+        calibration: `slope` and `intercept` of the image-level decision (see `common.evaluation.calibration`).
+
+    Raises:
+        UserError: The network's output is no longer finite.
     """
     samples = loader.dataset.samples
     model.eval()
@@ -81,11 +82,20 @@ def validate(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> 
     for size in SIZES:
         of_size = forged[forged["size"] == size]
         metrics |= {f"pixel_recall_{size}": of_size["pixel_recall"].mean(), f"n_{size}": len(of_size)}
+    metrics = {name: float(value) for name, value in metrics.items()}
     return Validation(
-        metrics={name: float(value) for name, value in metrics.items()},
-        threshold=threshold,
-        calibration=fit_calibration(table["score"], table["forged"]),
+        metrics=metrics,
+        score=selection_score(metrics, recall_weight),
+        kept={"threshold": threshold, "calibration": fit_calibration(table["score"], table["forged"])},
     )
+
+
+def selection_score(metrics: dict[str, float], recall_weight: float) -> float:
+    """Pixel recall with the share `recall_weight`, Dice with the rest; without a forgery, which has no recall, Dice."""
+    recall = metrics["pixel_recall"]
+    if recall_weight == 0 or math.isnan(recall):
+        return metrics["dice"]
+    return recall_weight * recall + (1 - recall_weight) * metrics["dice"]
 
 
 def _score(prob: np.ndarray, mask: np.ndarray) -> dict[str, float]:

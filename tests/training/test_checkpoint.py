@@ -1,6 +1,6 @@
 import pickle
 
-from common.config import TrainConfig
+from common.config.segmentation import TrainConfig
 from common.errors import UserError
 from common.training.checkpoint import REQUIRED_KEYS, build_network, load_checkpoint, load_network, save_checkpoint
 
@@ -61,6 +61,15 @@ def test_missing_keys_are_named(tmp_path):
     torch.save({"model_state_dict": {}, "epoch": 1}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="lacks best_dice, config, metrics, threshold, calibration"):
         load_checkpoint(tmp_path / "x.pth")
+
+
+def test_another_kind_of_checkpoint_names_its_own_keys(tmp_path):
+    torch.save({"model_state_dict": {}, "best_auc": 0.5}, tmp_path / "x.pth")
+    assert load_checkpoint(tmp_path / "x.pth", ("model_state_dict", "best_auc"))["best_auc"] == 0.5
+    with pytest.raises(UserError, match=r"x\.pth is no checkpoint .* lacks epoch, best_dice, config"):
+        load_checkpoint(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="lacks text"):
+        load_checkpoint(tmp_path / "x.pth", ("best_auc", "text"))
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,21 +1,28 @@
 import dataclasses
 import importlib.util
 import json
+import math
+from functools import partial
 
-from common.config import TrainConfig
+from common.config.run import RunConfig
+from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import fingerprint, load_samples
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.errors import UserError
-from common.training import engine
 from common.training.checkpoint import build_network, load_checkpoint
-from common.training.engine import fit
+from common.training.engine import Validation, fit
 from common.training.losses import CombinedLoss
+from common.training.member import segmentation_step
+from common.training.optimizing import layer_groups
+from common.training.validation import selection_score, validate
 
 import pytest
 import torch
 from accelerate.utils import set_seed
+from torch import nn
+from torch.utils.data import DataLoader
 
 SEED_KEYS = {"model_state_dict", "optimizer_state_dict", "epoch", "best_dice"}
 KEYS = SEED_KEYS | {"config", "metrics", "threshold", "calibration", "fold", "versions", "data_fingerprint"}
@@ -39,7 +46,7 @@ class Interrupting(CombinedLoss):
 def train(pairs_dir, tmp_path):
     samples = load_samples(pairs_dir)
 
-    def train(loss=None, before_epoch=None, sampler=None, **fields):
+    def train(loss=None, before_epoch=None, sampler=None, validate=validate, **fields):
         config = TrainConfig(name="tiny", models_dir=tmp_path, encoder_weights="none", tracker="none").quick()
         config = dataclasses.replace(
             config, image_size=64, segmentation_channels=32, decoder_channels=32, **{"epochs": 3} | fields
@@ -48,8 +55,9 @@ def train(pairs_dir, tmp_path):
         sampler = sampler or WeightedSampler([1.0] * len(samples), config.seed)
         train_loader = make_loader(ForgeryDataset(samples, 64, basic_augmentation()), 8, 0, sampler)
         val_loader = make_loader(ForgeryDataset(samples, 64), 8, 0)
-        model, loss = build_network(config), loss or CombinedLoss()
-        return fit(config, model, loss, train_loader, val_loader, fingerprint(samples), before_epoch)
+        model, step = build_network(config), partial(segmentation_step, loss or CombinedLoss())
+        data = fingerprint(samples)
+        return fit(config, model, step, validate, train_loader, val_loader, data, before_epoch=before_epoch)
 
     return train
 
@@ -80,7 +88,7 @@ def test_the_untrained_network_is_no_epoch(train, tmp_path):
     assert load_checkpoint(tmp_path / "tiny_last.pth")["epoch"] == 0
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant", "cosine"])
 def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedule):
     train(schedule=schedule)
     unbroken = weights(tmp_path / "tiny_last.pth")
@@ -167,20 +175,19 @@ def test_the_hook_is_called_before_every_epoch_and_can_end_the_run(train, tmp_pa
     assert json.loads((tmp_path / "tiny_metrics.json").read_text())["epoch"] <= 1
 
 
-def test_recall_can_pick_the_best_epoch(train, tmp_path, monkeypatch):
+def test_recall_can_pick_the_best_epoch(train, tmp_path):
     """Dice and recall of three epochs are given: each rule picks its own."""
     figures = iter([(0.30, 0.10), (0.28, 0.50), (0.10, 0.55)] * 2)
-    real = engine.validate
 
-    def validate(*arguments):
-        validation = real(*arguments)
+    def given(*arguments, recall_weight=0.0):
+        validation = validate(*arguments)
         dice, recall = next(figures)
-        return dataclasses.replace(validation, metrics=validation.metrics | {"dice": dice, "pixel_recall": recall})
+        metrics = validation.metrics | {"dice": dice, "pixel_recall": recall}
+        return dataclasses.replace(validation, metrics=metrics, score=selection_score(metrics, recall_weight))
 
-    monkeypatch.setattr(engine, "validate", validate)
-    train()
+    train(validate=given)
     assert load_checkpoint(tmp_path / "tiny_best.pth")["epoch"] == 0
-    train(recall_weight=0.6)
+    train(validate=partial(given, recall_weight=0.6))
     best = load_checkpoint(tmp_path / "tiny_best.pth")
     assert best["epoch"] == 1  # 0.6 · 0.50 + 0.4 · 0.28 = 0.412 above 0.180 and 0.370
     assert best["best_dice"] == 0.28
@@ -222,3 +229,171 @@ def test_a_resumed_run_draws_by_the_hooks_weights(train, tmp_path):
     train(resume=True, sampler=samplers[2], before_epoch=reweighing(samplers[2]))
     for name, resumed in weights(tmp_path / "tiny_last.pth").items():
         assert torch.equal(resumed, unbroken[name]), name
+
+
+# A training of another kind: points, one class or the other, a linear network.
+POINTS = [{"x": torch.tensor([float(i % 2), 1.0 - i % 2, i / 8]), "label": float(i % 2), "index": i} for i in range(16)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PointsConfig(RunConfig):
+    scales: tuple[float, float] = (0.5, 1.5)
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 1)
+
+    def forward(self, batch):
+        return self.head(self.body(batch["x"]))[:, 0]
+
+
+def step_of_points(model, batch):
+    return nn.functional.binary_cross_entropy_with_logits(model(batch), batch["label"].float())
+
+
+@torch.no_grad()
+def validate_points(accelerator, model, loader):
+    model.eval()
+    pairs = [accelerator.gather_for_metrics((model(batch), batch["label"])) for batch in loader]
+    logits, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    accuracy = ((logits > 0) == (labels > 0.5)).float().mean().item()
+    spread = (logits[labels > 0.5].mean() - logits[labels < 0.5].mean()).item()
+    return Validation({"accuracy": accuracy, "spread": spread}, spread, {"temperature": 1.5})
+
+
+@pytest.fixture
+def train_points(tmp_path):
+    def train(step=step_of_points, model=None, validate=validate_points, parameters=None, before_epoch=None, **fields):
+        common = {"name": "line", "models_dir": tmp_path, "workers": 0, "tracker": "none", "lr": 0.1, "epochs": 4}
+        config = PointsConfig(**common | fields)
+        set_seed(config.seed)
+        model = model or Line()
+        return fit(
+            config,
+            model,
+            step,
+            validate,
+            DataLoader(POINTS, config.batch_size, shuffle=True),
+            DataLoader(POINTS, config.batch_size),
+            "points",
+            criterion="spread",
+            shown=("accuracy",),
+            before_epoch=before_epoch,
+            parameters=None if parameters is None else parameters(model),
+        )
+
+    return train
+
+
+def test_another_kind_of_network_is_trained(train_points, tmp_path, capsys):
+    untrained = train_points(epochs=0)
+    metrics = train_points()
+    assert metrics["spread"] > untrained["spread"] + 1
+    assert metrics["accuracy"] == 1.0
+    keys = {"best_spread", "temperature", "model_state_dict", "epoch", "config", "metrics"}
+    best = load_checkpoint(tmp_path / "line_best.pth", keys)
+    assert best["best_spread"] == metrics["spread"] and best["temperature"] == 1.5
+    assert not {"best_dice", "threshold", "calibration", "fold"} & set(best)
+    assert json.loads((tmp_path / "line_metrics.json").read_text())["accuracy"] == 1.0
+    assert ", accuracy 1.000, " in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("fields", [{}, {"schedule": "cosine", "warmup_epochs": 1.5, "clip_grad": 0.1}])
+def test_another_kind_of_network_resumes_to_the_same_weights(train_points, tmp_path, fields):
+    def groups(model):
+        return layer_groups(model, lambda name: int(name.startswith("head")), 0.1, 0.05, 0.5)
+
+    def stage(epoch, model):
+        model.body.requires_grad_(epoch > 1)
+        return True
+
+    def train(step, **more):
+        model = Line()
+        return train_points(step, model, parameters=groups, before_epoch=partial(stage, model=model), **fields | more)
+
+    steps = iter(range(100))
+
+    def interrupted(model, batch):
+        if next(steps) == 10:  # four steps an epoch: in the third
+            raise KeyboardInterrupt
+        return step_of_points(model, batch)
+
+    def last():
+        return load_checkpoint(tmp_path / "line_last.pth", ("model_state_dict",))["model_state_dict"]
+
+    set_seed(0)
+    train(step_of_points)
+    unbroken = last()
+    (tmp_path / "line_last.pth").unlink()
+    set_seed(0)
+    with pytest.raises(KeyboardInterrupt, match="up to epoch 2"):
+        train(interrupted)
+    assert not torch.equal(last()["head.weight"], unbroken["head.weight"])
+    train(step_of_points, resume=True)
+    for name, resumed in last().items():
+        assert torch.equal(resumed, unbroken[name]), name
+
+
+def test_a_tracker_takes_a_tuple_and_a_continuation_knows_it_again(train_points, tmp_path):
+    train_points(epochs=1, tracker="tensorboard")
+    assert list((tmp_path / "runs" / "line").rglob("events.out.tfevents*"))
+    train_points(epochs=2, resume=True)
+    with pytest.raises(UserError, match=r"other settings: scales \(\[0.5, 1.5\] → \[0.5, 2.0\]\)"):
+        train_points(epochs=3, resume=True, scales=(0.5, 2.0))
+
+
+def test_a_score_that_is_not_a_number_is_the_worst(train_points, tmp_path):
+    """As the AUC of images of one class."""
+    scores = iter([math.nan, -2.0, math.nan])
+    train_points(validate=lambda *_: Validation({"spread": 0.0, "accuracy": 0.0}, next(scores)), epochs=3)
+    assert load_checkpoint(tmp_path / "line_last.pth", ())["best_epoch"] == 1
+
+
+@pytest.mark.parametrize(("clip_grad", "norm"), [(0.0, 10.0), (2.0, 2.0), (20.0, 10.0)])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_gradients_norm_is_clipped(train_points, monkeypatch, clip_grad, norm, accumulation):
+    """A loss of 6 w₀ + 8 w₁ has the gradient (6, 8), of norm 10, whatever the weights."""
+    norms = []
+    real = torch.optim.AdamW.step
+
+    def step(self, *arguments, **options):
+        norms.append(self.param_groups[0]["params"][0].grad.norm().item())
+        return real(self, *arguments, **options)
+
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(2))
+
+    def loss(model, batch):
+        return 6 * model.w[0] + 8 * model.w[1]
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    given = Validation({"spread": 0.0, "accuracy": 0.0}, 0.0)
+    fields = {"clip_grad": clip_grad, "accumulation": accumulation, "epochs": 1}
+    train_points(loss, Slope(), lambda *_: given, **fields)
+    assert norms == pytest.approx([norm] * (4 // accumulation), rel=1e-4)
+
+
+def test_a_run_is_not_resumed_from_what_lacks_its_state(train_points, tmp_path):
+    train_points(epochs=1)
+    (tmp_path / "line_best.pth").replace(tmp_path / "line_last.pth")
+    with pytest.raises(UserError, match="lacks scheduler_state_dict, best_epoch"):
+        train_points(resume=True)
+
+
+def test_other_data_are_not_resumed(train, tmp_path):
+    train(epochs=1, schedule="constant")
+    last = load_checkpoint(tmp_path / "tiny_last.pth")
+    torch.save(last | {"data_fingerprint": "others"}, tmp_path / "tiny_last.pth")
+    with pytest.raises(UserError, match=r"the data are not those that .*tiny_last\.pth was trained on"):
+        train(epochs=1, schedule="constant", resume=True)
+
+
+def test_a_continuation_keeps_what_the_checkpoint_alone_knows(train, tmp_path):
+    """Which encoder weights the run began with."""
+    train(epochs=1, schedule="constant")
+    train(epochs=2, schedule="constant", resume=True, encoder_weights="imagenet", data_dir="elsewhere")
+    assert load_checkpoint(tmp_path / "tiny_last.pth")["config"]["encoder_weights"] == "none"

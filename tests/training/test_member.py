@@ -1,12 +1,15 @@
 from dataclasses import replace
 
-from common.config import TrainConfig
+from common.config.segmentation import TrainConfig
+from common.data.dataset import ForgeryDataset
+from common.data.sampling import WeightedSampler
 from common.errors import UserError
-from common.training.checkpoint import build_network, save_checkpoint
-from common.training.member import load_split, start_network
+from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
+from common.training.member import fit_member, load_split, start_network
 
 import pytest
 import torch
+from torch import nn
 
 
 @pytest.fixture
@@ -71,3 +74,22 @@ def test_other_channels_are_refused(config, base):
     base(split.fingerprint, in_channels=4)
     with pytest.raises(UserError, match="reads 4 channels, new 3"):
         start_network(replace(config, init="base"), split)
+
+
+class AllForged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(5.0))
+
+    def forward(self, x):
+        return self.logit.expand(len(x), 1, *x.shape[2:])
+
+
+def test_the_configured_share_of_recall_picks_the_best_epoch(config, capsys):
+    config = replace(config, recall_weight=1.0, epochs=0, tracker="none")
+    split = load_split(config)
+    val_set = ForgeryDataset(split.val, config.image_size)
+    fit_member(config, split, AllForged(), val_set, val_set, WeightedSampler([1.0] * len(val_set), config.seed))
+    last = load_checkpoint(config.models_dir / "new_last.pth")
+    assert last["best_score"] == last["metrics"]["pixel_recall"] == 1.0 > last["metrics"]["dice"]
+    assert "recall 1.0000" in capsys.readouterr().out

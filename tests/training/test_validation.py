@@ -4,7 +4,7 @@ import math
 
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import load_samples
-from common.training.validation import validate
+from common.training.validation import selection_score, validate
 
 import cv2
 import numpy as np
@@ -62,10 +62,22 @@ def test_figures_by_hand(validation):
 def test_the_threshold_is_the_best_one(validation):
     """At or below 0.1 everything is forged: F1 of 80/140 on both; between, the first alone scores 2/3."""
     assert validation.metrics["pixel_f1_best"] == pytest.approx(80 / 140, abs=1e-3)
-    assert validation.threshold == pytest.approx(25 / 255, abs=1e-3)
+    assert validation.kept["threshold"] == pytest.approx(25 / 255, abs=1e-3)
 
 
 def test_plain_numbers_for_the_checkpoint(validation):
     assert {type(value) for value in validation.metrics.values()} == {float}
-    assert type(validation.threshold) is float
-    assert set(validation.calibration) == {"slope", "intercept"}
+    assert type(validation.kept["threshold"]) is float
+    assert set(validation.kept["calibration"]) == {"slope", "intercept"}
+
+
+def test_dice_picks_the_best_epoch_unless_told_otherwise(validation):
+    assert validation.score == validation.metrics["dice"]
+
+
+@pytest.mark.parametrize(
+    ("recall", "recall_weight", "score"),
+    [(0.50, 0.0, 0.28), (0.50, 0.6, 0.412), (0.50, 1.0, 0.50), (math.nan, 0.6, 0.28), (math.nan, 0.0, 0.28)],
+)
+def test_the_share_of_recall_in_the_score(recall, recall_weight, score):
+    assert selection_score({"dice": 0.28, "pixel_recall": recall}, recall_weight) == pytest.approx(score)

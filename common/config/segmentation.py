@@ -1,29 +1,26 @@
-"""The configuration of a training run. Its fields are the command line of every training script."""
+"""The configurations of the segmentation scripts."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, Self
 
-from common.errors import UserError
-
-import tyro
+from common.config.run import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """A segmentation member of the ensemble. Defaults are those of the seed's script 1.
 
     What only some of the scripts need is in the subclasses below, so that no script has a flag without effect.
     """
 
-    name: str
-    """Of the member: writes models/<name>_best.pth."""
+    FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {"data_dir", "encoder_weights"}
+    # A continuation loads no encoder weights: only the checkpoint knows which ones the run began with.
+    INHERITED: ClassVar[frozenset[str]] = frozenset({"encoder_weights"})
+
     data_dir: Path = Path("data")
     """Data folder (data/README.md shows the layout)."""
-    models_dir: Path = Path("models")
-    """Where checkpoints, metrics and the tracker's logs go."""
     profile: Literal["full", "quick"] = "full"
     """quick is the same recipe shrunk for two CPU cores: lighter encoder, 256 px, fewer epochs. Other flags win."""
 
@@ -43,18 +40,6 @@ class TrainConfig:
 
     image_size: int = 512
     """Side of the square that images are resized to, in pixels; a multiple of 32."""
-    batch_size: int = 4
-    """Images a step and process."""
-    accumulation: int = 1
-    """Steps whose gradients are added up before the weights change."""
-    epochs: int = 30
-    """Passes over the training images; 0 saves and scores the untrained network."""
-    lr: float = 3e-4
-    """Learning rate (of one_cycle: its peak)."""
-    schedule: Literal["constant", "one_cycle"] = "constant"
-    """constant as in the seed; one_cycle (Smith and Topin 2018) reaches more in few epochs."""
-    weight_decay: float = 0.0
-    """Of AdamW; 0 makes it the seed's Adam."""
 
     focal_alpha: float = 0.75
     """Weight of forged pixels in the focal loss; authentic ones get the rest."""
@@ -73,53 +58,24 @@ class TrainConfig:
     """The fold that validates."""
     seed: int = 0
     """Decides the folds, the initial weights, the draws and the augmentation."""
-    workers: int = 4
-    """Processes that load images, 0 for none."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the network's arithmetic; auto is bf16 on a GPU that has it, else fp32."""
-    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
-    """Where the metrics of each epoch go (logs in models/runs; wandb and mlflow must be installed)."""
-    resume: bool = False
-    """Go on from models/<name>_last.pth."""
-    skip_bad_files: bool = False
-    """Train without the files that can't be read, naming each, instead of stopping."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that no run can have.
-
-        Raises:
-            UserError: With the flag, its value and what it must be.
-        """
-        rules = {
-            "in_channels": (self.in_channels == 3, "3; script_5_ela.py reads 4"),
-            "image_size": (self.image_size > 0 and self.image_size % 32 == 0, "a positive multiple of 32"),
-            "batch_size": (self.batch_size > 0, "1 or more"),
-            "accumulation": (self.accumulation > 0, "1 or more"),
-            "epochs": (self.epochs >= 0, "0 or more"),
-            "lr": (self.lr > 0, "above 0"),
-            "folds": (self.folds > 1, "2 or more"),
-            "fold": (0 <= self.fold < self.folds, f"from 0 to {self.folds - 1}"),
-            "workers": (self.workers >= 0, "0 or more"),
-            "recall_weight": (0 <= self.recall_weight <= 1, "from 0 to 1"),
-            "seed": (self.seed >= 0, "0 or more"),
-        }
-        for name, (holds, wanted) in (rules | self._rules()).items():
-            if not holds:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {wanted}.")
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
-        """More rules, by field: does it hold, and what is wanted."""
-        return {}
+        return super()._rules() | {
+            "in_channels": (self.in_channels == 3, "3; script_5_ela.py reads 4"),
+            "image_size": (self.image_size > 0 and self.image_size % 32 == 0, "a positive multiple of 32"),
+            "folds": (self.folds > 1, "2 or more"),
+            "fold": (0 <= self.fold < self.folds, f"from 0 to {self.folds - 1}"),
+            "recall_weight": (0 <= self.recall_weight <= 1, "from 0 to 1"),
+        }
 
-    def quick(self) -> "TrainConfig":
+    def quick(self) -> Self:
         """The recipe for two CPU cores.
 
         A MobileNet with a narrow decoder trains 7 to 8 times faster than EfficientNet-B2 with the wide one; two fifths
         of the epochs want a learning rate that rises, to more than three times the full recipe's, and falls.
         """
         return dataclasses.replace(
-            self,
-            profile="quick",
+            super().quick(),
             encoder_name="tu-mobilenetv3_small_100",
             encoder_weights="auto" if self.encoder_weights == "imagenet" else self.encoder_weights,
             decoder_channels=64,
@@ -130,13 +86,7 @@ class TrainConfig:
             lr=round(self.lr * 10 / 3, 6),
             schedule="one_cycle",
             weight_decay=1e-2,
-            workers=0,
         )
-
-    def plain(self) -> dict[str, str | int | float | bool]:
-        """The fields as plain values, for checkpoints and trackers."""
-        values = dataclasses.asdict(self).items()
-        return {k: v if isinstance(v, str | int | float | bool) else str(v) for k, v in values}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +99,7 @@ class OversamplingConfig(TrainConfig):
     """How many times as often."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
-        return {"oversample_factor": (self.oversample_factor > 0, "above 0")}
+        return super()._rules() | {"oversample_factor": (self.oversample_factor > 0, "above 0")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +138,7 @@ class MiningConfig(TrainConfig):
     """Member whose checkpoint in --models-dir gives network, image size and first weights, whatever the flags for them
     say, and which is mined first; none starts from --encoder-weights."""
     lr: float = 1e-4
-    """Learning rate (of one_cycle: its peak)."""
+    """Learning rate (of one_cycle and cosine: its peak)."""
     focal_gamma: float = 2.0
     """How strongly easy pixels are weighed down."""
     rounds: int = 1
@@ -197,12 +147,12 @@ class MiningConfig(TrainConfig):
     """How many times as often the hard examples are drawn as an easy authentic image."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
-        return {
+        return super()._rules() | {
             "rounds": (self.rounds > 0, "1 or more"),
             "hard_weight": (self.hard_weight > 0, "above 0"),
         }
 
-    def quick(self) -> "MiningConfig":
+    def quick(self) -> Self:
         """The recipe for two CPU cores: what has been trained before needs few epochs, and no warm-up."""
         return dataclasses.replace(super().quick(), epochs=self.epochs * 2 // 15, lr=self.lr, schedule="constant")
 
@@ -227,7 +177,7 @@ class SpecialistConfig(TrainConfig):
     epochs: int = 40
     """Passes over the training images; 0 saves and scores the untrained network."""
     lr: float = 1e-4
-    """Learning rate (of one_cycle: its peak)."""
+    """Learning rate (of one_cycle and cosine: its peak)."""
     focal_alpha: float = 0.85
     """Weight of forged pixels in the focal loss; authentic ones get the rest."""
     focal_gamma: float = 4.0
@@ -245,22 +195,10 @@ class SpecialistConfig(TrainConfig):
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         low, high = self.crop_factors
-        return {
+        return super()._rules() | {
             "max_area_share": (0 < self.max_area_share <= 1, "above 0, at most 1"),
             "tiny_weight": (self.tiny_weight > 0, "above 0"),
             "small_weight": (self.small_weight > 0, "above 0"),
             "crop_factors": (1 <= low <= high, "two numbers of 1 or more, the smaller one first"),
             "min_crop": (self.min_crop > 0, "1 or more"),
         }
-
-
-Config = TypeVar("Config", bound=TrainConfig)
-
-
-def parse_config(config: Config) -> Config:
-    """Read the command line over a script's configuration; `--profile quick` changes the defaults first."""
-    description = sys.modules["__main__"].__doc__
-    parsed = tyro.cli(type(config), default=config, description=description)
-    if parsed.profile == "quick":
-        parsed = tyro.cli(type(config), default=config.quick(), description=description)
-    return parsed

@@ -1,0 +1,70 @@
+"""What the optimiser is given: groups of parameters, and their learning rates from step to step."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from common.config.run import RunConfig
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
+
+FLOOR = 5e-4
+"""Where `cosine` begins and ends, as a share of the peak (SPAI, CVPR 2025: 2.5e-7 of 5e-4)."""
+
+
+def layer_groups(
+    model: nn.Module, depth_of: Callable[[str], int], lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups of AdamW with layer-wise decay of the learning rate.
+
+    At depth d of a deepest D it is lr · layer_decay^(D − d) (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT).
+    Parameters of one dimension or none (biases, norms, scalars) get no weight decay.
+
+    Args:
+        model: Every parameter comes into exactly one group, a frozen one too: it may be trained later.
+        depth_of: The depth of a parameter, from its name; 0 is nearest to the image.
+        lr: Of the deepest parameters.
+        weight_decay: Of matrices and larger.
+        layer_decay: In (0, 1]; 1 gives every depth the same rate.
+
+    Returns:
+        `params`, `lr` and `weight_decay` of each group, by depth: a continued run needs the same order.
+    """
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((depth_of(name), parameter.ndim > 1), []).append(parameter)
+    deepest = max(depth for depth, _ in groups)
+    return [
+        {
+            "params": groups[depth, decays],
+            "lr": lr * layer_decay ** (deepest - depth),
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for depth, decays in sorted(groups)
+    ]
+
+
+def schedule_of(config: RunConfig, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
+    """The learning rates that a configuration asks for, from one optimiser step to the next.
+
+    The rate of each of the optimiser's groups is its peak.
+    """
+    steps = config.epochs * steps_per_epoch
+    if config.schedule == "constant" or steps == 0:
+        return ConstantLR(optimizer, factor=1.0)
+    if config.schedule == "one_cycle":
+        return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
+    # Not CosineAnnealingLR: its floor is one rate for all groups, here it is a share of each group's peak.
+    warmup = config.warmup_epochs * steps_per_epoch
+    return LambdaLR(optimizer, lambda step: FLOOR + (1 - FLOOR) * _cosine(step, warmup, steps))
+
+
+def _cosine(step: int, warmup: float, steps: int) -> float:
+    """Height between floor (0) and peak (1): linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
+    if step < warmup:
+        return step / warmup
+    # Several processes make a few steps more than were counted when their shares do not come out even.
+    progress = min((step - warmup) / (steps - warmup), 1.0)
+    return (1 + math.cos(math.pi * progress)) / 2
