@@ -1,0 +1,134 @@
+"""What happens to a picture on its way through the web: compressed, resized, blurred, noisy.
+
+Fixed for evaluation, drawn at random for training.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.forensics.jpeg import jpeg
+
+import cv2
+import numpy as np
+
+WEBP_SIDE = 16383
+"""The format's longest side, in pixels."""
+
+
+def webp(image: np.ndarray, quality: int) -> np.ndarray:
+    """Compress and decompress an image in memory, lossily.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        quality: libwebp's, 1 to 100.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+
+    Raises:
+        UserError: A side is longer than the format allows.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) > WEBP_SIDE:
+        raise UserError(f"an image of {height}×{width} can't be a WebP, which has {WEBP_SIDE} px a side at most.")
+    _, buffer = cv2.imencode(".webp", image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
+    return np.ascontiguousarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def resize(image: np.ndarray, factor: float) -> np.ndarray:
+    """Scale both sides of an image (H, W, 3) by a factor; it keeps the new size.
+
+    It isn't scaled back: the network takes any size, and a second resize would be one more trace.
+    """
+    height, width = image.shape[:2]
+    return resize_to(image, max(1, round(height * factor)), max(1, round(width * factor)))
+
+
+def resize_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring an image (H, W, 3) to another size: averaged where both sides shrink, else bilinear."""
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of an image (H, W, 3); σ in pixels, 0 leaves it as it is."""
+    return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
+
+
+def noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise on each channel of an image uint8 (H, W, 3); σ in levels of 255, clipped to them."""
+    return cv2.add(image, sigma * rng.standard_normal(image.shape, np.float32), dtype=cv2.CV_8U)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """An operation and its strengths: JPEG's or WebP's quality, a factor of the sides, a σ."""
+
+    apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+    """Image, strength, randomness → image; all uint8 RGB."""
+    strength: float
+    """In evaluation."""
+    strengths: tuple[float, float]
+    """Range in training. It is drawn evenly, in whole numbers where its bounds are such."""
+
+
+DEGRADATIONS = {
+    "jpeg": Degradation(lambda image, quality, _: jpeg(image, int(quality)), 70, (50, 100)),  # range: SPAI
+    "webp": Degradation(lambda image, quality, _: webp(image, int(quality)), 70, (50, 100)),
+    "resize": Degradation(lambda image, factor, _: resize(image, factor), 0.5, (0.5, 1.5)),
+    "blur": Degradation(lambda image, sigma, _: blur(image, sigma), 1.0, (0.0, 2.0)),
+    "noise": Degradation(noise, 5.0, (0.0, 10.0)),
+}
+
+
+def degrade(image: np.ndarray, name: str, strength: float | None = None) -> np.ndarray:
+    """One degradation of a fixed strength, as in the evaluation.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        name: One of `DEGRADATIONS`.
+        strength: Its own if None.
+
+    Returns:
+        uint8 (H', W', 3), the same for the same image every time: noise follows from the pixels.
+
+    Raises:
+        UserError: There is no such degradation.
+    """
+    if name not in DEGRADATIONS:
+        raise UserError(f"there is no degradation {name!r}; choose from {', '.join(DEGRADATIONS)}.")
+    degradation = DEGRADATIONS[name]
+    rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(image)))
+    return degradation.apply(image, degradation.strength if strength is None else strength, rng)
+
+
+def random_chain(
+    image: np.ndarray, rng: np.random.Generator, operations: tuple[int, int] = (1, 5), *, min_side: int
+) -> np.ndarray:
+    """A chain of different degradations in random order and strength, each at most once.
+
+    It knows no label, so that both classes are degraded alike: where one class is compressed or resized more often than
+    the other, the compression is learnt instead of the generator. None comes twice, or repeated enlargements would
+    make an image of fifty times the size.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        rng: Where the randomness comes from.
+        operations: Smallest and largest length of the chain, both included.
+        min_side: Pixels below which no side is shrunk.
+
+    Returns:
+        uint8 (H', W', 3).
+    """
+    length = rng.integers(*operations, endpoint=True)
+    for name in rng.permutation(list(DEGRADATIONS))[:length].tolist():
+        low, high = DEGRADATIONS[name].strengths
+        strength = rng.integers(low, high, endpoint=True) if isinstance(low, int) else rng.uniform(low, high)
+        shortest, longest = min(image.shape[:2]), max(image.shape[:2])
+        if name == "resize":
+            strength = max(strength, min(1.0, min_side / shortest))
+        if name != "webp" or longest <= WEBP_SIDE:
+            image = DEGRADATIONS[name].apply(image, strength, rng)
+    return image
