@@ -21,9 +21,9 @@ def fit_calibration(scores: Sequence[float], forged: Sequence[bool]) -> dict[str
         forged: The truth.
 
     Returns:
-        `slope` (≥ 0) and `intercept` for `calibrated`. With one class only, nothing can be fitted: the identity, 1
-        and 0. Where scores run against the truth, the slope is 0: they say nothing, and the share of forged
-        images is the probability.
+        `slope` (≥ 0; 1 / slope is the temperature of Guo et al. 2017) and `intercept` for `calibrated`. With one class
+        only, nothing can be fitted: the identity, 1 and 0. Where scores run against the truth, the slope is 0: they say
+        nothing, and the share of forged images is the probability.
     """
     forged = np.asarray(forged, bool)
     if forged.all() or not forged.any():
