@@ -1,0 +1,209 @@
+"""Pretrained vision transformers (Dosovitskiy et al. 2021) of timm, read block by block."""
+
+from collections.abc import Iterator
+
+from common.errors import UserError
+from common.networks.pretrained import load_complete, obtain_weights
+from common.networks.segmentation import IMAGENET_MEAN, IMAGENET_STD
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# MFM's and the published SPAI's; CLIP's with its own activation and OpenAI's weights; DINOv2's.
+VITS = ("vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224.openai", "vit_base_patch14_dinov2")
+# Of RGB in [0, 1] (Radford et al. 2021; the published preprocessing).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_CLASSES = 1000
+# Of masked pretraining; and what only CLIP's towers keep.
+PRETRAINING_PREFIXES = ("mask_token", "decoder.")
+HEAD_PREFIXES = ("norm.", "fc_norm.", "head.")
+
+
+def build_vit(name: str, *, image_size: int = 0, depth: int = 0, width: int = 0, heads: int = 0) -> VisionTransformer:
+    """Build a plain vision transformer with random weights.
+
+    A CLIP tower keeps its final norm and its `head`, the projection to the space shared with texts. Any other ViT loses
+    both: its tokens are wanted, and parameters that nothing uses would never get a gradient.
+
+    Args:
+        name: As timm spells it, such as those of `VITS`; the part behind a dot names one of its pretrainings.
+        image_size: Side of the square images in pixels, a multiple of the patch size; 0 for the model's own, as for
+            all that follow.
+        depth: Number of transformer blocks.
+        width: Of the tokens; a multiple of `heads`.
+        heads: Of the attention.
+
+    Raises:
+        UserError: No such model, none of this plain kind, or numbers that do not fit each other.
+    """
+    sizes = {"img_size": image_size, "depth": depth, "embed_dim": width, "num_heads": heads}
+    sizes = {key: value for key, value in sizes.items() if value}
+    if not timm.is_model(name):  # asked first: create_model would look for some names on the hub
+        raise UserError(f"timm has no model {name!r}. Vision transformers that work: {', '.join(VITS)}.")
+    try:
+        vit = timm.create_model(name, pretrained=False, **sizes)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"no vision transformer can be built of {name!r} with {sizes} ({error!s:.200}). Those that work: "
+            f"{', '.join(VITS)}; the width must be a multiple of the heads."
+        ) from error
+    if type(vit) is not VisionTransformer or vit.global_pool != "token":
+        raise UserError(f"{name!r} is no plain vision transformer with a class token. Some are: {', '.join(VITS)}.")
+    side, patch = vit.patch_embed.img_size[0], vit.patch_embed.patch_size[0]
+    if side % patch:
+        fitting = max(side // patch, 1) * patch
+        raise UserError(f"images of {side} px can't be cut into {name}'s patches of {patch} px. Take {fitting} px.")
+    if not _is_clip(name):
+        vit.norm = vit.fc_norm = nn.Identity()
+        vit.reset_classifier(0)
+    elif vit.num_classes in (0, IMAGENET_CLASSES):
+        raise UserError(f"{name!r} has no projection to the space of texts. A CLIP tower that has: {VITS[1]}.")
+    return vit
+
+
+class TokenBackbone(nn.Module):
+    """A vision transformer that hands out its tokens after each block, and their embeddings.
+
+    The input is normalised inside: CLIP's mean and deviation for CLIP towers, ImageNet's for all others, with which MFM
+    and DINOv2 were trained.
+    """
+
+    def __init__(self, name: str, *, image_size: int = 0, depth: int = 0, width: int = 0, heads: int = 0) -> None:
+        """Build it with random weights; the arguments and errors are those of `build_vit`."""
+        super().__init__()
+        self.vit = build_vit(name, image_size=image_size, depth=depth, width=width, heads=heads)
+        self.is_clip = _is_clip(name)
+        self.image_size: int = self.vit.patch_embed.img_size[0]
+        self.grid: int = self.vit.patch_embed.grid_size[0]  # tokens a side
+        self.n_prefix: int = self.vit.num_prefix_tokens  # the class token, and registers
+        self.depth, self.width = len(self.vit.blocks), self.vit.embed_dim
+        self.heads: int = self.vit.blocks[0].attn.num_heads
+        self.embedding_size: int = self.vit.num_classes if self.is_clip else self.width
+        mean, std = (CLIP_MEAN, CLIP_STD) if self.is_clip else (IMAGENET_MEAN, IMAGENET_STD)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def blocks(self, images: Tensor) -> Iterator[Tensor]:
+        """The whole sequence (N, n_prefix + T, width) after each block in turn; none is kept here.
+
+        Args:
+            images: Float in [0, 1], (N, 3, S, S) with S the `image_size`.
+        """
+        vit = self.vit
+        # timm's forward_intermediates takes these steps, but holds the tokens of all blocks.
+        x = vit.patch_embed((images - self.mean) / self.std)
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(x)))
+        for block in vit.blocks:
+            x = block(x)
+            yield x
+
+    def patch_tokens(self, sequence: Tensor) -> Tensor:
+        """The T = grid² patches' tokens (N, T, width) of a sequence, row by row."""
+        return sequence[:, self.n_prefix :]
+
+    def embed(self, sequence: Tensor) -> Tensor:
+        """The images' embeddings (N, embedding_size), from the last block's sequence.
+
+        A CLIP tower's are in the space shared with texts, not normalised. Another ViT's is its class token with mean 0
+        and deviation 1: without learned scales, which a linear layer on top makes up for.
+        """
+        return self._project(sequence[:, 0])
+
+    def token_embeddings(self, sequence: Tensor) -> Tensor:
+        """As `embed`, but of each patch: (N, grid, grid, embedding_size)."""
+        return self._project(self.patch_tokens(sequence)).unflatten(1, (self.grid, self.grid))
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """The embeddings (N, embedding_size) of images as `blocks` takes them; see `embed`."""
+        *_, sequence = self.blocks(images)
+        return self.embed(sequence)
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        if self.is_clip:
+            return self.vit.head(self.vit.norm(tokens))
+        return F.layer_norm(tokens, (self.width,), eps=1e-6)
+
+
+def load_vit_weights(backbone: TokenBackbone, name: str, source: str, flag: str = "--backbone-weights") -> str:
+    """Load pretrained weights into a backbone; position embeddings of other image sizes are resampled as timm does.
+
+    Args:
+        backbone: Built of the same name. The hub's weights want its own depth, width and heads.
+        name: As timm spells it. Without the part behind the dot, the hub's weights are those that timm prefers, of CLIP
+            not OpenAI's.
+        source: `hub` (or its local cache), `none`, `auto` (`hub`, or `none` with one printed line and its reason when
+            that fails), or a file's path: a state dict with the names of timm, of open_clip's or DINOv2's release, or
+            of BEiT, which MFM's has.
+        flag: The user's name for `source`, for messages.
+
+    Returns:
+        What was loaded: `hub`, `none`, or the path.
+
+    Raises:
+        UserError: The hub or the file can't be read, or the weights are those of another network.
+    """
+    weights, source = obtain_weights(
+        name,
+        source,
+        lambda: _download(backbone, name),
+        hub_word="hub",
+        flag=flag,
+        without="its random ones stay",
+    )
+    if weights is not None:
+        leftovers = PRETRAINING_PREFIXES if backbone.is_clip else (*PRETRAINING_PREFIXES, *HEAD_PREFIXES)
+        load_complete(backbone.vit, name, _timm_weights(weights, backbone.vit, name, source), source, leftovers)
+    return source
+
+
+def fuse_qkv_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace each `….q_bias` and `….v_bias` of BEiT by timm's `….qkv.bias`.
+
+    BEiT's keys have no bias (Bao et al. 2022): it would shift all weights of a query by the same number.
+
+    Raises:
+        UserError: One of the two is missing.
+    """
+    fused = {key: value for key, value in weights.items() if not key.endswith((".q_bias", ".v_bias"))}
+    for stem in {key.rpartition(".")[0] for key in weights.keys() - fused.keys()}:
+        if missing := {f"{stem}.q_bias", f"{stem}.v_bias"} - weights.keys():
+            raise UserError(f"the weights are incomplete: 1 missing {sorted(missing)}.")
+        q_bias, v_bias = weights[f"{stem}.q_bias"], weights[f"{stem}.v_bias"]
+        fused[f"{stem}.qkv.bias"] = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
+    return fused
+
+
+def _is_clip(name: str) -> bool:
+    return "clip" in name
+
+
+def _download(backbone: TokenBackbone, name: str) -> dict[str, Tensor]:
+    published = timm.create_model(name, device="meta")
+    sizes = len(published.blocks), published.embed_dim, published.blocks[0].attn.num_heads
+    # Before the download; and a wrong number of heads would show in no shape.
+    if sizes != (backbone.depth, backbone.width, backbone.heads):
+        raise UserError(
+            f"the hub's has depth {sizes[0]}, width {sizes[1]} and {sizes[2]} heads, this one "
+            f"{backbone.depth}, {backbone.width} and {backbone.heads}"
+        )
+    return timm.create_model(name, pretrained=True, img_size=backbone.image_size).state_dict()
+
+
+def _timm_weights(weights: dict[str, Tensor], vit: VisionTransformer, name: str, source: str) -> dict[str, Tensor]:
+    """A file's weights under timm's names and with the network's number of positions."""
+    if any(key.startswith("encoder.") for key in weights):  # MFM's pretraining, with its decoder beside it
+        weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
+    patch = vit.patch_embed.patch_size
+    kernels = [
+        value for key, value in weights.items() if key.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))
+    ]
+    if any(kernel.shape[-2:] != patch for kernel in kernels):  # timm would resample them, to worse features
+        raise UserError(f"the weights of {source} do not fit {name}: its patches have {patch[0]} px.")
+    try:
+        return checkpoint_filter_fn(fuse_qkv_bias(weights), vit)
+    except (AssertionError, RuntimeError, ValueError) as error:  # positions that form no grid
+        raise UserError(f"the weights of {source} do not fit {name} ({error!s:.200}).") from error
