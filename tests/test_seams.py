@@ -7,20 +7,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GROUND = ("common.errors", "common.sizes", "common.files", "common.tables")
-METRICS = ("common.evaluation.metrics", "common.evaluation.calibration")
+METRICS = tuple(f"common.evaluation.{name}" for name in ("metrics", "calibration", "conformal", "detection"))
 FLOORS = (*GROUND, "common.data", "common.forensics", "common.networks", *METRICS)
 
 # Which parts of `common` a part may import: the longest matching name rules.
 MAY_IMPORT = {
     "common": (*GROUND, "common.process"),
     "common.process": ("common.errors",),
-    "common.config": GROUND,
+    "common.config": (*GROUND, "common.config"),
     "common.data": (*GROUND, "common.data", "common.forensics"),
     "common.forensics": (*GROUND, "common.forensics"),
     "common.networks": (*GROUND, "common.networks"),
     "common.evaluation": (*FLOORS, "common.evaluation", "common.inference.rle"),
     "common.evaluation.metrics": ("common.errors", "common.sizes"),
     "common.evaluation.calibration": ("common.errors",),
+    "common.evaluation.conformal": (),
+    "common.evaluation.detection": ("common.evaluation.metrics", "common.tables"),
     "common.training": (*FLOORS, "common.config", "common.training"),
     "common.inference": (*FLOORS, "common.inference", "common.training.checkpoint"),
 }

@@ -1,18 +1,25 @@
 """Checkpoints: written whole or not at all, read without running code, and enough to rebuild the network."""
 
 import importlib.metadata
+import inspect
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.files import written_whole
 from common.networks.segmentation import AttentionFPN
+from common.networks.spai import Spai
 
 import torch
 
 REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", "threshold", "calibration")
+"""Of a segmentation member's checkpoint."""
 NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
+SPAI_KEYS = ("model_state_dict", "epoch", "best_auc", "config", "metrics", "calibration", "bounds", "target_fpr")
+"""Of a checkpoint of script 7."""
+SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -21,11 +28,16 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS) -> dict[str, Any]:
     """Read a checkpoint to the CPU: tensors and plain types only.
 
+    Args:
+        path: Of the file.
+        required: The keys that it must have.
+
     Raises:
-        UserError: The file is missing, broken, holds anything but plain types, or is no checkpoint of this project.
+        UserError: The file is missing, broken, holds anything but plain types, or lacks a required key: it is no
+            checkpoint of this project, or one of another kind.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
@@ -34,9 +46,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} can't be read as a checkpoint ({reason}). Train it again.") from error
-    missing = [key for key in REQUIRED_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    missing = [key for key in required if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
-        raise UserError(f"{path} is no checkpoint of this project: it lacks {', '.join(missing)}.")
+        lacking = ", ".join(missing)
+        raise UserError(f"{path} is no checkpoint of this project, or not of the kind wanted here: it lacks {lacking}.")
     return checkpoint
 
 
@@ -55,6 +68,22 @@ def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
     network = build_network(checkpoint["config"])
     try:
         network.load_state_dict(checkpoint["model_state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    return network.eval()
+
+
+def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
+    """Rebuild script 7's trained network from the checkpoint alone, in evaluation mode.
+
+    Raises:
+        UserError: Weights and configuration do not belong together; the message names `path`.
+    """
+    config, weights = checkpoint["config"], checkpoint["model_state_dict"]
+    learned = {"text_tokens": len(weights.get("text", ())), "text_head": "fusion.to_text.weight" in weights}
+    network = Spai(**{field: config[field] for field in SPAI_FIELDS if field in config}, **learned)
+    try:
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
     return network.eval()

@@ -1,0 +1,91 @@
+"""Is an image as a whole generated: the checkpoints of script 7, asked about images of any size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.data.transforms import resize_image, to_tensor
+from common.errors import UserError
+from common.evaluation.calibration import calibrated
+from common.evaluation.conformal import Bounds
+from common.inference.gate import DETECTOR
+from common.networks.spai import ImageScore, Spai
+from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a detector says of one image."""
+
+    probability: float
+    """That it is generated, calibrated, in (0, 1)."""
+    verdict: str
+    """`generated`, `real`, or `insufficient evidence` (`common.evaluation.conformal`)."""
+    score: ImageScore
+
+
+class Detector:
+    """A trained network of script 7, with its calibration and its bounds."""
+
+    def __init__(self, model: Spai, checkpoint: dict[str, Any], device: torch.device, feature_batch: int = 0) -> None:
+        """Hold them.
+
+        Args:
+            model: In evaluation mode.
+            checkpoint: Its `calibration`, `bounds`, `config`.
+            device: Where the network runs.
+            feature_batch: Patches at a time; 0 for what it was trained with.
+        """
+        self.model = model.to(device)
+        self.calibration, self.bounds = checkpoint["calibration"], Bounds.from_dict(checkpoint["bounds"])
+        self.cover_edges = checkpoint["config"]["cover_edges"]
+        self.feature_batch = feature_batch or checkpoint["config"]["feature_batch"]
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Generated]:
+        """Probability, verdict and attention for RGB images, uint8 (H, W, 3), of any size."""
+        if not images:
+            return []
+        size = self.model.whole_size
+        whole = torch.stack([to_tensor(resize_image(image, size)) for image in images])
+        scores = self.model.score_images(
+            [to_tensor(image) for image in images], whole, self.feature_batch, self.cover_edges
+        )
+        return [self._judge(score) for score in scores]
+
+    def _judge(self, score: ImageScore) -> Generated:
+        raw = torch.sigmoid(torch.tensor(score.logit, dtype=torch.float64)).item()
+        probability = calibrated(raw, **self.calibration)
+        return Generated(probability, self.bounds.verdict(probability), score)
+
+
+def find_detector(models_dir: Path) -> Path | None:
+    """The checkpoint models/spai*_best.pth; None where there is none.
+
+    Raises:
+        UserError: There are several.
+    """
+    found = sorted(models_dir.glob(f"{DETECTOR}*_best.pth"))
+    if len(found) > 1:
+        listing = ", ".join(path.name for path in found)
+        raise UserError(f"{models_dir} has several detectors of generated images: {listing}. Keep one there.")
+    return found[0] if found else None
+
+
+def load_detector(path: Path, device: torch.device, feature_batch: int = 0) -> Detector:
+    """Load a checkpoint of script 7, with a printed note where it was converted and never calibrated.
+
+    Raises:
+        UserError: It can't be read, or is of another kind.
+    """
+    checkpoint = load_checkpoint(path, SPAI_KEYS)
+    if not checkpoint["metrics"]:
+        print(
+            f"note: {path} was never calibrated: its probability is the network's own, and its verdict always open. "
+            "Calibrate it on images of your own (--csv, or --real and --fake), and put what that writes in its place: "
+            f"python script_7_spai_fusion.py --fusion none --init {path} --epochs 0"
+        )
+    return Detector(load_spai(checkpoint, path), checkpoint, device, feature_batch)

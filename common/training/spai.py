@@ -1,0 +1,281 @@
+"""What script 7 puts together: labelled images, the network with its first weights, its stages, its loss, its test."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+from common.config.spai import SpaiConfig
+from common.data.degradations import DEGRADATIONS
+from common.data.generated import (
+    LabelledImage,
+    check_splits,
+    fingerprint,
+    hold_out,
+    inspect,
+    prompt_list,
+    read_folders,
+    read_table,
+)
+from common.data.generated_dataset import GeneratedTestSet, GeneratedTrainSet, make_generated_loader, mix
+from common.data.sampling import WeightedSampler
+from common.errors import UserError
+from common.evaluation.calibration import calibrated, fit_calibration
+from common.evaluation.conformal import fit_bounds
+from common.evaluation.detection import detection_metrics
+from common.networks.classifier import PatchClassifier
+from common.networks.clip_text import cached_text_embeddings
+from common.networks.spai import Spai
+from common.networks.vit import load_vit_weights
+from common.training.checkpoint import SPAI_FIELDS, SPAI_KEYS, load_checkpoint
+from common.training.engine import Validation, fit
+from common.training.optimizing import layer_groups
+from common.training.spai_losses import SpaiLoss
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+TEST_BATCH = 8
+"""Images that are read at a time where images are scored; their patches are taken `feature_batch` at a time."""
+
+
+def load_images(config: SpaiConfig) -> list[LabelledImage]:
+    """Seed everything, and read the table or the folders that the configuration names; every file is decoded once.
+
+    Raises:
+        UserError: Neither or both are named, or as the readers of `common.data.generated`.
+    """
+    if foreign := set(config.degradations) - set(DEGRADATIONS):
+        raise UserError(f"--degrade {', '.join(sorted(foreign))} is unknown; there are {', '.join(DEGRADATIONS)}.")
+    set_seed(config.seed)
+    folders = [folder for folder in (config.real, config.fake) if folder is not None]
+    if (config.csv is None) != (len(folders) == 2) or len(folders) == 1 or (config.csv and folders):
+        raise UserError("name the images: either --csv TABLE, or --real DIR and --fake DIR.")
+    images = read_table(config.csv) if config.csv else read_folders(*folders, config.seed)
+    images = inspect(images, config.skip_bad_files)
+    if config.holdout_generator:
+        images = hold_out(images, config.holdout_generator)
+    counts = {name: sum(image.split == name for image in images) for name in ("train", "val", "test")}
+    print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
+    return images
+
+
+def of_split(images: Sequence[LabelledImage], split: str) -> list[LabelledImage]:
+    """Those of one split."""
+    return [image for image in images if image.split == split]
+
+
+def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
+    """The network with its first weights: of its towers, and with `init` of a trained plain SPAI.
+
+    Returns:
+        The network, and the configuration with what was really loaded.
+
+    Raises:
+        UserError: Weights or prompts can't be had, or `init` is no plain SPAI.
+    """
+    prompts = read_prompts(config)
+    plain = None
+    if config.init is not None:
+        plain = load_checkpoint(config.init, SPAI_KEYS)
+        if plain["config"]["fusion"] != "none":
+            raise UserError(f"--init {config.init} is a fusion already; name a checkpoint of --fusion none.")
+        config = replace(config, **{name: plain["config"][name] for name in PLAIN_FIELDS})
+    model = Spai(**architecture(config), text_tokens=len(prompts), text_head=config.text_weight > 0)
+    if plain is not None:
+        lacking = model.load_state_dict(plain["model_state_dict"], strict=False).missing_keys
+        if wrong := [name for name in lacking if not name.startswith(("fusion.", "tower.", "text"))]:
+            raise UserError(f"--init {config.init} lacks weights, for instance {wrong[0]}.")
+    if not config.resume:  # then the checkpoint has the weights
+        if plain is None:
+            loaded = load_vit_weights(model.backbone, config.backbone_name, config.backbone_weights)
+            config = replace(config, backbone_weights=loaded)
+        if model.tower is not None:
+            load_vit_weights(model.tower, config.semantic_name, config.semantic_weights, "--semantic-weights")
+        if prompts:
+            model.set_text(embed_prompts(config, prompts))
+    model.set_stage("joint", config.train_backbone)
+    return model, config
+
+
+def architecture(config: SpaiConfig) -> dict[str, Any]:
+    """The arguments of `Spai` that a configuration gives."""
+    given = {entry.name for entry in fields(config)}
+    return {name: getattr(config, name) for name in SPAI_FIELDS if name in given}
+
+
+PLAIN_FIELDS = (
+    *("backbone_name", "backbone_depth", "backbone_width", "backbone_heads", "patch_size", "patch_stride"),
+    *("mask_radius", "projection_dim", "projection_layers", "attention_dim", "attention_heads", "head_ratio"),
+)
+"""Of a plain SPAI, that a fusion which starts from it takes over."""
+
+
+def read_prompts(config: SpaiConfig) -> list[str]:
+    """The prompts that become semantic tokens, one a line of the file; none without one."""
+    if config.prompts is None or config.fusion == "none":
+        return []
+    try:
+        lines = config.prompts.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts {config.prompts} can't be read ({error}).") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"--prompts {config.prompts} has no prompt. Write one a line.")
+    return prompts
+
+
+def embed_prompts(config: SpaiConfig, prompts: list[str]) -> Tensor:
+    """CLIP's embeddings of prompts (n, E), kept in the models' folder."""
+    cache = config.models_dir / "text_embeddings.pt"
+    return cached_text_embeddings(prompts, config.text_name, config.text_weights, cache)
+
+
+class SpaiStep:
+    """The loss of a batch of `GeneratedTrainSet` items, with what the configuration adds: twins, mixing, prompts."""
+
+    def __init__(self, config: SpaiConfig, prompts: Tensor | None) -> None:
+        """Hold the loss; `prompts` are the embeddings (n, E) that a batch's `prompt_index` counts."""
+        self.prompts = prompts
+        self.mixing = {name: alpha for name in ("mixup", "cutmix") if (alpha := getattr(config, name)) > 0}
+        self.loss = SpaiLoss(
+            classification=config.classification,
+            alpha=config.focal_alpha,
+            gamma=config.focal_gamma,
+            semantic_weight=config.semantic_weight,
+            frequency_weight=config.frequency_weight,
+            text_weight=config.text_weight,
+        )
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Scalar loss."""
+        if self.mixing:
+            # Drawn from torch's generator, which the training seeds by epoch.
+            rng = np.random.default_rng(int(torch.randint(2**31, ())))
+            kind = rng.choice(sorted(self.mixing))
+            batch = mix(batch, kind, self.mixing[kind], rng)
+        views, whole, degraded = batch["views"], batch["whole"], None
+        count = len(views)
+        if "degraded_views" in batch:  # one pass for both: several processes expect one a step
+            views = torch.cat([views, batch["degraded_views"]])
+            whole = torch.cat([whole, batch["degraded_whole"]])
+        output = model(views, whole)
+        if "degraded_views" in batch:
+            degraded = type(output)(*(None if part is None else part[count:] for part in output))
+            output = type(output)(*(None if part is None else part[:count] for part in output))
+        text = known = None
+        if self.prompts is not None:
+            index = batch["prompt_index"]
+            known = index >= 0
+            text = self.prompts.to(index.device)[index.clamp(min=0)]
+        return self.loss(output, batch["label"], degraded, text, known)
+
+
+def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence[LabelledImage]) -> dict[str, float]:
+    """Train in two stages, and keep the best epoch by validation AUC in models/<name>_best.pth.
+
+    Returns:
+        The metrics of the best epoch (see `validate_spai`).
+
+    Raises:
+        UserError: A class is missing in training or validation, or as `fit`.
+    """
+    check_splits(images)
+    train, val = of_split(images, "train"), of_split(images, "val")
+    prompts = prompt_list(train) if config.text_weight > 0 else []
+    if config.text_weight > 0 and not prompts:
+        raise UserError("--text-weight needs prompts: a column `prompt` in the --csv.")
+    pairs = config.fusion != "none" and max(config.semantic_weight, config.frequency_weight) > 0
+    train_set = GeneratedTrainSet(
+        train,
+        views=config.views,
+        patch_size=config.patch_size,
+        whole_size=model.whole_size,
+        degradation_probability=config.degradation_probability,
+        pairs=pairs,
+        cache=config.cache,
+        color_jitter=config.color_jitter,
+    )
+    sampler = WeightedSampler(balanced_weights(train), config.seed)
+    train_loader = make_generated_loader(train_set, config.batch_size, config.workers, sampler)
+    val_loader = make_generated_loader(GeneratedTestSet(val, whole_size=model.whole_size), TEST_BATCH, config.workers)
+
+    def set_stage(epoch: int) -> bool:
+        model.set_stage("semantic" if epoch < config.stage_one_epochs else "joint", config.train_backbone)
+        return True
+
+    return fit(
+        config,
+        model,
+        SpaiStep(config, embed_prompts(config, prompts) if prompts else None),
+        partial(validate_spai, config=config),
+        train_loader,
+        val_loader,
+        fingerprint(images),
+        criterion="auc",
+        shown=("auc", "ap", "accuracy", "tpr_at_5_fpr"),
+        before_epoch=set_stage,
+        parameters=layer_groups(
+            model, partial(_depth, model.backbone.depth), config.lr, config.weight_decay, config.layer_decay
+        ),
+        some_unused=config.fusion != "none" and config.stage_one_epochs > 0,
+    )
+
+
+def balanced_weights(images: Sequence[LabelledImage]) -> list[float]:
+    """Weights with which both classes are drawn equally often, whatever their numbers."""
+    generated = sum(image.generated for image in images)
+    return [1 / generated if image.generated else 1 / (len(images) - generated) for image in images]
+
+
+def _depth(layers: int, name: str) -> int:
+    """Depth of a parameter by its name: the backbone's embedding 0, its blocks 1 to `layers`, the rest above."""
+    if not name.startswith("backbone."):
+        return layers + 1
+    _, _, rest = name.partition(".blocks.")
+    return int(rest.split(".")[0]) + 1 if rest else 0
+
+
+@torch.no_grad()
+def score_loader(model: Spai | PatchClassifier, loader: DataLoader, config: SpaiConfig) -> tuple[Tensor, Tensor]:
+    """Logits (n,) of a loader's images, and their positions in its data set (n,), on the model's device."""
+    model.eval()
+    logits, index = [], []
+    for batch in loader:
+        scores = model.score_images(batch["image"], batch["whole"], config.feature_batch, config.cover_edges)
+        logits += [score.logit for score in scores]
+        index.append(batch["index"])
+    device = next(model.parameters()).device
+    return torch.tensor(logits, device=device), torch.cat(index).to(device)
+
+
+def validate_spai(accelerator: Accelerator, model: nn.Module, loader: DataLoader, *, config: SpaiConfig) -> Validation:
+    """Score images of a `GeneratedTestSet` at their own resolution; the AUC picks the best epoch.
+
+    The metrics are those of `detection_metrics` of the calibrated probability. What decisions need is kept besides:
+    `calibration` (temperature 1 / slope and bias), and the conformal `bounds` for `config.target_fpr`.
+
+    Raises:
+        UserError: The training diverged.
+    """
+    with accelerator.autocast():
+        logits, index = score_loader(accelerator.unwrap_model(model), loader, config)
+    logits, index = accelerator.gather((logits, index))
+    if not torch.isfinite(logits).all():
+        raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
+    # Several processes may have seen an image twice, to come out even.
+    by_position = dict(zip(index.tolist(), torch.sigmoid(logits.double()).tolist(), strict=True))
+    scores = np.array([by_position[position] for position in range(len(loader.dataset))])
+    generated = np.array([image.generated for image in loader.dataset.images])
+    calibration = fit_calibration(scores, generated)
+    probs = np.array([calibrated(score, **calibration) for score in scores])
+    metrics = detection_metrics(probs, generated)
+    # AUC of the raw score: calibration with slope 0 would tie everything.
+    metrics |= {name: detection_metrics(scores, generated)[name] for name in ("auc", "ap", "tpr_at_5_fpr")}
+    bounds = fit_bounds(probs, generated, config.target_fpr)
+    kept = {"calibration": calibration, "bounds": bounds.to_dict(), "target_fpr": config.target_fpr}
+    return Validation(metrics, metrics["auc"], kept)

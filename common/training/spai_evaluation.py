@@ -1,0 +1,120 @@
+"""What a trained script 7 is worth on unseen images; and the published weights as one of its checkpoints."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.config.spai import SpaiConfig
+from common.data.generated import LabelledImage, prompt_list
+from common.data.generated_dataset import GeneratedTestSet, make_generated_loader
+from common.errors import UserError
+from common.evaluation.calibration import calibrated
+from common.evaluation.conformal import Bounds
+from common.evaluation.detection import by_generator, clip_score
+from common.networks.classifier import PatchClassifier
+from common.networks.published_spai import convert, read_published
+from common.networks.spai import Spai
+from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai, save_checkpoint, versions
+from common.training.spai import TEST_BATCH, architecture, embed_prompts, of_split, score_loader
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+
+def evaluate_spai(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
+    """Test models/<name>_best.pth on the test split, clean and after each of the configuration's degradations.
+
+    Returns:
+        Rows of `by_generator`, with `degradation` before them (`none` first) and behind them what the conformal
+        verdicts do: `fpr` and `recall`, the shares of real and of generated images called generated, and `undecided`,
+        that of all called neither; nan in the row of the average. With `config.clip_score`, `clip_score` too.
+
+    Raises:
+        UserError: There is no checkpoint, or the test split lacks a class.
+    """
+    path = config.models_dir / f"{config.name}_best.pth"
+    checkpoint = load_checkpoint(path, SPAI_KEYS)
+    model = load_spai(checkpoint, path)
+    result = evaluate_model(model, checkpoint, config, images)
+    if config.clip_score:
+        test = of_split(images, "test")
+        result["clip_score"] = [_clip_score(model, config, test, name) for name in result["generator"]]
+    return result
+
+
+def evaluate_model(
+    model: Spai | PatchClassifier, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]
+) -> pd.DataFrame:
+    """As `evaluate_spai`, of a network that has its weights, with the calibration and the bounds of its checkpoint."""
+    model.to(PartialState().device)
+    test, bounds = of_split(images, "test"), Bounds.from_dict(checkpoint["bounds"])
+    if len({image.generated for image in test}) < 2:
+        raise UserError("the test split needs real and generated images: give some rows the split test.")
+    tables = []
+    for degradation in tqdm(("none", *config.degradations), "test", leave=False, disable=None):
+        data = GeneratedTestSet(test, None if degradation == "none" else degradation, whole_size=model.whole_size)
+        logits, index = score_loader(model, make_generated_loader(data, TEST_BATCH, config.workers), config)
+        table = pd.DataFrame([asdict(test[position]) for position in index.tolist()])
+        scores = torch.sigmoid(logits.double()).tolist()
+        table["prob"] = [calibrated(score, **checkpoint["calibration"]) for score in scores]
+        table["verdict"] = table["prob"].map(bounds.verdict)
+        rows = by_generator(table)
+        rows = rows.join(pd.DataFrame([_verdicts(table, name) for name in rows["generator"]]))
+        rows.insert(0, "degradation", degradation)
+        tables.append(rows)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _verdicts(table: pd.DataFrame, generator: str) -> dict[str, float]:
+    """What the verdicts do to a generator's images and the real ones, as shares; nan for the average."""
+    real, own = table[~table["generated"]], table[table["generated"] & (table["generator"] == generator)]
+    both = pd.concat([real, own])
+    shares = {"fpr": real["verdict"] == "generated", "recall": own["verdict"] == "generated"}
+    shares["undecided"] = both["verdict"] == "insufficient evidence"
+    return {name: float(share.mean()) if len(own) else float("nan") for name, share in shares.items()}
+
+
+@torch.no_grad()
+def _clip_score(model: Spai, config: SpaiConfig, images: Sequence[LabelledImage], generator: str) -> float:
+    """Of a generator's images, or of all ("average"), that have a prompt; nan without any."""
+    tower = model.tower or model.backbone
+    chosen = [i for i in images if i.prompt and i.generated and generator in (i.generator, "average")]
+    if not chosen or not tower.is_clip:
+        return float("nan")
+    prompts = prompt_list(chosen)
+    texts = embed_prompts(config, prompts)[[prompts.index(image.prompt) for image in chosen]]
+    loader = make_generated_loader(GeneratedTestSet(chosen, whole_size=model.whole_size), TEST_BATCH, config.workers)
+    embeddings = [model.image_semantics(batch["whole"].to(model.norm.weight.device))[:, 0].cpu() for batch in loader]
+    return clip_score(torch.cat(embeddings).numpy(), texts.numpy())
+
+
+def convert_published(config: SpaiConfig) -> Path:
+    """Write the published checkpoint as one of ours: plain SPAI, not calibrated, without bounds.
+
+    `--fusion none --init THAT --epochs 0` with own images calibrates it.
+
+    Raises:
+        UserError: It can't be read, or a key is missing or surplus.
+    """
+    path = config.output or config.models_dir / "spai_best.pth"
+    published = config.published()
+    model = Spai(**architecture(published))
+    model.load_state_dict(convert(read_published(config.convert), model.state_dict()))
+    save_checkpoint(
+        {
+            "model_state_dict": model.state_dict(),
+            "epoch": -1,
+            "best_auc": float("nan"),
+            "config": published.plain(),
+            "metrics": {},
+            "calibration": {"slope": 1.0, "intercept": 0.0},
+            "bounds": Bounds(lower=-float("inf"), upper=float("inf")).to_dict(),
+            "target_fpr": published.target_fpr,
+            "versions": versions(),
+        },
+        path,
+    )
+    return path
