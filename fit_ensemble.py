@@ -8,6 +8,9 @@ models/fold_*/ (`make folds`). On these out-of-fold maps, and on copy-move evide
 is worth is measured on images that it has not seen either (nested, grouped folds), and printed as a table: each member
 alone, the ensemble one step after the other, and last without the evidence. The seed's hand-set weights stay unless
 fitted ones are better there. The best way is written to models/ensemble.json, which make_submission.py reads.
+
+Where there is a detector of generated images, models/spai*_best.pth (script 7), the decision may read its probability
+too, if a high one is a sign of forgery in these data. It must have been trained on other images than these.
 """
 
 from dataclasses import dataclass
@@ -53,6 +56,8 @@ class FitConfig:
     """Go on without the files that can't be read, naming each, as in the training."""
     copy_move: bool = True
     """Make copy-move evidence one of the members."""
+    generated: bool = True
+    """Ask the detector of generated images, models/spai*_best.pth, where there is one."""
     workers: int | None = None
     """Processes that look for copy-moves; by default one a core."""
 
@@ -69,7 +74,9 @@ def main(config: FitConfig) -> None:
     samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
     workers = config.workers or cpu_count()
     oofs = {
-        tta: out_of_fold(config.models_dir, samples, tta, config.allow_missing, config.copy_move, workers)
+        tta: out_of_fold(
+            config.models_dir, samples, tta, config.allow_missing, config.copy_move, workers, config.generated
+        )
         for tta in dict.fromkeys(("none", config.tta))
     }
     plain = oofs["none"]
@@ -96,6 +103,9 @@ def main(config: FitConfig) -> None:
     weights = pd.DataFrame({f"{source} weights": fit.weights for source, fit in fits.items()})
     print(f"\n{weights.to_string(float_format='{:.2f}'.format)}\n")
     chosen = fits[variant.weights]
+    reads = chosen.decision.reads_generated
+    if plain.generated is not None and not reads:
+        print("the decision does not read the detector of generated images: it is no sign of forgery in these data")
     settings = Settings(
         weights=chosen.weights,
         pixel_threshold=chosen.pixel_threshold,
@@ -104,7 +114,7 @@ def main(config: FitConfig) -> None:
         decision=chosen.decision,
         tta=tta,
         source=variant.weights,
-        checkpoints=identities(config.models_dir, config.copy_move),
+        checkpoints=identities(config.models_dir, config.copy_move, generated=reads),
         report=figures,
     )
     settings.save(config.models_dir / SETTINGS_FILE)

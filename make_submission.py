@@ -7,6 +7,10 @@ and decided: the calibrated probability that the image is forged must reach the 
 drawn. `python fit_ensemble.py` fits weights and decision to the data; without its models/ensemble.json the seed's
 weights count. With no network trained at all, --allow-missing lets copy-move evidence decide alone.
 
+Where there is a detector of generated images, models/spai*_best.pth (script 7), scores.csv has its probability and its
+verdict for each image: "generated" is another question than "locally edited". What fit_ensemble.py fitted with it lets
+a high probability speak for a forgery; a low one never speaks against one.
+
 Images of any size, as PNG, JPEG, TIFF, BMP or WEBP; regions are drawn at each image's own resolution. Rows follow
 sample_submission.csv where there is one. Images are read, decided and written one batch after the other: memory does
 not grow with their number. An image that can't be read has its row all the same, and its error in scores.csv.
@@ -44,6 +48,8 @@ SCORE_COLUMNS = (
     "n_instances",
     "copy_move_score",
     "copy_move_inliers",
+    "generated_probability",
+    "generated_verdict",
     "height",
     "width",
     "error",
@@ -86,6 +92,8 @@ class SubmissionConfig:
     alike, or are matched by copy-move evidence, as the source and the copy of a copy-move."""
     copy_move: bool = True
     """Look for copy-moves without a network too."""
+    generated: bool = True
+    """Ask the detector of generated images, models/spai*_best.pth, where there is one."""
     workers: int | None = None
     """Processes that look for copy-moves, of which --batch-size at most are busy at a time; by default one a core, and
     no more than that."""
@@ -120,6 +128,7 @@ def main(config: SubmissionConfig) -> None:
         config.tta,
         copy_move=config.copy_move,
         workers=config.workers or max(1, min(cpu_count(), config.batch_size, len(rows))),
+        generated=config.generated,
     )
     settings = _with_flags(ensemble.settings, config)
     scores_path = config.scores or config.output.with_name("scores.csv")
@@ -158,7 +167,7 @@ def main(config: SubmissionConfig) -> None:
 
 def decide(
     config: SubmissionConfig, settings: Settings, case_id: str, image: np.ndarray, prediction: Prediction
-) -> tuple[str, dict[str, float]]:
+) -> tuple[str, dict[str, float | str]]:
     """Annotation and score columns of one image."""
     height, width = image.shape[:2]
     prob = resize_map(prediction.prob, height, width)
@@ -166,7 +175,7 @@ def decide(
         with written_whole(config.maps / f"{case_id}.npy", "wb") as file:
             np.save(file, prob.astype(np.float16))
     labels = np.zeros((height, width), np.int32)
-    evidence = prediction.evidence
+    evidence, generated = prediction.evidence, prediction.generated
     if is_forged(prediction.forged_probability, config.mode):
         labels = find_instances(
             prob,
@@ -187,6 +196,11 @@ def decide(
     }
     if evidence:
         score |= {"copy_move_score": round(evidence.score, 6), "copy_move_inliers": evidence.inliers}
+    if generated:
+        score |= {
+            "generated_probability": round(generated.probability, 6),
+            "generated_verdict": generated.verdict,
+        }
     return format_annotation(encode_labels(labels)), score
 
 

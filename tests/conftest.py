@@ -70,3 +70,35 @@ def run_program():
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def save_detector():
+    """Writes a tiny detector of generated images, all weights random, with other fields if any are given."""
+    # Not above: most tests need no network.
+    from dataclasses import replace
+
+    from common.config.spai import SpaiConfig
+    from common.networks.spai import Spai
+    from common.training.checkpoint import save_checkpoint
+    from common.training.spai import architecture
+
+    import torch
+
+    sizes = {"backbone_depth": 1, "backbone_width": 32, "backbone_heads": 2, "early_fusion_layers": (1,)}
+    sizes |= dict.fromkeys(("projection_dim", "attention_dim", "fusion_width"), 16)
+    config = replace(SpaiConfig(name="spai_fusion").quick(), **sizes)
+
+    def save(path: Path, **fields: object) -> Path:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Spai(**architecture(config))
+            for parameter in model.parameters():
+                if parameter.ndim > 1:  # as it begins, all images have nearly the same logit
+                    torch.nn.init.normal_(parameter, std=0.2)
+        checkpoint = {"calibration": {"slope": 1.5, "intercept": -3.0}, "bounds": {"lower": 0.4, "upper": 0.6}}
+        checkpoint |= {"model_state_dict": model.state_dict(), "epoch": 0, "best_auc": 0.5, "config": config.plain()}
+        save_checkpoint(checkpoint | {"metrics": {"auc": 0.5}, "target_fpr": 0.05, "prompts": []} | fields, path)
+        return path
+
+    return save

@@ -249,5 +249,6 @@ class SpaiConfig(RunConfig):
             stage_one_epochs=2 if self.stage_one_epochs else 0,
             warmup_epochs=2.0,
             lr=1e-3,
+            views=4,
             cache=True,
         )

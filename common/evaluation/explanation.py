@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from common.evaluation.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
 from common.forensics.copy_move import Copy, Group
 from common.tables import markdown_table
 
@@ -20,12 +21,8 @@ MOST_LINES = 20
 MOST_STRIPS = 4
 """Groups whose regions are laid side by side below the picture."""
 
-# All in pixels of the picture.
-DPI, MARGIN = 100, 20
-PANEL_SIDE, WIDE_PANEL = 780, 1580  # longest side of the image beside its explanation, and above it
 CROP_HEIGHT = 280
-LEAST_WIDTH = 820  # the title needs it
-MOST_ENLARGED = 8
+"""Most pixels of such a strip."""
 CAPTION = "one colour shows the same; beside its number the probability that it was copied; lines join what matches"
 HALO = (patheffects.withStroke(linewidth=3.6, foreground="black"),)
 
@@ -67,7 +64,7 @@ def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> 
     height, width = image.shape[:2]
     stacked = bool(groups) and width > 2 * height
     scale = min((WIDE_PANEL if stacked else PANEL_SIDE) / max(height, width), MOST_ENLARGED)
-    picture = _resized(image, (max(1, round(width * scale)), max(1, round(height * scale))))
+    picture = resized(image, (max(1, round(width * scale)), max(1, round(height * scale))))
     high, wide = picture.shape[:2]
     panels = 2 if groups else 1
     columns = 1 if stacked else panels
@@ -78,9 +75,8 @@ def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> 
     total = (
         head + panels // columns * (high + MARGIN) + sum(strip_head + strip[0].shape[0] for strip in strips) + MARGIN
     )
-    page = _Page(content + 2 * MARGIN, total)
-    # A letter is about 0.83 pixels wide for each point of its size: a long title becomes smaller, not cut off.
-    page.text(MARGIN, 12, title, fontsize=min(13, content / (0.83 * len(title))), weight="bold")
+    page = Page(content + 2 * MARGIN, total)
+    page.title(title)
     if groups:
         page.text(MARGIN, 38, CAPTION, color="0.35")
     left = (page.width - columns * wide - (columns - 1) * MARGIN) // 2
@@ -97,31 +93,6 @@ def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> 
         _draw_strip(page, top, number, group, strip)
         top += strip_head + strip[0].shape[0]
     return page.figure
-
-
-class _Page:
-    """A figure measured in pixels from its top left corner."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-
-    def text(self, x: float, y: float, text: str, **style) -> None:
-        """Write, with the top left corner of the text at x, y."""
-        # A file's name may hold a $, which isn't meant as mathematics.
-        place = {"va": "top", "fontsize": 10, "parse_math": False}
-        self.figure.text(x / self.width, 1 - y / self.height, text, **place | style)
-
-    def panel(self, picture: np.ndarray, x: int, y: int) -> Axes:
-        """Show a picture, pixel for pixel, with its top left corner at x, y."""
-        high, wide = picture.shape[:2]
-        axes = self.figure.add_axes(
-            (x / self.width, 1 - (y + high) / self.height, wide / self.width, high / self.height)
-        )
-        axes.imshow(picture, interpolation="nearest", aspect="auto")
-        axes.set(xlim=(-0.5, wide - 0.5), ylim=(high - 0.5, -0.5))
-        axes.set_axis_off()
-        return axes
 
 
 def _named(number: int, group: Group) -> list[tuple[str, Copy]]:
@@ -200,7 +171,7 @@ def _strip(image: np.ndarray, copy: Copy, side: int) -> tuple[np.ndarray, np.nda
     difference = np.repeat((2 * distance).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     scale = min(side / mask.shape[1], CROP_HEIGHT / mask.shape[0])
     shown = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
-    crops = (_resized(np.ascontiguousarray(crop), shown) for crop in (source, laid, difference))
+    crops = (resized(np.ascontiguousarray(crop), shown) for crop in (source, laid, difference))
     return (*crops, _resized_mask(mask, shown))
 
 
@@ -214,7 +185,7 @@ def _fitted(channel: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> np.nda
     return (channel - there.mean()) * gain + here.mean()
 
 
-def _draw_strip(page: _Page, top: int, number: int, group: Group, strip: tuple[np.ndarray, ...]) -> None:
+def _draw_strip(page: Page, top: int, number: int, group: Group, strip: tuple[np.ndarray, ...]) -> None:
     """Name of the group, and its crops under their names."""
     *crops, mask = strip
     name, copy = _named(number, group)[0]
@@ -232,18 +203,9 @@ def _draw_strip(page: _Page, top: int, number: int, group: Group, strip: tuple[n
         _outline(axes, mask, _colour(number), 1.2)
 
 
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture at another (width, height); much enlarged it shows its pixels, and invents none between them."""
-    factor = size[0] / picture.shape[1]
-    enlarging = cv2.INTER_NEAREST if factor >= 4 else cv2.INTER_CUBIC
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else enlarging)
-
-
 def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The mask (H, W) at another (width, height), uint8."""
     # A small region must not vanish when a large image shrinks: a pixel is inside if any part of it was.
     shrinking = size[0] < mask.shape[1]
-    resized = cv2.resize(
-        mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_NEAREST
-    )
-    return (resized > 0).astype(np.uint8)
+    shown = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_NEAREST)
+    return (shown > 0).astype(np.uint8)

@@ -7,8 +7,9 @@ from common.data.transforms import resize_map
 
 import numpy as np
 
-Role = Literal["average", "union", "evidence"]
-"""In the weighted mean; joined by the maximum; no network: joined after those (`join_evidence`)."""
+Role = Literal["average", "union", "evidence", "gate"]
+"""In the weighted mean; joined by the maximum; no network: joined after those (`join_evidence`); without a map: read by
+the image-level decision alone."""
 
 
 def blend(maps: np.ndarray, roles: Sequence[Role], weights: Sequence[float]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The members of the ensemble: this table is the one place that names them. And what they say of an image together."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,17 @@ from common.errors import UserError
 from common.forensics.copy_move import VERSION
 from common.inference.blending import Role, blend, join_evidence
 from common.inference.evidence import EVIDENCE_THRESHOLD, Evidence, gather
-from common.inference.gate import COPY_FEATURES, FEATURE_SIZE, Decision, copy_features, feature_maps, map_features
+from common.inference.gate import (
+    COPY_FEATURES,
+    DETECTOR,
+    FEATURE_SIZE,
+    Decision,
+    copy_features,
+    feature_maps,
+    generated_features,
+    map_features,
+)
+from common.inference.generated import Detector, Generated, find_detector, load_detector
 from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.inference.settings import Settings
 from common.inference.views import TTA, is_large, predict_maps
@@ -28,18 +38,20 @@ class Member:
     """A network's place in the ensemble, or that of the copy-move evidence."""
 
     name: str
-    """models/<name>_best.pth"""
+    """models/<name>_best.pth, of the detector of generated images models/<name>*_best.pth."""
     script: str | None = None
     """The program that trains it; None for evidence, which is not trained and has no checkpoint."""
     in_channels: int = 3
     weight: float
-    """Of the role `average`: in the weighted mean. Of the others: the factor on its probabilities (seed's values)."""
+    """Of the role `average`: in the weighted mean. Of `union` and `evidence`: the factor on its probabilities (seed's
+    values). Of a `gate`: 0, since it has no map to be weighed."""
     role: Role
     tile_share: float | None = None
     """For a member trained on crops: it sees an image in tiles of this share of the longer side only."""
 
 
 COPY_MOVE = Member(name="copy_move", weight=1.0, role="evidence")
+SPAI = Member(name=DETECTOR, script="script_7_spai_fusion.py", weight=0.0, role="gate")
 MEMBERS = (
     Member(name="highres_no_ela", script="script_1_highres_no_ela.py", in_channels=3, weight=1.5, role="average"),
     Member(name="hard_negative", script="script_2_hard_negative_mining.py", in_channels=3, weight=1.2, role="average"),
@@ -55,6 +67,7 @@ MEMBERS = (
         tile_share=0.4,
     ),
     COPY_MOVE,
+    SPAI,
 )
 SETTINGS_FILE = "ensemble.json"
 
@@ -80,6 +93,8 @@ class Prediction:
     """Calibrated, in (0, 1]."""
     evidence: Evidence | None = None
     """The copies found; None where none were looked for."""
+    generated: Generated | None = None
+    """Whether the image as a whole is generated; None where no detector was asked."""
 
 
 class Ensemble:
@@ -92,6 +107,7 @@ class Ensemble:
         device: torch.device,
         copy_move: bool = False,
         workers: int = 1,
+        detector: Detector | None = None,
     ) -> None:
         """Hold the networks of each fold; see `load_ensemble`.
 
@@ -101,12 +117,14 @@ class Ensemble:
             device: Where the networks run.
             copy_move: Whether the evidence is one of the members.
             workers: Processes that look for copies. As many as `predict` has images at a time can be busy.
+            detector: Of generated images; without a fit that reads it, it changes no decision.
         """
         self.folds = folds
         self.settings = settings
         self.device = device
         self.copy_move = copy_move
         self.workers = workers
+        self.detector = detector
         self.networks = [loaded.member for loaded in folds[0]]
         self.members = [*self.networks, *([COPY_MOVE] if copy_move else [])]
         sizes = [loaded.checkpoint["config"]["image_size"] for fold in folds for loaded in fold]
@@ -132,20 +150,29 @@ class Ensemble:
     def _predict(self, images: list[np.ndarray], evidence: Iterator[Evidence | None]) -> list[Prediction]:
         """The next images, and the evidence in them."""
         by_fold = [self._blends(images, fold) for fold in range(len(self.folds))]
+        generated = self.detector.predict(images) if self.detector else [None] * len(images)
         found = islice(evidence, len(images))
-        return [self._decide(image, own) for *image, own in zip(*by_fold, found, strict=True)]
+        by_image = zip(zip(*by_fold, strict=True), found, generated, strict=True)
+        return [self._decide(*own) for own in by_image]
 
-    def _decide(self, by_fold: list[tuple[np.ndarray, dict[str, float]]], found: Evidence | None) -> Prediction:
-        """One image, by the evidence and each fold's blend with its features."""
+    def _decide(
+        self,
+        by_fold: Sequence[tuple[np.ndarray, dict[str, float]]],
+        found: Evidence | None,
+        generated: Generated | None,
+    ) -> Prediction:
+        """One image, by the evidence, the detector and each fold's blend with its features."""
         decision, prob, own = self.settings.decision, np.mean([blended for blended, _ in by_fold], axis=0), {}
         if found is not None:
             prob = join_evidence(prob, found.prob, self.settings.weights[COPY_MOVE.name])
-            own = copy_features(found.score, found.inliers, found.area_share)
+            own |= copy_features(found.score, found.inliers, found.area_share)
+        if generated is not None:
+            own |= generated_features(generated.probability)
         probability = float(np.mean([decision.probability(features | own) for _, features in by_fold]))
         if found is not None and not set(COPY_FEATURES) & set(decision.features):
             # It is the networks' alone: of two witnesses that know nothing of each other, the surer one counts.
             probability = max(probability, found.score)
-        return Prediction(prob, probability, found)
+        return Prediction(prob, probability, found, generated)
 
     def _blends(self, images: list[np.ndarray], fold: int) -> list[tuple[np.ndarray, dict[str, float]]]:
         """The blend of a fold's networks for each image, and its features."""
@@ -198,6 +225,7 @@ def load_ensemble(
     fitted: bool = True,
     copy_move: bool = True,
     workers: int = 1,
+    generated: bool = True,
 ) -> Ensemble:
     """Load every network's checkpoint, and the fitted settings where they belong to these checkpoints.
 
@@ -211,12 +239,13 @@ def load_ensemble(
         copy_move: Whether copy-move evidence is one of the members. With `allow_missing` it decides alone where no
             network was trained.
         workers: Processes that look for copies.
+        generated: Whether the detector of generated images is asked, if there is one in `models_dir`.
 
     Raises:
         UserError: A checkpoint is missing (with the script that makes it) or broken, all that are averaged are
-            missing, the folder is, or the checkpoints are not of one training in folds.
+            missing, the folder is, the checkpoints are not of one training in folds, or there are several detectors.
     """
-    networks = [member for member in MEMBERS if member.script]
+    networks = _networks()
     missing = [member for member in networks if not member_path(models_dir, member).is_file()]
     listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in missing)
     alone = copy_move and missing == networks
@@ -234,10 +263,13 @@ def load_ensemble(
     members = [member for member in networks if member not in missing]
     folds = [[]] if alone else [_load_fold(folder, members) for folder in _folders(models_dir)]
     _check_folds(models_dir, folds)
-    settings = _settings(models_dir, folds, copy_move) if fitted else seed_settings(folds[0], copy_move)
+    path = find_detector(models_dir) if generated else None
+    detector = None if path is None else load_detector(path, device)
+    settings = _settings(models_dir, folds, copy_move, path) if fitted else seed_settings(folds[0], copy_move)
     if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
         print(f"note: the decision was fitted on maps of --tta {settings.tta}; {tta} may shift its probabilities")
-    return Ensemble(folds, settings if tta is None else replace(settings, tta=tta), device, copy_move, workers)
+    settings = settings if tta is None else replace(settings, tta=tta)
+    return Ensemble(folds, settings, device, copy_move, workers, detector)
 
 
 def _folders(models_dir: Path) -> list[Path]:
@@ -309,32 +341,53 @@ def seed_settings(networks: list[Loaded], copy_move: bool = False) -> Settings:
     )
 
 
-def _settings(models_dir: Path, folds: list[list[Loaded]], copy_move: bool) -> Settings:
-    """The fitted settings if there are any for exactly these members, else the seed's."""
+def _settings(models_dir: Path, folds: list[list[Loaded]], copy_move: bool, detector: Path | None) -> Settings:
+    """The fitted settings if there are any for exactly these members, else the seed's.
+
+    Those that do not read the detector of generated images are for submissions with and without one.
+    """
     path = models_dir / SETTINGS_FILE
     if path.is_file():
-        settings, present = Settings.load(path), identities(models_dir, copy_move)
+        settings = Settings.load(path)
+        reads = settings.decision.reads_generated
+        present = identities(models_dir, copy_move, generated=reads and detector is not None)
         if settings.checkpoints == present:
+            if detector is not None and not reads:
+                print(f"note: the decision of {path} does not read {detector.name}")
             return settings
         changed = {name for name, _ in settings.checkpoints.items() ^ present.items()}
-        others = "other checkpoints" if changed != {COPY_MOVE.name} else "other copy-move evidence, or none,"
+        others = "other checkpoints"
+        if changed == {COPY_MOVE.name}:
+            others = "other copy-move evidence, or none,"
+        elif changed == {SPAI.name}:
+            others = "a detector of generated images that is not asked now"
         print(f"{path} was fitted for {others} and is left aside. Fit anew: python fit_ensemble.py")
     if len(folds[0]) > 1:
         print(f"the decision is not fitted for this blend: {folds[0][0].member.name}'s stands in (fit_ensemble.py)")
     return seed_settings(folds[0], copy_move)
 
 
-def identities(models_dir: Path, copy_move: bool = False) -> dict[str, str]:
+def identities(models_dir: Path, copy_move: bool = False, generated: bool = False) -> dict[str, str]:
     """Name → hash of its checkpoint files, those of `fold_*` folders included, for the networks that have any.
 
-    With `copy_move`, the version of its detector too.
+    With `copy_move`, the version of its detector too; with `generated`, the hash of the detector of generated images,
+    if there is one.
     """
     found = {}
-    for member in MEMBERS:
+    for member in _networks():
         files = [member_path(folder, member) for folder in _folders(models_dir)]
         if digests := b"".join(_digest(path) for path in files if path.is_file()):
             found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
-    return found | ({COPY_MOVE.name: f"version {VERSION}"} if copy_move else {})
+    if copy_move:
+        found[COPY_MOVE.name] = f"version {VERSION}"
+    if generated and (path := find_detector(models_dir)):
+        found[SPAI.name] = _digest(path).hex()[:16]
+    return found
+
+
+def _networks() -> list[Member]:
+    """The members that draw a map by a network."""
+    return [member for member in MEMBERS if member.role in ("average", "union")]
 
 
 def _digest(path: Path) -> bytes:

@@ -12,7 +12,14 @@ from common.errors import UserError
 from common.evaluation.calibration import fit_calibration
 from common.evaluation.metrics import best_threshold, pixel_f1, pixel_f1_curve
 from common.inference.blending import Role, blend, join_evidence
-from common.inference.gate import COPY_FEATURES, Decision, map_features
+from common.inference.gate import (
+    COPY_FEATURES,
+    DETECTOR,
+    GENERATED_FEATURES,
+    Decision,
+    generated_features,
+    map_features,
+)
 from common.inference.instances import MIN_AREA_SHARE, Cleanup, find_instances
 from common.inference.settings import Source
 
@@ -53,6 +60,9 @@ class Oof:
     """Map of the evidence, float16 (n, S, S), likewise."""
     copies: np.ndarray | None = None
     """`COPY_FEATURES`, float64 (n, 3), where there is evidence."""
+    generated: np.ndarray | None = None
+    """Probability that each image is generated, float64 (n,), where there is a detector. It has no map, and no weight:
+    `names` is without it."""
     truths: list[np.ndarray]
     """uint8 (k, S, S) of each image, one channel a forged group; k = 0 for an authentic image."""
     groups: np.ndarray
@@ -66,12 +76,16 @@ class Oof:
         return np.array([len(truth) > 0 for truth in self.truths])
 
     def only(self, members: Sequence[str]) -> "Oof":
-        """The same images seen by some of the members; a network alone is averaged, whatever its role."""
+        """The same images seen by some of the members, `DETECTOR` for the detector of generated images.
+
+        A network alone is averaged, whatever its role.
+        """
         weights = [w if name in members else 0.0 for name, w in zip(self.names, self.seed_weights, strict=True)]
         roles = self.roles
         if len(members) == 1:
             roles = tuple("evidence" if role == "evidence" else "average" for role in roles)
-        return replace(self, roles=roles, seed_weights=tuple(weights))
+        generated = self.generated if DETECTOR in members else None
+        return replace(self, roles=roles, seed_weights=tuple(weights), generated=generated)
 
     def networks(self, image: int, weights: Sequence[float]) -> np.ndarray:
         """The networks' blend of one image, float16 (S, S): with less than float32 the curves of F1 are exact."""
@@ -92,12 +106,17 @@ class Oof:
         return self.join(image, self.networks(image, weights), weights)
 
     def features(self, image: int, prob: np.ndarray, pixel_threshold: float) -> dict[str, float]:
-        """`map_features` of the networks, whose blend for one image is `prob` (S, S), and `copy_features`."""
+        """`map_features` of the networks, whose blend for one image is `prob` (S, S), and what else is known of it.
+
+        That is `copy_features`, and `generated_features`.
+        """
         used = dict(zip(self.names, self.seed_weights, strict=True))
         networks = {name: own for name, own in zip(self.names, self.maps[image], strict=False) if used[name]}
         features = map_features(prob, networks, pixel_threshold) if networks else {}
         if self.copies is not None and self.seed_weights[-1]:
             features |= dict(zip(COPY_FEATURES, self.copies[image].tolist(), strict=True))
+        if self.generated is not None:
+            features |= generated_features(float(self.generated[image]))
         return features
 
 
@@ -235,8 +254,12 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
     The penalty is the one with the lowest logarithmic loss on the inner folds; on the same scores Platt scaling
     takes back what over-fitting or the penalty did to the probabilities.
 
+    `GENERATED_FEATURES` may only add to the evidence. They are not centred, so that the 0 of an image that is not
+    thought generated contributes nothing, and are left out where the fit would count them against a forgery, or where
+    they are the same for all images.
+
     Args:
-        features: A row an image, a column for each of its `map_features` that may be read.
+        features: A row an image, a column for each of its features that may be read.
         forged: The truth, bool (n,).
         groups: Source of each image, (n,).
         seed: Of the inner folds.
@@ -244,8 +267,10 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
     Raises:
         UserError: Fewer than two groups with forged or with authentic images.
     """
+    features = features.drop(columns=[n for n in features if n in GENERATED_FEATURES and features[n].nunique() == 1])
     chosen = features.to_numpy()
-    mean, scale = chosen.mean(axis=0), chosen.std(axis=0)
+    mean = np.where(features.columns.isin(GENERATED_FEATURES), 0.0, chosen.mean(axis=0))
+    scale = np.sqrt(((chosen - mean) ** 2).mean(axis=0))
     scale[scale == 0] = 1.0
     standard = (chosen - mean) / scale
     fold_of = grouped_folds(forged, groups, 5, seed)
@@ -258,11 +283,14 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
             held[penalty][~inside] = model.predict_proba(standard[~inside])[:, 1]
     penalty = min(held, key=lambda penalty: log_loss(forged, held[penalty]))
     model = _logistic(penalty).fit(standard, forged)
+    coefficients = dict(zip(features, model.coef_[0].tolist(), strict=True))
+    if against := [name for name in GENERATED_FEATURES if coefficients.get(name, 0) < 0]:
+        return fit_decision(features.drop(columns=against), forged, groups, seed)
     return Decision(
-        features=tuple(features.columns),
+        features=tuple(coefficients),
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),
-        coefficients=tuple(model.coef_[0].tolist()),
+        coefficients=tuple(coefficients.values()),
         intercept=float(model.intercept_[0]),
         calibration=fit_calibration(held[penalty], forged),
     )

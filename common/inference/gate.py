@@ -34,6 +34,12 @@ FEATURES = ("quantile_99", "quantile_999", "maximum", "soft_max", "log_area_shar
 COPY_FEATURES = ("copy_score", "copy_inliers", "copy_area")
 """Of the copy-move evidence; `copy_features` says what they are."""
 
+GENERATED_FEATURES = ("generated",)
+"""Of the detector of generated images; `generated_features` says what it is."""
+
+DETECTOR = "spai"
+"""The name of that detector among the members."""
+
 FEATURE_SIZE = 256
 """Side of the maps that features are taken of: a maximum or a quantile grows with the number of pixels."""
 
@@ -98,6 +104,16 @@ def copy_features(score: float, inliers: float, area_share: float) -> dict[str, 
     }
 
 
+def generated_features(probability: float) -> dict[str, float]:
+    """Feature of the probability, in [0, 1], that the image as a whole is generated.
+
+    Returns:
+        `GENERATED_FEATURES`: its log-odds, and 0 for all of 0.5 or less. The detector sees whole-image synthesis: that
+        a picture is a photograph is no sign that nothing was pasted into it, so a low score must say nothing.
+    """
+    return {"generated": max(0.0, log_odds(probability))}
+
+
 def _soft_max(values: np.ndarray) -> float:
     attention = np.exp((values - values.max()) / TEMPERATURE)
     return (values @ attention) / attention.sum()
@@ -118,25 +134,33 @@ class Decision:
     """A logistic model on features, and the calibration of its score. Made by `common.inference.fitting`."""
 
     features: tuple[str, ...]
-    """Which of `map_features` and `copy_features` it reads. `quantile_999` alone is Platt scaling of the image's
-    score."""
+    """Which of `map_features`, `copy_features` and `generated_features` it reads. `quantile_999` alone is Platt scaling
+    of the image's score."""
     mean: tuple[float, ...]
-    """Of each feature in the images it was fitted on; subtracted."""
+    """Of each feature in the images it was fitted on, but 0 for `GENERATED_FEATURES`; subtracted."""
     scale: tuple[float, ...]
-    """Standard deviation of each feature there; divided by."""
+    """Root mean square of what that leaves, there; divided by."""
     coefficients: tuple[float, ...]
-    """Of the standardised features."""
+    """Of the standardised features; of `GENERATED_FEATURES` at least 0, so that they only ever add."""
     intercept: float
     calibration: dict[str, float]
     """`slope` and `intercept` from the model's score to a probability (see `common.evaluation.calibration`)."""
 
     def __post_init__(self) -> None:
-        known = (*FEATURES, *COPY_FEATURES)
+        known = (*FEATURES, *COPY_FEATURES, *GENERATED_FEATURES)
         foreign = {name for name in self.features if name not in known and not name.startswith("soft_max_")}
         if foreign:
             raise ValueError(f"there is no feature {', '.join(sorted(foreign))}")
         if not len(self.features) == len(self.mean) == len(self.scale) == len(self.coefficients):
             raise ValueError("features, mean, scale and coefficients differ in length")
+        for name, mean, coefficient in zip(self.features, self.mean, self.coefficients, strict=True):
+            if name in GENERATED_FEATURES and (mean != 0 or coefficient < 0):
+                raise ValueError(f"{name} may not speak against a forgery: mean 0, coefficient at least 0")
+
+    @property
+    def reads_generated(self) -> bool:
+        """Whether it reads the detector of generated images."""
+        return not set(GENERATED_FEATURES).isdisjoint(self.features)
 
     def probability(self, features: Mapping[str, float]) -> float:
         """Probability in (0, 1) that the image with these features is forged."""

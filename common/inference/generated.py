@@ -36,11 +36,12 @@ class Detector:
 
         Args:
             model: In evaluation mode.
-            checkpoint: Its `calibration`, `bounds`, `config`.
+            checkpoint: Its `calibration`, `bounds`, `target_fpr`, `prompts`, `config`.
             device: Where the network runs.
             feature_batch: Patches at a time; 0 for what it was trained with.
         """
         self.model = model.to(device)
+        self.target_fpr, self.prompts = checkpoint["target_fpr"], checkpoint["prompts"]
         self.calibration, self.bounds = checkpoint["calibration"], Bounds.from_dict(checkpoint["bounds"])
         self.cover_edges = checkpoint["config"]["cover_edges"]
         self.feature_batch = feature_batch or checkpoint["config"]["feature_batch"]

@@ -15,7 +15,8 @@ from common.forensics.copy_move import VERSION
 from common.inference.ensemble import Ensemble, Loaded, identities, load_ensemble
 from common.inference.evidence import EVIDENCE_THRESHOLD, gather
 from common.inference.fitting import Oof
-from common.inference.gate import COPY_FEATURES, FEATURE_SIZE, copy_features, feature_maps
+from common.inference.gate import COPY_FEATURES, DETECTOR, FEATURE_SIZE, copy_features, feature_maps
+from common.inference.generated import find_detector, load_detector
 from common.inference.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
 
 import numpy as np
@@ -34,6 +35,7 @@ def out_of_fold(
     allow_missing: bool = False,
     copy_move: bool = True,
     workers: int = 1,
+    generated: bool = True,
 ) -> Oof:
     """Predict each image with the members that were not trained on its fold.
 
@@ -44,16 +46,20 @@ def out_of_fold(
         allow_missing: Go on without members that were not trained, printing each.
         copy_move: Whether copy-move evidence is one of the members.
         workers: Processes that look for copies.
+        generated: Whether the detector of generated images is asked, if there is one. Its training images must be
+            others: it has no folds.
 
     Returns:
         Maps and truth of the images of those folds. The maps are memory-mapped from `models_dir`/oof_<tta>_<key>.npy,
-        the evidence from oof_copy_move_<key>.npy; while checkpoints, detector and data stay the same, they are not
-        made again.
+        the evidence from oof_copy_move_<key>.npy, the probabilities of being generated from oof_generated_<key>.npy;
+        while checkpoints, detectors and data stay the same, they are not made again.
 
     Raises:
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
     """
-    ensemble = load_ensemble(models_dir, PartialState().device, allow_missing, tta, fitted=False, copy_move=copy_move)
+    ensemble = load_ensemble(
+        models_dir, PartialState().device, allow_missing, tta, fitted=False, copy_move=copy_move, generated=False
+    )
     if not ensemble.networks:
         raise UserError(f"{models_dir} has no trained network, and copy-move evidence alone needs no fit. Train one.")
     data, parts = fingerprint(samples), []
@@ -68,12 +74,16 @@ def out_of_fold(
     shares = [member.tile_share for member in ensemble.networks]
     constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
     chosen = [sample for part in parts for sample in part]
-    evidence = None
+    names = [(sample.case_id, sample.forged) for sample in chosen]
+    checkpoints = identities(models_dir, generated=generated)
+    detector, evidence, probabilities = checkpoints.pop(DETECTOR, None), None, None
     if copy_move:
-        names = [(sample.case_id, sample.forged) for sample in chosen]
         key = [VERSION, EVIDENCE_THRESHOLD, FEATURE_SIZE, data, names]
         evidence = _made(models_dir, "copy_move", key, lambda file: _examine(chosen, workers, file))
-    key = [identities(models_dir), data, shares, constants]
+    if detector is not None:
+        key = [detector, data, names]
+        probabilities = _made(models_dir, "generated", key, lambda file: _detect(models_dir, chosen, file))
+    key = [checkpoints, data, shares, constants]
     maps = _made(models_dir, tta, key, lambda file: _predict(ensemble, parts, file))
     return Oof(
         names=tuple(member.name for member in ensemble.members),
@@ -82,6 +92,7 @@ def out_of_fold(
         maps=maps,
         evidence=None if evidence is None else evidence["prob"],
         copies=None if evidence is None else evidence["features"],
+        generated=probabilities,
         truths=[_truth(sample) for sample in chosen],
         groups=np.array([sample.group for sample in chosen]),
         sizes=np.array([sample.size for sample in chosen]),
@@ -107,6 +118,18 @@ def _examine(samples: list[Sample], workers: int, file: IO) -> None:
         features = copy_features(found.score, found.inliers, found.area_share)
         record = np.array((feature_maps(found.prob[None])[0], tuple(features.values())), _EVIDENCE)
         file.write(record.tobytes())
+
+
+def _detect(models_dir: Path, samples: list[Sample], file: IO) -> None:
+    """Write the probability that each sample is generated, float64 (n,), a few at a time."""
+    np.lib.format.write_array_header_2_0(file, _header(np.dtype("<f8"), len(samples)))
+    detector = load_detector(find_detector(models_dir), PartialState().device)
+    with tqdm(total=len(samples), desc=DETECTOR, unit="img", disable=None) as bar:
+        for start in range(0, len(samples), BATCH_SIZE):
+            images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]
+            probabilities = [found.probability for found in detector.predict(images)]
+            file.write(np.array(probabilities, "<f8").tobytes())
+            bar.update(len(images))
 
 
 def _header(dtype: np.dtype, *shape: int) -> dict[str, Any]:

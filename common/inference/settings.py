@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from common.errors import UserError
 from common.files import write_json
-from common.inference.gate import Decision
+from common.inference.gate import DETECTOR, Decision
 from common.inference.instances import Cleanup
 from common.inference.views import TTA
 
@@ -34,7 +34,8 @@ class Settings:
     source: Source
     """Where the weights come from: the seed's hand-set values, or the fit."""
     checkpoints: dict[str, str]
-    """An identity of each member's checkpoint, by name: with another one, this file is stale."""
+    """An identity of each member's checkpoint, by name: with another one, this file is stale. The detector of generated
+    images, which has no weight, is among them if the decision reads it."""
     report: dict[str, Any] = field(default_factory=dict)
     """Figures of the fit, nested, for people to read; nan comes back as None."""
 
@@ -74,7 +75,8 @@ def _checked(values: Any) -> dict[str, Any]:
         if values[name] not in allowed:
             raise ValueError(f"{name} is {values[name]!r}, not one of {', '.join(allowed)}")
     converted = {name: _converted(name, value) for name, value in values.items()}
-    if set(converted["weights"]) != set(converted["checkpoints"]):
+    unweighted = {DETECTOR} if converted["decision"].reads_generated else set()
+    if set(converted["weights"]) | unweighted != set(converted["checkpoints"]):
         raise ValueError("weights and checkpoints are not of the same members")
     return converted
 

@@ -4,12 +4,12 @@ Nested: the members' maps are out of fold already; the images are parted once mo
 the other parts, and the part left out is decided and scored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.evaluation.metrics import image_auc, image_metrics, of1, pixel_f1, pixel_recall
 from common.inference.fitting import Fitted, Oof, fit, grouped_folds
-from common.inference.gate import THRESHOLDS, Mode, is_forged
+from common.inference.gate import DETECTOR, THRESHOLDS, Mode, is_forged
 from common.inference.instances import find_instances
 from common.inference.settings import Source
 from common.sizes import SIZES
@@ -27,7 +27,7 @@ class Variant:
 
     name: str
     members: tuple[str, ...]
-    """A network alone is averaged, whatever its role."""
+    """As in `Oof.only`."""
     weights: Source = "seed"
     features: tuple[str, ...] | None = ("quantile_999",)
     """What the image-level decision reads, None for all. Without any, an image is forged where any pixel is."""
@@ -38,14 +38,16 @@ class Variant:
 def variants(oof: Oof) -> list[Variant]:
     """The rows of the table: each member, then the ensemble, one step after the other. All fit a pixel threshold.
 
-    Where there is evidence, the last row is the ensemble fitted without it.
+    Where there is evidence, or a detector of generated images, the last rows are the ensemble fitted without each.
     """
     averaged = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role == "average")
     networks = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role != "evidence")
     evidence = oof.names[len(networks) :]
+    detector = () if oof.generated is None else (DETECTOR,)
+    everyone = (*oof.names, *detector)
     union = [Variant(name="+ union", members=networks)] if averaged != networks else []
     both = Variant(name="+ copy-move", members=oof.names, features=("quantile_999", "copy_score"))
-    without = Variant(name="without copy-move", members=networks, features=None, fit_mask=True, weights="fitted")
+    full = Variant(name=FITTED, members=everyone, features=None, fit_mask=True, weights="fitted")
     return [
         *(Variant(name=name, members=(name,)) for name in networks),
         *(Variant(name=name, members=(name,), features=("copy_score",)) for name in evidence),
@@ -53,10 +55,11 @@ def variants(oof: Oof) -> list[Variant]:
         Variant(name="average", members=averaged),
         *union,
         *([both] if evidence else []),
-        Variant(name="+ decision", members=oof.names, features=None),
-        Variant(name=SEED, members=oof.names, features=None, fit_mask=True),
-        Variant(name=FITTED, members=oof.names, features=None, fit_mask=True, weights="fitted"),
-        *([without] if evidence else []),
+        Variant(name="+ decision", members=everyone, features=None),
+        Variant(name=SEED, members=everyone, features=None, fit_mask=True),
+        full,
+        *([replace(full, name="without copy-move", members=(*networks, *detector))] if evidence else []),
+        *([replace(full, name=f"without {DETECTOR}", members=oof.names)] if detector else []),
     ]
 
 

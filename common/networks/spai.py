@@ -289,7 +289,7 @@ class Spai(nn.Module):
         self.text.copy_(embeddings)
 
     def set_stage(self, stage: Stage, train_backbone: bool = False) -> None:
-        """Choose what trains. The semantic tower never does, the backbone only jointly and if asked for.
+        """Choose what trains. The semantic tower never does, the backbone's blocks only jointly and if asked for.
 
         Without fusion there are no semantic parts: both stages train everything but the backbone.
         """
@@ -301,6 +301,9 @@ class Spai(nn.Module):
         for part in parts:
             if part is not None:
                 part.requires_grad_(True)
+        # What makes embeddings of the last tokens: the similarities don't pass through it, and CLIP's space shall stay.
+        self.backbone.vit.norm.requires_grad_(False)
+        self.backbone.vit.head.requires_grad_(False)
 
     def forward(self, views: Tensor, whole: Tensor | None = None) -> SpaiOutput:
         """Images as equally many patches each.

@@ -17,7 +17,10 @@ import torch
 REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", "threshold", "calibration")
 """Of a segmentation member's checkpoint."""
 NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
-SPAI_KEYS = ("model_state_dict", "epoch", "best_auc", "config", "metrics", "calibration", "bounds", "target_fpr")
+SPAI_KEYS = (
+    *("model_state_dict", "epoch", "best_auc", "config", "metrics"),
+    *("calibration", "bounds", "target_fpr", "prompts"),
+)
 """Of a checkpoint of script 7."""
 SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
 

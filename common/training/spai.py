@@ -212,7 +212,7 @@ def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence
         config,
         model,
         SpaiStep(config, embed_prompts(config, prompts) if prompts else None),
-        partial(validate_spai, config=config),
+        partial(validate_spai, config=config, prompts=read_prompts(config)),
         train_loader,
         val_loader,
         fingerprint(images),
@@ -253,11 +253,14 @@ def score_loader(model: Spai | PatchClassifier, loader: DataLoader, config: Spai
     return torch.tensor(logits, device=device), torch.cat(index).to(device)
 
 
-def validate_spai(accelerator: Accelerator, model: nn.Module, loader: DataLoader, *, config: SpaiConfig) -> Validation:
+def validate_spai(
+    accelerator: Accelerator, model: nn.Module, loader: DataLoader, *, config: SpaiConfig, prompts: Sequence[str] = ()
+) -> Validation:
     """Score images of a `GeneratedTestSet` at their own resolution; the AUC picks the best epoch.
 
     The metrics are those of `detection_metrics` of the calibrated probability. What decisions need is kept besides:
-    `calibration` (temperature 1 / slope and bias), and the conformal `bounds` for `config.target_fpr`.
+    `calibration` (temperature 1 / slope and bias), the conformal `bounds` for `config.target_fpr`, and the `prompts`
+    behind the semantic tokens, in their order.
 
     Raises:
         UserError: The training diverged.
@@ -278,4 +281,5 @@ def validate_spai(accelerator: Accelerator, model: nn.Module, loader: DataLoader
     metrics |= {name: detection_metrics(scores, generated)[name] for name in ("auc", "ap", "tpr_at_5_fpr")}
     bounds = fit_bounds(probs, generated, config.target_fpr)
     kept = {"calibration": calibration, "bounds": bounds.to_dict(), "target_fpr": config.target_fpr}
+    kept["prompts"] = list(prompts)
     return Validation(metrics, metrics["auc"], kept)

@@ -23,6 +23,9 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+RANKED = ["auc", "ap", "tpr_at_5_fpr"]
+"""The figures that only the order of the scores decides."""
+
 
 def evaluate_spai(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
     """Test models/<name>_best.pth on the test split, clean and after each of the configuration's degradations.
@@ -62,6 +65,8 @@ def evaluate_model(
         table["prob"] = [calibrated(score, **checkpoint["calibration"]) for score in scores]
         table["verdict"] = table["prob"].map(bounds.verdict)
         rows = by_generator(table)
+        # Of the raw score, as in the validation: a calibration with slope 0 ties all images.
+        rows[RANKED] = by_generator(table.assign(prob=scores))[RANKED]
         rows = rows.join(pd.DataFrame([_verdicts(table, name) for name in rows["generator"]]))
         rows.insert(0, "degradation", degradation)
         tables.append(rows)
@@ -113,6 +118,7 @@ def convert_published(config: SpaiConfig) -> Path:
             "calibration": {"slope": 1.0, "intercept": 0.0},
             "bounds": Bounds(lower=-float("inf"), upper=float("inf")).to_dict(),
             "target_fpr": published.target_fpr,
+            "prompts": [],
             "versions": versions(),
         },
         path,

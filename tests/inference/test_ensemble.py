@@ -6,6 +6,7 @@ from common.inference.ensemble import (
     COPY_MOVE,
     MEMBERS,
     SETTINGS_FILE,
+    SPAI,
     Ensemble,
     Loaded,
     Member,
@@ -15,7 +16,8 @@ from common.inference.ensemble import (
 )
 from common.inference.evidence import Evidence, examine
 from common.inference.fitting import Oof
-from common.inference.gate import FEATURES, Decision, copy_features, feature_maps
+from common.inference.gate import FEATURES, Decision, copy_features, feature_maps, is_forged
+from common.inference.generated import load_detector
 from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
 
 import numpy as np
@@ -71,7 +73,9 @@ def test_the_members_are_those_of_the_seed():
         "ela": 0.5,
         "small_forgery_specialist": 0.8,
         "copy_move": 1.0,
+        "spai": 0.0,
     }
+    assert [m for m in MEMBERS if m.role == "gate"] == [SPAI]
     assert [m.name for m in MEMBERS if m.role == "union"] == ["small_forgery_specialist"]
     assert [m.name for m in MEMBERS if m.in_channels == 4] == ["ela"]
     assert [m for m in MEMBERS if m.role == "evidence"] == [m for m in MEMBERS if m.script is None] == [COPY_MOVE]
@@ -249,6 +253,56 @@ def test_the_detector_runs_beside_the_networks(copied_images, copied_mask):
     assert predictions[1].forged_probability == pytest.approx(examine(copied_images[1]).score, abs=1e-6)
 
 
+@pytest.fixture
+def detector(save_detector, tmp_path):
+    """Of generated images, with the same probability for all."""
+
+    def detector(probability):
+        calibration = {"slope": 0.0, "intercept": float(np.log(probability / (1 - probability)))}
+        return load_detector(save_detector(tmp_path / "detector.pth", calibration=calibration), CPU)
+
+    return detector
+
+
+def test_each_image_has_its_own_probability_of_being_generated(save_detector, tmp_path):
+    """Large and small ones in one batch, at their own resolution."""
+    real = load_detector(save_detector(tmp_path / "spai_best.pth"), CPU)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((30, 40), (90, 70), (64, 64))]
+    networks = [loaded("a", 1.0, 0.2)]
+    ensemble = Ensemble([networks], seed_settings(networks), CPU, detector=real)
+    expected = [found.probability for found in real.predict(images)]
+    assert [p.generated.probability for p in ensemble.predict(images)] == pytest.approx(expected, abs=1e-5)
+    assert Ensemble([networks], seed_settings(networks), CPU).predict(images)[0].generated is None
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.99])
+def test_before_a_fit_generated_is_another_question(finds, detector, probability):
+    finds(0.9)
+    without = with_evidence(loaded("a", 1.5, 0.3))
+    asked = Ensemble(without.folds, without.settings, CPU, copy_move=True, detector=detector(probability))
+    for own, plain in zip(asked.predict(IMAGES), without.predict(IMAGES), strict=True):
+        assert own.forged_probability == plain.forged_probability
+        assert (own.prob == plain.prob).all()
+        assert own.generated.probability == pytest.approx(probability)
+
+
+def test_a_fitted_decision_hears_the_detector_but_a_low_score_vetoes_nothing(detector):
+    """Networks sure of a forgery, and others sure of none; 0.5 times the log-odds of being generated."""
+    shape = {"mean": (0.0, 0.0), "scale": (1.0, 1.0), "coefficients": (1.0, 0.5), "intercept": 0.0}
+    decision = Decision(features=("quantile_999", "generated"), calibration={"slope": 1.0, "intercept": 0.0}, **shape)
+
+    def decide(p, generated):
+        settings = replace(seed_settings(networks := [loaded("a", 1.0, p)]), decision=decision)
+        return Ensemble([networks], settings, CPU, detector=detector(generated)).predict(IMAGES)[0].forged_probability
+
+    for generated in (0.001, 0.3, 0.5):
+        assert decide(0.9, generated) == pytest.approx(0.9, abs=1e-3)
+        assert is_forged(decide(0.9, generated), "high-precision")
+        assert decide(0.2, generated) == pytest.approx(0.2, abs=1e-3)
+    assert decide(0.2, 0.9) == pytest.approx(1 / (1 + 4 / 3), abs=1e-3)  # odds 1 / 4 times the root of 9
+
+
 CONFIG = {
     "encoder_name": "tu-mobilenetv3_small_100",
     "in_channels": 3,
@@ -399,3 +453,53 @@ def test_settings_for_more_members_are_left_aside(fitted, capsys):
     (fitted / "b_best.pth").unlink()
     assert load_ensemble(fitted, CPU, allow_missing=True).settings.source == "seed"
     assert "fitted for other checkpoints" in capsys.readouterr().out
+
+
+def test_the_detector_is_loaded_where_there_is_one(fitted, save_detector, capsys):
+    """Settings that were fitted before it was there stay in force."""
+    assert load_ensemble(fitted, CPU).detector is None
+    save_detector(fitted / "spai_fusion_best.pth")
+    capsys.readouterr()
+    ensemble = load_ensemble(fitted, CPU)
+    assert ensemble.detector is not None
+    assert ensemble.settings.source == "fitted"
+    assert "does not read spai_fusion_best.pth" in capsys.readouterr().out
+    assert load_ensemble(fitted, CPU, generated=False).detector is None
+    assert capsys.readouterr().out == ""
+
+
+def test_several_detectors_are_refused_where_one_is_asked(fitted, save_detector):
+    for name in ("spai_best.pth", "spai_fusion_best.pth"):
+        save_detector(fitted / name)
+    with pytest.raises(UserError, match="Keep one"):
+        load_ensemble(fitted, CPU)
+    assert load_ensemble(fitted, CPU, generated=False).settings.source == "fitted"
+
+
+@pytest.fixture
+def fitted_with_detector(fitted, save_detector):
+    """Settings whose decision reads a detector."""
+    save_detector(fitted / "spai_best.pth")
+    settings = load_ensemble(fitted, CPU).settings
+    decision = replace(settings.decision, features=("generated",))
+    replace(settings, decision=decision, checkpoints=identities(fitted, True, True)).save(fitted / SETTINGS_FILE)
+    return fitted
+
+
+def test_settings_with_a_detector_count_with_it(fitted_with_detector, capsys):
+    capsys.readouterr()
+    assert load_ensemble(fitted_with_detector, CPU).settings.decision.reads_generated
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("what", ["other", "none", "not asked"])
+def test_settings_with_a_detector_are_left_aside_without_it(fitted_with_detector, save_detector, capsys, what):
+    path = fitted_with_detector / "spai_best.pth"
+    if what == "other":
+        save_detector(path, calibration={"slope": 1.0, "intercept": 1.0})
+    if what == "none":
+        path.unlink()
+    settings = load_ensemble(fitted_with_detector, CPU, generated=what != "not asked").settings
+    assert settings.source == "seed"
+    assert not settings.decision.reads_generated
+    assert "fitted for a detector of generated images that is not asked now" in capsys.readouterr().out

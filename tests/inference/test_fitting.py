@@ -3,7 +3,7 @@ from dataclasses import replace
 from common.errors import UserError
 from common.evaluation.metrics import image_auc
 from common.inference.fitting import Oof, fit, fit_decision, fit_regions, fit_weights, grouped_folds
-from common.inference.gate import COPY_FEATURES, FEATURES, copy_features
+from common.inference.gate import COPY_FEATURES, FEATURES, copy_features, generated_features
 from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.sizes import size_of
 
@@ -133,6 +133,46 @@ def test_the_decision_reads_the_copies():
     assert found > 0.8 > 0.2 > nothing
 
 
+def test_the_probability_of_being_generated_is_a_feature_of_those_who_ask():
+    oof = replace(make_oof(a=0.6), generated=np.linspace(0.3, 0.9, 24))
+    asked, not_asked = oof.only(["a", "spai"]), oof.only(["a"])
+    assert asked.seed_weights == not_asked.seed_weights == (1.0,)
+    for image in (0, 23):
+        features = not_asked.features(image, oof.maps[image, 0], 0.5)
+        assert "generated" not in features
+        expected = features | generated_features(oof.generated[image])
+        assert asked.features(image, oof.maps[image, 0], 0.5) == expected
+
+
+def test_the_decision_reads_the_detector_where_it_tells():
+    """Networks of noise, and a detector that knows every second forged image."""
+    oof = make_oof(n=96, noise=0.0)
+    generated = np.full(96, 0.1)
+    generated[1::4] = 0.9
+    fitted = fit(oof := replace(oof, generated=generated), weights="seed")
+    assert (fitted.weights, fitted.decision.reads_generated) == ({"noise": 1.0}, True)
+    noise = oof.networks(0, (1,))
+    known, unknown = (
+        fitted.decision.probability(oof.features(image, noise, fitted.pixel_threshold)) for image in (1, 0)
+    )
+    assert known > 0.8 > unknown
+
+
+def test_a_map_that_shows_a_forgery_is_never_vetoed():
+    """A network that sees every forgery, all of them spliced into photographs, but for a few images."""
+    oof = make_oof(n=96, good=0.6)
+    generated = np.random.default_rng(0).uniform(0, 0.4, 96)
+    generated[1:24:2] = 0.95
+    fitted = fit(oof := replace(oof, generated=generated), weights="seed")
+    decision = fitted.decision
+    assert decision.reads_generated
+    for image in forged_images(oof):
+        features = oof.features(image, oof.maps[image, 0], fitted.pixel_threshold)
+        by_score = [decision.probability(features | generated_features(p)) for p in (0.0, 0.3, 0.5, 0.7, 1.0)]
+        assert by_score[0] > 0.8
+        assert by_score[0] == by_score[1] == by_score[2] < by_score[3] < by_score[4]
+
+
 def block(value=1.0):
     prob = np.zeros((64, 64), np.float16)
     prob[10:30, 10:30] = value
@@ -195,6 +235,36 @@ def test_a_constant_feature_does_no_harm():
     features, forged, groups = separable()
     features["disagreement"] = 0.0  # of one member
     assert 0 < fit_decision(features, forged, groups).probability(features.iloc[0]) < 1
+
+
+def with_generated(features, logit):
+    return features.assign(generated=[generated_features(p)["generated"] for p in 1 / (1 + np.exp(-logit))])
+
+
+def test_a_detector_that_tells_adds_to_the_evidence():
+    features, forged, groups = separable()
+    features = with_generated(features.assign(quantile_999=0.0), np.where(forged, 2.0, -2.0))
+    decision = fit_decision(features, forged, groups)
+    row = dict.fromkeys(FEATURES, 0.0)
+    by_score = [decision.probability(row | generated_features(p)) for p in (0.0, 0.5, 0.7, 0.9, 1.0)]
+    assert by_score[0] == by_score[1] < 0.2
+    assert by_score == sorted(by_score)
+    assert by_score[-1] > 0.9
+    column = decision.features.index("generated")
+    assert (decision.mean[column], decision.scale[column]) == (0.0, pytest.approx(np.sqrt(2 * forged.sum() * 2 / 200)))
+
+
+def test_a_detector_that_speaks_against_forgeries_is_left_out():
+    features, forged, groups = separable(by_chance=True)
+    against = with_generated(features, np.where(forged, -2.0, 2.0))
+    assert fit_decision(against, forged, groups) == fit_decision(features, forged, groups)
+
+
+@pytest.mark.parametrize("logit", [-1.0, 2.0, 40.0])
+def test_a_detector_that_says_the_same_of_all_images_is_left_out(logit):
+    features, forged, groups = separable(by_chance=True)
+    same = with_generated(features, np.full(200, logit))
+    assert fit_decision(same, forged, groups) == fit_decision(features, forged, groups)
 
 
 def test_all_parts_are_fitted():

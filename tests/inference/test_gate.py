@@ -8,12 +8,15 @@ from common.inference.gate import (
     THRESHOLDS,
     Decision,
     copy_features,
+    generated_features,
     is_forged,
     map_features,
 )
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def test_the_seeds_thresholds():
@@ -91,6 +94,12 @@ def test_no_copies_are_as_good_as_hopeless_ones():
     assert all(map(math.isfinite, copy_features(1.0, 10**6, 1.0).values()))
 
 
+@pytest.mark.parametrize(("probability", "expected"), [(0.8, math.log(4)), (0.5, 0), (0.2, 0), (0.0, 0)])
+def test_feature_of_a_generated_image_by_hand(probability, expected):
+    assert generated_features(probability) == {"generated": pytest.approx(expected)}
+    assert math.isfinite(generated_features(1.0)["generated"])
+
+
 DECISION = Decision(
     features=("maximum", "disagreement"),
     mean=(1.0, 0.1),
@@ -105,6 +114,51 @@ def test_probability_by_hand():
     """Standardised 1 and 2: 1.5 − 2 + 0.5 = 0; calibrated 2·0 − 1 = −1. The other features are not read."""
     row = dict.fromkeys(FEATURES, math.nan) | {"maximum": 3.0, "disagreement": 0.2}
     assert DECISION.probability(row) == pytest.approx(1 / (1 + math.e))
+
+
+WITH_DETECTOR = replace(
+    DECISION,
+    features=("maximum", "generated"),
+    mean=(1.0, 0.0),
+    scale=(2.0, 0.5),
+    coefficients=(1.5, 0.25),
+)
+
+
+def test_probability_of_a_generated_image_by_hand():
+    """Standardised 1 and ln 4 / 0.5: 1.5 + 0.5 ln 4 + 0.5 = 2 + ln 2; calibrated 2 (2 + ln 2) − 1 = 3 + ln 4."""
+    probability = WITH_DETECTOR.probability({"maximum": 3.0} | generated_features(0.8))
+    assert probability == pytest.approx(1 / (1 + math.exp(-3) / 4))
+    assert (WITH_DETECTOR.reads_generated, DECISION.reads_generated) == (True, False)
+
+
+@given(
+    low=st.floats(0, 1),
+    high=st.floats(0, 1),
+    maximum=st.floats(-8, 8),
+    scale=st.floats(0.01, 10),
+    coefficient=st.floats(0, 10),
+    slope=st.floats(0, 5),
+)
+def test_a_low_score_never_speaks_against_a_forgery(low, high, maximum, scale, coefficient, slope):
+    low, high = sorted((low, high))
+    calibration = {"slope": slope, "intercept": 0.3}
+    decision = replace(WITH_DETECTOR, scale=(2.0, scale), coefficients=(1.5, coefficient), calibration=calibration)
+    zero, lower, higher = (
+        decision.probability({"maximum": maximum} | generated_features(value)) for value in (0.0, low, high)
+    )
+    assert zero <= lower <= higher
+    if low <= 0.5:
+        assert lower == zero
+    alone = replace(decision, features=("maximum",), mean=(1.0,), scale=(2.0,), coefficients=(1.5,))
+    assert zero == pytest.approx(alone.probability({"maximum": maximum}))
+
+
+@pytest.mark.parametrize("change", [{"coefficients": (1.5, -0.1)}, {"mean": (1.0, 0.2)}])
+def test_a_decision_that_lets_it_speak_against_one_is_refused(change):
+    with pytest.raises(ValueError, match="generated may not speak against a forgery"):
+        Decision.from_dict(asdict(WITH_DETECTOR) | change)
+    assert Decision.from_dict(asdict(WITH_DETECTOR)) == WITH_DETECTOR
 
 
 def test_far_features_do_not_overflow():

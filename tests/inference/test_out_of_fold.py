@@ -1,6 +1,7 @@
 """Who predicts which image, and what is refused."""
 
 import shutil
+from pathlib import Path
 
 from common.data.images import read_image
 from common.data.samples import assign_folds, fingerprint, load_samples
@@ -10,6 +11,7 @@ from common.inference import out_of_fold as tested
 from common.inference.ensemble import COPY_MOVE, Member
 from common.inference.evidence import examine
 from common.inference.gate import COPY_FEATURES, copy_features
+from common.inference.generated import load_detector
 from common.inference.out_of_fold import out_of_fold
 from common.training.checkpoint import build_network, save_checkpoint
 
@@ -113,6 +115,31 @@ def test_the_evidence_is_looked_for_once(save, pairs_dir, copied_images, tmp_pat
     out_of_fold(tmp_path, samples)
     assert len(looked) == 40
     assert len(list(tmp_path.glob("oof_copy_move_*.npy"))) == 1
+
+
+def test_the_detector_is_asked_once(save, samples, tmp_path, save_detector):
+    """In the order of the samples; again for another detector. The maps know nothing of it."""
+    for name in "ab":
+        save(name)
+    plain = out_of_fold(tmp_path, samples, copy_move=False)
+    assert plain.generated is None
+    path = save_detector(tmp_path / "spai_best.pth")
+    oof = out_of_fold(tmp_path, samples, copy_move=False)
+    assert (oof.names, oof.roles, oof.seed_weights) == (("a", "b"), ("average",) * 2, (1.0, 1.0))
+    assert oof.maps.filename == plain.maps.filename
+    held_out = [s for s, fold in zip(samples, assign_folds(samples, 2, 0), strict=True) if fold == 0]
+    found = load_detector(path, torch.device("cpu")).predict([read_image(sample.image) for sample in held_out])
+    assert (oof.generated.dtype, len(set(oof.generated.tolist()))) == (np.float64, len(held_out))
+    assert oof.generated == pytest.approx([one.probability for one in found], abs=1e-5)
+
+    file = Path(oof.generated.filename)
+    written = file.stat().st_mtime_ns
+    assert (out_of_fold(tmp_path, samples, "flips", copy_move=False).generated == oof.generated).all()
+    assert out_of_fold(tmp_path, samples, copy_move=False, generated=False).generated is None
+    assert file.stat().st_mtime_ns == written
+    save_detector(path, calibration={"slope": 0.0, "intercept": 0.0})
+    assert out_of_fold(tmp_path, samples, copy_move=False).generated == pytest.approx(0.5)
+    assert len(list(tmp_path.glob("oof_generated_*.npy"))) == 1
 
 
 def test_evidence_alone_needs_no_fit(save, samples, tmp_path):

@@ -34,6 +34,18 @@ def test_round_trip(tmp_path):
     assert Settings.load(tmp_path / "new" / "ensemble.json") == SETTINGS
 
 
+def test_the_detector_of_generated_images_is_listed_where_it_is_read(tmp_path):
+    path = tmp_path / "ensemble.json"
+    reads = replace(SETTINGS.decision, features=("generated",), mean=(0.0,))
+    settings = replace(SETTINGS, decision=reads, checkpoints=SETTINGS.checkpoints | {"spai": "c3"})
+    settings.save(path)
+    assert Settings.load(path) == settings
+    for wrong in (replace(settings, decision=SETTINGS.decision), replace(settings, checkpoints=SETTINGS.checkpoints)):
+        wrong.save(path)
+        with pytest.raises(UserError, match="not of the same members"):
+            Settings.load(path)
+
+
 def test_nan_figures_come_back_as_none(tmp_path):
     replace(SETTINGS, report={"a": {"pixel_recall_tiny": math.nan}}).save(tmp_path / "ensemble.json")
     assert Settings.load(tmp_path / "ensemble.json").report == {"a": {"pixel_recall_tiny": None}}

@@ -131,6 +131,26 @@ def test_the_ensemble_is_shown_with_and_without_evidence():
     assert choose({SEED: {"of1": 0.5}, FITTED: {"of1": 0.4}, "without copy-move": {"of1": 0.9}}) == SEED
 
 
+def test_the_ensemble_is_shown_with_and_without_the_detector():
+    """Two networks of noise, and a detector that knows every forgery."""
+    oof = make_oof(n=32, good=0.0)
+    oof = replace(oof, generated=np.where(oof.forged, 0.95, 0.05))
+    rows = {variant.name: variant for variant in variants(oof)}
+    assert list(rows) == ["noise", "good", "any pixel", "average", "+ decision", SEED, FITTED, "without spai"]
+    tables = {name: summary(nested(oof, rows[name])) for name in ("good", "average", FITTED, "without spai")}
+    assert tables[FITTED]["image_auc"] == 1
+    assert max(tables[name]["image_auc"] for name in ("good", "average", "without spai")) < 0.8
+    copies = np.array([list(copy_features(0.0, 0, 0.0).values())] * 32)
+    evidence = np.zeros((32, S, S), np.float16)
+    names, roles, weights = (*oof.names, "copy_move"), (*oof.roles, "evidence"), (1.0,) * 3
+    both = replace(oof, names=names, roles=roles, seed_weights=weights, evidence=evidence, copies=copies)
+    members = {variant.name: variant.members for variant in variants(both)}
+    assert list(members)[-2:] == ["without copy-move", "without spai"]
+    assert members[SEED] == members[FITTED] == ("noise", "good", "copy_move", "spai")
+    assert members["without copy-move"] == ("noise", "good", "spai")
+    assert members["without spai"] == ("noise", "good", "copy_move")
+
+
 def test_summary_by_hand():
     """Forged, called with F1 0.6; forged, called in max-recall alone; authentic, not called; authentic, called."""
     table = pd.DataFrame(

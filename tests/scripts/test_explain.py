@@ -1,15 +1,22 @@
-"""The real program on a photograph with a copy-move, on one without, and on what it can't explain."""
+"""The real program on a photograph with a copy-move, on one without, with a small network, on what it can't explain."""
 
 import runpy
 from pathlib import Path
 
+from common.config.spai import SpaiConfig
+from common.data.images import read_image
 from common.data.synthesis import copy_move
 from common.errors import UserError
 from common.evaluation.explanation import COLOURS
+from common.inference.generated import load_detector
+from common.networks.spai import Spai
+from common.training.checkpoint import save_checkpoint
+from common.training.spai import architecture
 
 import matplotlib.colors
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
@@ -91,6 +98,107 @@ def test_an_image_that_shows_nothing_twice_is_shown_alone(run_program, tmp_path)
     assert np.abs(np.asarray(shown).astype(int) - image).mean() < 4
 
 
+def save_spai(path, *, fusion="semantic", prompts=None, lower=0.0, upper=1.0, seed=0):
+    """A random network of the quick profile's sizes, whose text tokens are as many as the lines of `prompts`."""
+    torch.manual_seed(seed)
+    config = SpaiConfig(name="spai", fusion=fusion, prompts=prompts).quick()
+    wording = [] if prompts is None else prompts.read_text().splitlines()
+    model = Spai(**architecture(config), text_tokens=len(wording))
+    if wording:
+        model.set_text(torch.randn_like(model.text))
+    checkpoint = {
+        "model_state_dict": model.state_dict(),
+        "epoch": 1,
+        "best_auc": 0.5,
+        "config": config.plain(),
+        "metrics": {"auc": 0.5},
+        "calibration": {"slope": 1.0, "intercept": 0.0},
+        "bounds": {"lower": lower, "upper": upper},
+        "target_fpr": 0.02,
+        "prompts": wording,
+    }
+    save_checkpoint(checkpoint, path)
+    return path
+
+
+@pytest.fixture
+def portrait(tmp_path):
+    """The file of a photograph of 200 × 150 pixels: 3 × 2 patches of 64, and remainders of 8 and 22."""
+    path = tmp_path / "portrait.png"
+    Image.fromarray(np.ascontiguousarray(data.astronaut()[:200, 150:300])).save(path)
+    return path
+
+
+def test_where_the_network_looked_is_listed_and_drawn(run_program, portrait, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photograph\na rendering")
+    checkpoint = save_spai(tmp_path / "spai_best.pth", prompts=prompts)
+    done = run_program("explain.py", portrait, "--spai", checkpoint, "--output", tmp_path / "found.png")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (found,) = load_detector(checkpoint, torch.device("cpu")).predict([read_image(portrait)])
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"insufficient evidence, probability that it is generated {found.probability:.4f}"
+    assert lines[1] == "neither verdict is known to be wrong for at most 2 % of such images"
+    assert lines[-1] == f"picture: {tmp_path / 'found.png'}"
+    table = {cells[0].strip(): cells[1:] for line in lines if (cells := line.strip("|").split("|"))[1:]}
+    kinds = ["the picture as a whole", "its parts, 2×2", "its parts, 4×4", "the patch itself", "all prompts"]
+    assert set(table) >= {*kinds, "prompt 1: a photograph", "prompt 2: a rendering"}
+    weights = found.score.attention @ found.score.semantic_attention
+    assert table["its parts, 4×4"][1].strip() == f"{100 * weights[5:21].sum():.1f} %"
+    assert sum(float(table[kind][1].split()[0]) for kind in kinds) == pytest.approx(100, abs=0.3)
+
+    # Three panels of 513 × 684 pixels, 20 apart: the photograph, and the same in the colours of two maps. In the first
+    # of them grey stripes where no patch of 64 pixels lies.
+    picture = read(tmp_path / "found.png")
+    assert picture.shape[1] == 3 * 513 + 4 * 20
+    photograph, patches, cells = (picture[88 : 88 + 684, x : x + 513] for x in (20, 553, 1086))
+    shrunk = np.asarray(Image.fromarray(photograph.astype(np.uint8)).resize((150, 200), Image.Resampling.BOX))
+    assert np.abs(shrunk.astype(int) - read(portrait)).mean() < 6
+    right, bottom = round(513 * 128 / 150), round(684 * 192 / 200)
+    assert (np.ptp(patches[: bottom - 1, : right - 1], axis=2) > 30).all() and (np.ptp(cells, axis=2) > 30).all()
+    assert np.ptp(patches[:, right + 1 :], axis=2).max() == np.ptp(patches[bottom + 1 :], axis=2).max() == 0
+
+
+def test_a_network_without_fusion_has_no_semantic_map(program, portrait, tmp_path, capsys):
+    checkpoint = save_spai(tmp_path / "spai_best.pth", fusion="none", upper=0.0, lower=-1.0)
+    program["main"](program["ExplainConfig"](image=portrait, spai=checkpoint, output=tmp_path / "found.png"))
+    verdict, meaning, *rest = capsys.readouterr().out.splitlines()
+    assert verdict.startswith("generated, probability that it is generated 0.")
+    assert meaning == "of real images like those of the validation, at most 2 % are called generated"
+    assert rest == ["", f"picture: {tmp_path / 'found.png'}"]
+    assert read(tmp_path / "found.png").shape[1] == 2 * 585 + 20 + 2 * 20  # two panels
+
+
+def test_the_wording_of_prompts_is_the_checkpoints(program, portrait, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photograph\na rendering")
+    checkpoint = save_spai(tmp_path / "spai_best.pth", prompts=prompts, lower=1.0, upper=1.0)
+    prompts.write_text("three\nother\nprompts")
+    program["main"](program["ExplainConfig"](image=portrait, spai=checkpoint, output=tmp_path / "found.png"))
+    printed = capsys.readouterr().out
+    assert printed.startswith("real, probability that it is generated 0.")
+    assert "of generated images like those of the validation, at most 2 % are called real" in printed
+    assert "| prompt 1: a photograph " in printed and "other" not in printed
+
+
+@pytest.mark.parametrize(
+    ("image", "checkpoint", "message"),
+    [
+        ("image.png", "none.pth", "none.pth does not exist"),
+        ("image.png", "text.png", "text.png can't be read as a checkpoint"),
+        ("image.png", "member.pth", "member.pth is no checkpoint of this project, or not of the kind wanted here"),
+        ("broken.png", "member.pth", "broken.png cannot be read as an image"),
+    ],
+)
+def test_a_wrong_checkpoint_is_one_message(program, folder, image, checkpoint, message):
+    save_checkpoint({"model_state_dict": {}, "best_dice": 0.5}, folder / "member.pth")
+    config = program["ExplainConfig"](image=folder / image, spai=folder / checkpoint, output=folder / "found.png")
+    with pytest.raises(UserError, match=message):
+        program["main"](config)
+    assert not (folder / "found.png").exists()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """An image, half of one, and a text under an image's name."""
@@ -125,6 +233,8 @@ def test_what_is_wrong_is_one_message(run_program, folder, image, output, messag
         ({"output": "image.png"}, "is the image itself. Name another file."),
         ({"min_score": 1.5}, "--min-score is 1.5; it must be from 0 to 1."),
         ({"min_score": float("nan")}, "--min-score is nan"),
+        ({"spai": "spai.pth", "min_score": 0.8}, "--min-score is about copies, which --spai does not look for"),
+        ({"spai": "spai.pth", "lightglue": "image.png"}, "--lightglue is about copies"),
     ],
 )
 def test_wrong_flags_are_named(program, folder, values, message):
@@ -136,6 +246,8 @@ def test_wrong_flags_are_named(program, folder, values, message):
 def test_the_picture_is_named_after_the_image(program, folder):
     config = program["ExplainConfig"](image=folder / "image.png")
     assert config.path.as_posix() == "outputs/image_explained.png"
+    config = program["ExplainConfig"](image=folder / "image.png", spai=folder / "spai.pth")
+    assert config.path.as_posix() == "outputs/image_generated.png"
 
 
 def test_an_unknown_flag_is_refused(run_program):

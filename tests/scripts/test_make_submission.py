@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 
+from common.data.images import read_image
+from common.inference.generated import load_detector
 from common.inference.rle import parse_annotation
+from common.inference.settings import Settings
 
 import cv2
 import numpy as np
@@ -222,6 +225,83 @@ def test_evidence_joins_the_network_and_can_be_left_out(submit, models_dir, copi
     _, without = submit(copied_dir, "--models-dir", never, "--no-copy-move")
     assert without["forged_probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(5)), abs=1e-5)
     assert without["copy_move_score"].isna().all()
+
+
+def asked(path, images):
+    """What a detector says of image files."""
+    return load_detector(path, torch.device("cpu")).predict([read_image(image) for image in images])
+
+
+def test_generated_is_an_axis_of_its_own(submit, models_dir, pairs_dir, save_detector, tmp_path):
+    """Not fitted: the decision is the same with and without the detector."""
+    models = shutil.copytree(models_dir, tmp_path / "models")
+    path = save_detector(models / "spai_fusion_best.pth")
+    images = shutil.copytree(pairs_dir / "train_images" / "forged", tmp_path / "images")
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    _, scores = submit(images, "--models-dir", models, "--no-copy-move")
+    scores = scores.set_index("case_id")
+    found = asked(path, [images / f"{number}.png" for number in range(10)])
+    readable = scores.loc[[str(number) for number in range(10)]]
+    assert readable["generated_probability"].tolist() == pytest.approx([f.probability for f in found], abs=1e-5)
+    assert readable["generated_verdict"].tolist() == [f.verdict for f in found]
+    assert len(set(readable["generated_verdict"])) > 1
+    assert "broken.png" in scores.loc["broken", "error"]
+    assert scores.loc["broken", ["generated_probability", "generated_verdict"]].isna().all()
+    _, without = submit(images, "--models-dir", models, "--no-copy-move", "--no-generated")
+    assert without[["generated_probability", "generated_verdict"]].isna().all(axis=None)
+    own = ["generated_probability", "generated_verdict"]
+    pd.testing.assert_frame_equal(without.drop(columns=own), scores.reset_index().drop(columns=own))
+
+
+def test_a_detector_beside_nothing_else(run_program, copied_dir, save_detector, tmp_path):
+    """Copy-move evidence decides alone, and the detector answers its own question; alone it decides nothing."""
+    models = tmp_path / "models"
+    path = save_detector(models / "spai_best.pth", metrics={})
+    arguments = ["--input", copied_dir, "--models-dir", models, "--output", tmp_path / "submission.csv"]
+    result = run_program("make_submission.py", "--allow-missing", "--workers", "1", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "no network is trained: copy-move evidence alone decides" in result.stdout
+    assert result.stdout.count("never calibrated") == 1
+    assert "spai" not in result.stdout.replace(f"{path}", "").replace("script_7_spai_fusion.py", "")  # not missing
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert (scores["n_instances"] > 0).tolist() == [False, True, False, True]
+    found = asked(path, [copied_dir / f"{number}.png" for number in range(4)])
+    assert scores["generated_probability"].tolist() == pytest.approx([f.probability for f in found], abs=1e-5)
+    result = run_program("make_submission.py", "--allow-missing", "--no-copy-move", *arguments)
+    assert result.returncode == 1
+    assert "no member of the average is trained" in result.stderr
+
+
+def test_a_fit_reads_the_detector_and_the_submission_follows(
+    submit, run_program, models_dir, pairs_dir, save_detector, tmp_path
+):
+    """One that finds the pasted squares generated, by a calibration that is turned to do so."""
+    models = shutil.copytree(models_dir, tmp_path / "models")
+    path = save_detector(models / "spai_best.pth")
+    logits = {
+        label: np.array([f.score.logit for f in asked(path, sorted((pairs_dir / "train_images" / label).iterdir()))])
+        for label in ("forged", "authentic")
+    }
+    forged, authentic = logits["forged"].mean(), logits["authentic"].mean()
+    slope = 20 * np.sign(forged - authentic)
+    calibration = {"slope": float(slope), "intercept": float(-slope * (forged + authentic) / 2)}
+    save_detector(path, calibration=calibration)
+    arguments = ["--data-dir", pairs_dir, "--models-dir", models, "--allow-missing", "--no-copy-move"]
+    result = run_program("fit_ensemble.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "\nwithout spai " in result.stdout
+    settings = Settings.load(models / "ensemble.json")
+    assert settings.decision.reads_generated
+    assert list(settings.weights) == ["highres_no_ela"]
+    assert list(settings.checkpoints) == ["highres_no_ela", "spai"]
+    images = pairs_dir / "train_images" / "forged"
+    _, scores = submit(images, "--models-dir", models, "--no-copy-move")
+    _, without = submit(images, "--models-dir", models, "--no-copy-move", "--no-generated")
+    assert (scores["forged_probability"] != without["forged_probability"]).any()
+    result = run_program("fit_ensemble.py", *arguments, "--no-generated")
+    assert result.returncode == 0, result.stderr
+    assert "without spai" not in result.stdout
+    assert list(Settings.load(models / "ensemble.json").checkpoints) == ["highres_no_ela"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal to a group of processes")
