@@ -149,6 +149,9 @@ class SpaiConfig(RunConfig):
     """Largest norm of the gradient; 0 does not clip."""
     views: int = 6
     """Augmented crops of an image that stand for its patches in training."""
+    native_crops: bool = False
+    """Cut the views out as they are, as patches are where images are scored. Published: crops of 20 to 100 % of the area
+    are resized to the patch size."""
     degradation_probability: float = 0.5
     """Share of the training images that go through one to five of jpeg, webp, resize, blur and noise. With a
     consistency loss every image has a degraded twin instead."""
@@ -225,7 +228,8 @@ class SpaiConfig(RunConfig):
     def quick(self) -> Self:
         """The recipe for two CPU cores: a ViT of two blocks, 64-px patches, everything else narrower in proportion.
 
-        No weights are published for such a ViT. A random one that stays frozen says little, so it trains.
+        No weights are published for such a ViT. A random one that stays frozen says little, so it trains. Views of 64
+        px are cut out, not shrunk from most of the image, and layers of 64 numbers bear less dropout (docs/LOG.md).
         """
         return dataclasses.replace(
             super().quick(),
@@ -247,8 +251,11 @@ class SpaiConfig(RunConfig):
             batch_size=32,
             epochs=12,
             stage_one_epochs=2 if self.stage_one_epochs else 0,
-            warmup_epochs=2.0,
-            lr=1e-3,
+            warmup_epochs=1.0,
+            lr=2e-3,
+            layer_decay=1.0,
+            dropout=0.1,
             views=4,
+            native_crops=True,
             cache=True,
         )

@@ -12,6 +12,7 @@ from common.data.images import read_image
 from common.data.transforms import resize_image, to_tensor
 
 import albumentations as A
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ IMAGES = ("views", "whole", "degraded_views", "degraded_whole")
 """What of a training batch is pixels."""
 
 
-def view_augmentation(size: int, color_jitter: float = 0.0) -> A.Compose:
+def view_augmentation(size: int, color_jitter: float = 0.0, native_crops: bool = False) -> A.Compose:
     """What makes a view of an image (SPAI): a crop of 20 to 100 % of the area, flipped, turned, blurred, noisy, JPEG.
 
     SPAI.md leaves open what is chosen here: turns are quarter turns, which resample nothing; blur has σ up to 1, noise
@@ -30,12 +31,17 @@ def view_augmentation(size: int, color_jitter: float = 0.0) -> A.Compose:
     Args:
         size: Side of the view in pixels.
         color_jitter: Largest change of brightness, contrast and saturation, as a share; 0 for none (seed: 0.1).
+        native_crops: Cut the view out as it is, as the patches of a scored image are cut, instead of resizing a crop.
+            Views much smaller than the image are shrunk so much by the resizing that the traces are gone.
     """
+    crop = A.RandomResizedCrop((size, size), scale=(0.2, 1.0))
+    if native_crops:
+        crop = A.RandomCrop(size, size, pad_if_needed=True, border_mode=cv2.BORDER_REFLECT_101)
     change = (1 - color_jitter, 1 + color_jitter)
     jitter = A.ColorJitter(brightness=change, contrast=change, saturation=change, hue=(0, 0), p=0.5)
     return A.Compose(
         [
-            A.RandomResizedCrop((size, size), scale=(0.2, 1.0)),
+            crop,
             A.HorizontalFlip(p=0.5),
             A.VerticalFlip(p=0.5),
             A.RandomRotate90(p=0.5),
@@ -61,6 +67,7 @@ class GeneratedTrainSet(Dataset):
         pairs: bool = False,
         cache: bool = False,
         color_jitter: float = 0.0,
+        native_crops: bool = False,
     ) -> None:
         """Hold the images; files are read when an item is asked for.
 
@@ -74,6 +81,7 @@ class GeneratedTrainSet(Dataset):
             pairs: Give each item its degraded twin.
             cache: Read all files now and keep their pixels: for a few thousand small images (512² are 0.8 MB each).
             color_jitter: See `view_augmentation`.
+            native_crops: Likewise.
         """
         self.images = images
         self.views = views
@@ -84,7 +92,7 @@ class GeneratedTrainSet(Dataset):
         self.prompts = prompt_list(images)
         """What an item's `prompt_index` counts."""
         self._prompt_index = {prompt: index for index, prompt in enumerate(self.prompts)}
-        self._augmentation = view_augmentation(patch_size, color_jitter)
+        self._augmentation = view_augmentation(patch_size, color_jitter, native_crops)
         # Filled here, not item by item: each of the loader's workers would fill a copy of its own.
         self._pixels = _read_all(images) if cache else None
 

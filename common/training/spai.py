@@ -199,6 +199,7 @@ def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence
         pairs=pairs,
         cache=config.cache,
         color_jitter=config.color_jitter,
+        native_crops=config.native_crops,
     )
     sampler = WeightedSampler(balanced_weights(train), config.seed)
     train_loader = make_generated_loader(train_set, config.batch_size, config.workers, sampler)

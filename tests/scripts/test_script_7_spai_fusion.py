@@ -1,6 +1,11 @@
 import csv
 import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
 
+from common.config.spai import SpaiConfig
+from common.errors import UserError
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint
 
 import cv2
@@ -8,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[2]
 QUICK = ("--profile", "quick", "--epochs", 1, "--warmup-epochs", 0, "--stage-one-epochs", 0, "--tracker", "none")
 SMALL = ("--batch-size", 8, "--views", 2)
 
@@ -61,33 +67,45 @@ def test_folders_train_plain_spai(run_program, pictures, tmp_path):
     assert not any(name.startswith("fusion.") for name in weights)
 
 
+@pytest.fixture(scope="module")
+def main():
+    """The program's own, without a process."""
+    return runpy.run_path(str(ROOT / "script_7_spai_fusion.py"))["main"]
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("fields", "message"),
     [
-        ((), "error: name the images: either --csv TABLE, or --real DIR and --fake DIR"),
-        (("--csv", "nowhere.csv"), "nowhere.csv"),
-        (("--convert", "nowhere.pth"), "nowhere.pth: no such file"),
-        (("--fusion", "half"), "--fusion"),
+        ({}, "name the images: either --csv TABLE, or --real DIR and --fake DIR"),
+        ({"csv": Path("nowhere.csv")}, "nowhere.csv"),
+        ({"convert": Path("nowhere.pth")}, "nowhere.pth: no such file"),
     ],
 )
-def test_what_is_wrong_is_one_message(run_program, flags, message, tmp_path):
-    done = run_program("script_7_spai_fusion.py", "--models-dir", tmp_path, *flags)
+def test_what_is_wrong_is_said(main, fields, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        main(SpaiConfig(name="spai_fusion", models_dir=tmp_path, **fields))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_is_one_message(run_program, tmp_path):
+    done = run_program("script_7_spai_fusion.py", "--csv", tmp_path / "nowhere.csv")
     assert done.returncode != 0
-    assert message in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and "nowhere.csv" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_broken_image_is_named_before_training(run_program, pictures, tmp_path):
+def test_a_broken_image_is_named_before_training(main, pictures, tmp_path, capsys):
     table = (pictures / "images.csv").read_text()
     (tmp_path / "broken.png").write_bytes(b"no image")
     rows = [row if "/" not in row else f"{pictures}/{row}" for row in table.splitlines()]
     (tmp_path / "images.csv").write_text("\n".join([*rows, "broken.png,0,train,,"]))
-    flags = ("--csv", tmp_path / "images.csv", "--models-dir", tmp_path, *QUICK, *SMALL)
-    done = run_program("script_7_spai_fusion.py", *flags)
-    assert done.returncode != 0 and "broken.png" in done.stderr and "Traceback" not in done.stderr
+    quick = SpaiConfig(name="spai_fusion", csv=tmp_path / "images.csv", models_dir=tmp_path, tracker="none").quick()
+    config = replace(quick, epochs=0, stage_one_epochs=0, views=2)
+    with pytest.raises(UserError, match=r"1 bad files among 25 images:\n.*broken\.png"):
+        main(config)
     assert not list(tmp_path.glob("*.pth"))
-    skipped = run_program("script_7_spai_fusion.py", *flags, "--skip-bad-files")
-    assert skipped.returncode == 0 and "broken.png" in skipped.stdout
+    main(replace(config, skip_bad_files=True))
+    assert "broken.png" in capsys.readouterr().out
+    assert (tmp_path / "spai_fusion_best.pth").is_file()
 
 
 @pytest.mark.slow

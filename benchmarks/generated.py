@@ -1,0 +1,119 @@
+"""Plain SPAI, its semantic fusion and a vision transformer of plain SPAI's size: same images, same seeds, same code.
+
+    python -m benchmarks.generated REAL FAKE
+    python -m benchmarks.generated REAL FAKE --seeds 1 --epochs 6 --output outputs/trial
+
+The quick profile of script 7, `--fusion none`, the fusion, and `common.networks.classifier.PatchClassifier` with twice
+the backbone's blocks. Each seed splits the images anew, for all three alike. Tested on the test split, clean and after
+each degradation; means over the generators (subfolders of FAKE), then mean ± standard deviation over the seeds.
+OUTPUT keeps the checkpoints and a table of each run, by generator: what is finished isn't done again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.config.spai import SpaiConfig
+from common.data.degradations import DEGRADATIONS
+from common.data.generated import LabelledImage
+from common.files import written_whole
+from common.networks.classifier import PatchClassifier
+from common.networks.spai import Spai
+from common.tables import markdown_table
+from common.training.checkpoint import SPAI_KEYS, load_checkpoint
+from common.training.spai import fit_spai, load_images, start_spai
+from common.training.spai_evaluation import evaluate_model
+
+import pandas as pd
+import tyro
+
+MODELS = ("plain", "fusion", "classifier")
+FIGURES = {"auc": "AUC", "ap": "AP", "accuracy": "accuracy"}
+
+
+def main(
+    real: tyro.conf.Positional[Path],
+    fake: tyro.conf.Positional[Path],
+    seeds: int = 3,
+    epochs: int = 0,
+    lr: float = 0.0,
+    output: Path = Path("outputs/generated"),
+) -> None:
+    """Train and test what isn't yet, and print the tables.
+
+    Args:
+        real: Folder of real images.
+        fake: Folder of generated ones, in subfolders by generator if there are several.
+        seeds: Number of seeds, from 0.
+        epochs: Instead of the quick profile's, with its warm-up and first stage in proportion.
+        lr: Peak of the learning rate, instead of the quick profile's.
+        output: Folder for checkpoints and tables.
+    """
+    runs = []
+    for seed in range(seeds):
+        for name in MODELS:
+            config = _config(name, epochs, lr)
+            config = replace(config, name=f"{name}_{seed}", seed=seed, models_dir=output, real=real, fake=fake)
+            runs.append(_run(config, load_images(config)).assign(model=name, seed=seed))
+    table = pd.concat(runs)
+    costs = table.groupby("model", sort=False)[["parameters", "seconds"]].mean()
+    rows = [[name, f"{row.parameters:,.0f}", f"{row.seconds:.0f}"] for name, row in costs.iterrows()]
+    print(markdown_table(["model", "trainable parameters", "seconds of training"], rows), end="\n\n")
+    rows, average = [], table[table["generator"] == "average"]
+    for degradation in average["degradation"].unique():
+        for name in MODELS:
+            own = average[(average["degradation"] == degradation) & (average["model"] == name)]
+            # Of one seed the deviation is 0.
+            figures = (f"{own[figure].mean():.3f} ± {own[figure].std(ddof=0):.3f}" for figure in FIGURES)
+            rows.append([degradation, name, *figures])
+    print(markdown_table(["degradation", "model", *FIGURES.values()], rows))
+
+
+def _config(name: str, epochs: int, lr: float) -> SpaiConfig:
+    config = SpaiConfig(name=name, tracker="none", degrade=",".join(DEGRADATIONS))
+    config = config.quick() if name == "fusion" else config.published().quick()
+    if name == "classifier":
+        config = replace(config, backbone_depth=2 * config.backbone_depth)
+    if epochs:
+        share = epochs / config.epochs
+        stage_one = round(config.stage_one_epochs * share)
+        warmup = config.warmup_epochs * share
+        config = replace(config, epochs=epochs, warmup_epochs=warmup, stage_one_epochs=stage_one)
+    return replace(config, lr=lr or config.lr)
+
+
+def _run(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
+    """The test's rows (see `evaluate_model`) of one model and seed; trained, gone on with, or as they were kept."""
+    best, last, kept = (config.models_dir / f"{config.name}_{end}" for end in ("best.pth", "last.pth", "test.csv"))
+    # A finished run ends at once, after a check that settings and images are the same.
+    config = replace(config, resume=last.is_file())
+    model, config = _start(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    fit_spai(config, model, images)
+    if not kept.is_file() or kept.stat().st_mtime < best.stat().st_mtime:
+        checkpoint = load_checkpoint(best, SPAI_KEYS)
+        model.load_state_dict(checkpoint["model_state_dict"])
+        seconds = json.loads((config.models_dir / f"{config.name}_metrics.json").read_text())["seconds"]
+        rows = evaluate_model(model, checkpoint, config, images)
+        with written_whole(kept) as file:
+            rows.assign(parameters=parameters, seconds=seconds).to_csv(file, index=False)
+    return pd.read_csv(kept)
+
+
+def _start(config: SpaiConfig) -> tuple[Spai | PatchClassifier, SpaiConfig]:
+    if not config.name.startswith("classifier"):
+        return start_spai(config)
+    network = PatchClassifier(
+        config.backbone_name,
+        patch_size=config.patch_size,
+        patch_stride=config.patch_stride,
+        depth=config.backbone_depth,
+        width=config.backbone_width,
+        heads=config.backbone_heads,
+    )
+    return network, config
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
