@@ -4,7 +4,7 @@
     python -m benchmarks.generated REAL FAKE --seeds 1 --epochs 6 --output outputs/trial
 
 The quick profile of script 7, `--fusion none`, the fusion, and `common.networks.classifier.PatchClassifier` with twice
-the backbone's blocks. Each seed splits the images anew, for all three alike. Tested on the test split, clean and after
+the backbone's blocks; and `grain`, a logistic regression on four numbers: how much neighbouring pixels differ. Each seed splits the images anew, for all three alike. Tested on the test split, clean and after
 each degradation; means over the generators (subfolders of FAKE), then mean ± standard deviation over the seeds.
 OUTPUT keeps the checkpoints and a table of each run, by generator: what is finished isn't done again.
 """
@@ -15,20 +15,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.config.spai import SpaiConfig
-from common.data.degradations import DEGRADATIONS
+from common.data.degradations import DEGRADATIONS, degrade
 from common.data.generated import LabelledImage
+from common.data.images import read_image
+from common.evaluation.detection import by_generator
 from common.files import written_whole
 from common.networks.classifier import PatchClassifier
 from common.networks.spai import Spai
 from common.tables import markdown_table
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint
-from common.training.spai import fit_spai, load_images, start_spai
+from common.training.spai import fit_spai, load_images, of_split, start_spai
 from common.training.spai_evaluation import evaluate_model
 
+import numpy as np
 import pandas as pd
 import tyro
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-MODELS = ("plain", "fusion", "classifier")
+MODELS = ("plain", "fusion", "classifier", "grain")
 FIGURES = {"auc": "AUC", "ap": "AP", "accuracy": "accuracy"}
 
 
@@ -55,7 +61,8 @@ def main(
         for name in MODELS:
             config = _config(name, epochs, lr)
             config = replace(config, name=f"{name}_{seed}", seed=seed, models_dir=output, real=real, fake=fake)
-            runs.append(_run(config, load_images(config)).assign(model=name, seed=seed))
+            run = _grain if name == "grain" else _run
+            runs.append(run(config, load_images(config)).assign(model=name, seed=seed))
     table = pd.concat(runs)
     costs = table.groupby("model", sort=False)[["parameters", "seconds"]].mean()
     rows = [[name, f"{row.parameters:,.0f}", f"{row.seconds:.0f}"] for name, row in costs.iterrows()]
@@ -73,6 +80,7 @@ def main(
 def _config(name: str, epochs: int, lr: float) -> SpaiConfig:
     config = SpaiConfig(name=name, tracker="none", degrade=",".join(DEGRADATIONS))
     config = config.quick() if name == "fusion" else config.published().quick()
+    config = replace(config, degradation_probability=0.5)  # as the fusion's twins: the same chains for all
     if name == "classifier":
         config = replace(config, backbone_depth=2 * config.backbone_depth)
     if epochs:
@@ -99,6 +107,28 @@ def _run(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
         with written_whole(kept) as file:
             rows.assign(parameters=parameters, seconds=seconds).to_csv(file, index=False)
     return pd.read_csv(kept)
+
+
+def _grain(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
+    """The test's rows of a model without a network, as `_run`."""
+    train, test = of_split(images, "train"), of_split(images, "test")
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    model.fit([_differences(read_image(image.path)) for image in train], [image.generated for image in train])
+    tables = []
+    for degradation in ("none", *config.degradations):
+        read = (read_image(image.path) for image in test)
+        shown = [image if degradation == "none" else degrade(image, degradation) for image in read]
+        rows = pd.DataFrame([vars(image) for image in test])
+        rows["prob"] = model.predict_proba([_differences(image) for image in shown])[:, 1]
+        tables.append(by_generator(rows).assign(degradation=degradation))
+    return pd.concat(tables).assign(parameters=5, seconds=0.0)
+
+
+def _differences(image: np.ndarray) -> list[float]:
+    """Logarithms of the mean squared difference of pixels 1 and 2 apart, down and across."""
+    grey = image.mean(axis=2)
+    apart = [(grey[step:] - grey[:-step], grey[:, step:] - grey[:, :-step]) for step in (1, 2)]
+    return [float(np.log(np.square(part).mean() + 1e-3)) for pair in apart for part in pair]
 
 
 def _start(config: SpaiConfig) -> tuple[Spai | PatchClassifier, SpaiConfig]:

@@ -150,8 +150,8 @@ class SpaiConfig(RunConfig):
     views: int = 6
     """Augmented crops of an image that stand for its patches in training."""
     native_crops: bool = False
-    """Cut the views out as they are, as patches are where images are scored. Published: crops of 20 to 100 % of the area
-    are resized to the patch size."""
+    """Cut the views out as they are, as patches are where images are scored. Published: crops of 20 to 100 % of the
+    area, resized to the patch size."""
     degradation_probability: float = 0.5
     """Share of the training images that go through one to five of jpeg, webp, resize, blur and noise. With a
     consistency loss every image has a degraded twin instead."""
@@ -191,7 +191,10 @@ class SpaiConfig(RunConfig):
             "cutmix": (self.cutmix >= 0, "0 or more"),
             "feature_batch": (self.feature_batch > 0, "1 or more"),
             "target_fpr": (0 < self.target_fpr < 1, "above 0 and below 1"),
-            "stage_one_epochs": (self.stage_one_epochs >= 0, "0 or more"),
+            "stage_one_epochs": (
+                0 <= self.stage_one_epochs < self.epochs or self.epochs == 0,
+                "0 or more and below --epochs: what it leaves out has to learn too",
+            ),
         }
 
     @property
@@ -204,6 +207,7 @@ class SpaiConfig(RunConfig):
         return dataclasses.replace(
             self,
             fusion="none",
+            name="spai_plain" if self.name == "spai_fusion" else self.name,
             backbone_name=MFM_TOWER,
             patch_stride=224,
             projection_layers=2,
@@ -222,6 +226,7 @@ class SpaiConfig(RunConfig):
             layer_decay=0.8,
             clip_grad=0.0,
             views=4,
+            degradation_probability=0.0,
             color_jitter=0.0,
         )
 
@@ -248,7 +253,6 @@ class SpaiConfig(RunConfig):
             fusion_width=64,
             fusion_heads=4,
             early_fusion_layers=(1, 2),
-            batch_size=32,
             epochs=12,
             stage_one_epochs=2 if self.stage_one_epochs else 0,
             warmup_epochs=1.0,
@@ -257,5 +261,6 @@ class SpaiConfig(RunConfig):
             dropout=0.1,
             views=4,
             native_crops=True,
+            batch_size=16,
             cache=True,
         )

@@ -54,17 +54,22 @@ class ImageScore(NamedTuple):
 
 
 class Projector(nn.Module):
-    """LayerNorm, linear layers with GELU between and nothing after the last, LayerNorm; dropout around each."""
+    """LayerNorm, linear layers with GELU between, LayerNorm; dropout around each.
+
+    As published, those of the tokens (`per_layer`) begin with the first LayerNorm and have no GELU after their last
+    layer; those of the context vector have no first LayerNorm, and a GELU after the last layer too.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, layers: int, dropout: float, *, input_norm: bool = True
+        self, in_features: int, out_features: int, layers: int, dropout: float, *, per_layer: bool = True
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(in_features) if input_norm else nn.Identity()
+        self.norm1 = nn.LayerNorm(in_features) if per_layer else nn.Identity()
         parts: list[nn.Module] = [nn.Dropout(dropout)]
         for layer in range(layers):
             linear = nn.Linear(out_features if layer else in_features, out_features)
-            parts += [linear, nn.GELU() if layer < layers - 1 else nn.Identity(), nn.Dropout(dropout)]
+            last = per_layer and layer == layers - 1
+            parts += [linear, nn.Identity() if last else nn.GELU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*parts)
         self.norm2 = nn.LayerNorm(out_features)
 
@@ -97,8 +102,8 @@ class SpectralContext(nn.Module):
     def __init__(self, layers: int, features: int, projection_layers: int, dropout: float) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.randn(1, layers, features))
-        self.first = Projector(2 * features, features, projection_layers, dropout, input_norm=False)
-        self.second = Projector(features, features, projection_layers, dropout, input_norm=False)
+        self.first = Projector(2 * features, features, projection_layers, dropout, per_layer=False)
+        self.second = Projector(features, features, projection_layers, dropout, per_layer=False)
 
     def forward(self, summaries: Tensor) -> Tensor:
         """(N, D) for the layers' means and deviations side by side, (N, L, 2 D)."""

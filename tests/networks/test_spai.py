@@ -90,6 +90,18 @@ def test_projector_has_an_activation_between_and_none_after():
     ]
 
 
+def test_projectors_of_the_context_end_with_an_activation():
+    """LN(GELU(Wx + b)): of one layer, with identity weights; no norm before."""
+    projector = Projector(3, 3, 1, 0.5, per_layer=False).eval()
+    with torch.no_grad():
+        projector.layers[1].weight.copy_(torch.eye(3))
+        projector.layers[1].bias.zero_()
+    x = torch.tensor([[-1.0, 0.5, 2.0]])
+    activated = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in (-1.0, 0.5, 2.0)])
+    expected = (activated - activated.mean()) / np.sqrt(activated.var() + 1e-5)
+    np.testing.assert_allclose(projector(x).detach()[0], expected, atol=1e-5)
+
+
 def test_statistics_by_hand():
     """Two tokens. x·low: cosines 1 and 0; x·high: 0 and 1; low·high: 0 and 0."""
     x = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
