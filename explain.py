@@ -57,6 +57,8 @@ class ExplainConfig:
     instead of copies."""
     min_score: float = LEAST_SCORE
     """Groups less probable than this are left out."""
+    target_fpr: float | None = None
+    """With --spai: false-positive rate that the verdict keeps; by default the one it was trained with."""
     lightglue: Path | None = None
     """Weights of LightGlue for SIFT (sift_lightglue.pth), a learned matcher that proposes more places; needs kornia."""
 
@@ -71,6 +73,8 @@ class ExplainConfig:
         if self.spai is not None and (self.min_score != LEAST_SCORE or self.lightglue is not None):
             flag = "--lightglue" if self.lightglue is not None else "--min-score"
             raise UserError(f"{flag} is about copies, which --spai does not look for. Leave one of the two out.")
+        if self.target_fpr is not None and (self.spai is None or not 0 < self.target_fpr < 1):
+            raise UserError(f"--target-fpr is {self.target_fpr}; it belongs to --spai, above 0 and below 1.")
         if self.image.is_dir():
             raise UserError(f"{self.image} is a folder. Name one image in it.")
         if not self.image.exists():
@@ -121,6 +125,7 @@ def _explain_generated(config: ExplainConfig, path: Path) -> Figure:
 
     image = read_image(config.image)
     detector = load_detector(path, PartialState().device)
+    detector.adjust(target_fpr=config.target_fpr)
     model = detector.model
     (found,) = detector.predict([image])
     print(f"{found.verdict}, probability that it is generated {found.probability:.4f}")

@@ -94,6 +94,10 @@ class SubmissionConfig:
     """Look for copy-moves without a network too."""
     generated: bool = True
     """Ask the detector of generated images, models/spai*_best.pth, where there is one."""
+    target_fpr: float | None = None
+    """False-positive rate that its verdicts keep; by default the one it was trained with, as for the next."""
+    feature_batch: int | None = None
+    """Patches that it looks at at a time: memory grows with it, not with the image."""
     workers: int | None = None
     """Processes that look for copy-moves, of which --batch-size at most are busy at a time; by default one a core, and
     no more than that."""
@@ -112,7 +116,9 @@ class SubmissionConfig:
         for name, share in shares.items():
             if share is not None and not 0 <= share < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {share}; it must be from 0 to less than 1.")
-        for name in ("batch_size", "workers"):
+        if self.target_fpr is not None and not 0 < self.target_fpr < 1:
+            raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
+        for name in ("batch_size", "workers", "feature_batch"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {count}; it must be 1 or more.")
 
@@ -130,6 +136,8 @@ def main(config: SubmissionConfig) -> None:
         workers=config.workers or max(1, min(cpu_count(), config.batch_size, len(rows))),
         generated=config.generated,
     )
+    if ensemble.detector is not None:
+        ensemble.detector.adjust(config.feature_batch, config.target_fpr)
     settings = _with_flags(ensemble.settings, config)
     scores_path = config.scores or config.output.with_name("scores.csv")
     if scores_path.resolve() == config.output.resolve():

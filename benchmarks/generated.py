@@ -4,8 +4,9 @@
     python -m benchmarks.generated REAL FAKE --seeds 1 --epochs 6 --output outputs/trial
 
 The quick profile of script 7, `--fusion none`, the fusion, and `common.networks.classifier.PatchClassifier` with twice
-the backbone's blocks; and `grain`, a logistic regression on four numbers: how much neighbouring pixels differ. Each seed splits the images anew, for all three alike. Tested on the test split, clean and after
-each degradation; means over the generators (subfolders of FAKE), then mean ± standard deviation over the seeds.
+the backbone's blocks; and `grain`, a logistic regression on four numbers: how much neighbouring pixels differ. Each
+seed splits the images anew, for all alike. Tested on the test split, clean and after each degradation; means over the
+generators (subfolders of FAKE), then mean ± standard deviation over the seeds.
 OUTPUT keeps the checkpoints and a table of each run, by generator: what is finished isn't done again.
 """
 

@@ -84,7 +84,7 @@ class RunConfig:
             "lr": (self.lr > 0, "above 0"),
             "warmup_epochs": (
                 warms_up or self.warmup_epochs == 0,
-                "0, or with --schedule cosine from 0 to below --epochs",
+                f"0, or with --schedule cosine from 0 to below --epochs ({self.epochs})",
             ),
             "clip_grad": (self.clip_grad >= 0, "0 or more"),
             "workers": (self.workers >= 0, "0 or more"),

@@ -19,7 +19,7 @@ class SpaiConfig(RunConfig):
 
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
         *("csv", "real", "fake", "convert", "output", "evaluate", "degrade", "feature_batch", "backbone_weights"),
-        *("semantic_weights", "text_weights", "table", "clip_score"),
+        *("semantic_weights", "text_weights", "table", "clip_score", "cache", "target_fpr"),
     }
     RECIPES: ClassVar[dict[tuple[str, str], str]] = {("fusion", "none"): "published"} | RunConfig.RECIPES
     INHERITED: ClassVar[frozenset[str]] = frozenset({"backbone_weights"})
@@ -109,8 +109,9 @@ class SpaiConfig(RunConfig):
     """The whole image's token grid is pooled to s×s semantic tokens for each of these."""
     local_semantics: bool = True
     """A semantic token of each patch itself (the plan's approach 2); without it, of the whole image alone (1)."""
-    prompts: Path | None = None
-    """File of prompts, one a line, that become semantic tokens; --prompts and --text-weight need open_clip_torch."""
+    prompts: str = ""
+    """File of prompts, one a line, that become semantic tokens; default for a list of what pictures show. --prompts,
+    --text-weight and --clip-score need open_clip_torch."""
     text_name: str = "ViT-B-16-quickgelu"
     """CLIP text tower of open_clip_torch, or local-dir:FOLDER; of the same CLIP as the image tower."""
     text_weights: str = "openai"
@@ -183,6 +184,20 @@ class SpaiConfig(RunConfig):
             ),
             "projection_layers": (self.projection_layers > 0, "1 or more"),
             "dropout": (0 <= self.dropout < 1, "from 0 to less than 1"),
+            "prompts": (not self.prompts or self.fusion != "none", "empty: plain SPAI has no semantic tokens"),
+            "text_weight": (
+                self.text_weight == 0 or (self.fusion != "none" and self.mixup == self.cutmix == 0 < self.text_weight),
+                "0 or more, and 0 without fusion or with --mixup or --cutmix: no prompt describes a mixed image",
+            ),
+            **{
+                name: (getattr(self, name) > 0, "above 0")
+                for name in ("mask_radius", "projection_dim", "attention_dim", "head_ratio", "fusion_width")
+            },
+            **{
+                name: (getattr(self, name) >= 0, "0 or more")
+                for name in ("semantic_weight", "frequency_weight", "focal_gamma")
+            },
+            "focal_alpha": (0 <= self.focal_alpha <= 1, "from 0 to 1"),
             "layer_decay": (0 < self.layer_decay <= 1, "above 0, at most 1"),
             "views": (self.views > 0, "1 or more"),
             "degradation_probability": (0 <= self.degradation_probability <= 1, "from 0 to 1"),
@@ -193,7 +208,7 @@ class SpaiConfig(RunConfig):
             "target_fpr": (0 < self.target_fpr < 1, "above 0 and below 1"),
             "stage_one_epochs": (
                 0 <= self.stage_one_epochs < self.epochs or self.epochs == 0,
-                "0 or more and below --epochs: what it leaves out has to learn too",
+                f"0 or more and below --epochs ({self.epochs}): what it leaves out has to learn too",
             ),
         }
 

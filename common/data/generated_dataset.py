@@ -1,9 +1,7 @@
 """Labelled pictures as tensors: augmented views for training, untouched pixels for testing."""
 
-import os
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from common.data.dataset import make_loader
 from common.data.degradations import degrade, random_chain, resize_to
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+CACHE_BYTES = 2**32
 IMAGES = ("views", "whole", "degraded_views", "degraded_whole")
 """What of a training batch is pixels."""
 
@@ -79,7 +78,8 @@ class GeneratedTrainSet(Dataset):
             degradation_probability: Share of the images that go through `random_chain` before anything else. With
                 `pairs` it isn't used: there every image has a degraded twin and stays clean itself.
             pairs: Give each item its degraded twin.
-            cache: Read all files now and keep their pixels: for a few thousand small images (512² are 0.8 MB each).
+            cache: Read files now and keep their pixels, of as many as fit into `CACHE_BYTES`: for a few thousand small
+                images (512² are 0.8 MB each).
             color_jitter: See `view_augmentation`.
             native_crops: Likewise.
         """
@@ -94,7 +94,7 @@ class GeneratedTrainSet(Dataset):
         self._prompt_index = {prompt: index for index, prompt in enumerate(self.prompts)}
         self._augmentation = view_augmentation(patch_size, color_jitter, native_crops)
         # Filled here, not item by item: each of the loader's workers would fill a copy of its own.
-        self._pixels = _read_all(images) if cache else None
+        self._pixels = _read_some(images) if cache else []
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,7 +112,7 @@ class GeneratedTrainSet(Dataset):
         """
         index, seed = key if isinstance(key, tuple) else (key, key)
         labelled = self.images[index]
-        image = read_image(labelled.path) if self._pixels is None else self._pixels[index]
+        image = self._pixels[index] if index < len(self._pixels) else read_image(labelled.path)
         rng = np.random.default_rng(seed)
         view_seeds = rng.integers(2**31, size=self.views).tolist()
         if not self.pairs and rng.random() < self.degradation_probability:
@@ -176,9 +176,15 @@ class GeneratedTestSet(Dataset):
         return {"image": to_tensor(image), "whole": whole, "label": label, "index": index}
 
 
-def _read_all(images: Sequence[LabelledImage]) -> list[np.ndarray]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda image: read_image(image.path), images))
+def _read_some(images: Sequence[LabelledImage]) -> list[np.ndarray]:
+    """The pixels of the first images, of as many as fit into `CACHE_BYTES`."""
+    pixels, room = [], CACHE_BYTES
+    for image in images:
+        pixels.append(read_image(image.path))
+        room -= pixels[-1].nbytes
+        if room < 0:
+            break
+    return pixels
 
 
 def make_generated_loader(

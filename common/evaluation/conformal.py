@@ -6,7 +6,7 @@ threshold at the m-th highest, m = ⌊(n + 1) α⌋, keeps the false-positive ra
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -33,15 +33,6 @@ class Bounds:
         if prob > self.upper:
             return "generated"
         return "real" if prob < self.lower else "insufficient evidence"
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain numbers for a checkpoint, infinite ones included."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, float]) -> "Bounds":
-        """The inverse of `to_dict`."""
-        return cls(**values)
 
 
 def fit_bounds(probs: np.ndarray, generated: np.ndarray, target_fpr: float) -> Bounds:

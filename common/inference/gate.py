@@ -109,7 +109,8 @@ def generated_features(probability: float) -> dict[str, float]:
 
     Returns:
         `GENERATED_FEATURES`: its log-odds, and 0 for all of 0.5 or less. The detector sees whole-image synthesis: that
-        a picture is a photograph is no sign that nothing was pasted into it, so a low score must say nothing.
+        a picture is a photograph is no sign that nothing was pasted into it, so a low score must say nothing. (The fit
+        of a decision that reads it may weigh the maps otherwise than one that does not.)
     """
     return {"generated": max(0.0, log_odds(probability))}
 

@@ -8,7 +8,7 @@ from typing import Any
 from common.data.transforms import resize_image, to_tensor
 from common.errors import UserError
 from common.evaluation.calibration import calibrated
-from common.evaluation.conformal import Bounds
+from common.evaluation.conformal import fit_bounds
 from common.inference.gate import DETECTOR
 from common.networks.spai import ImageScore, Spai
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai
@@ -29,22 +29,34 @@ class Generated:
 
 
 class Detector:
-    """A trained network of script 7, with its calibration and its bounds."""
+    """A trained network of script 7, with its calibration and its verdicts' bounds."""
 
-    def __init__(self, model: Spai, checkpoint: dict[str, Any], device: torch.device, feature_batch: int = 0) -> None:
+    def __init__(self, model: Spai, checkpoint: dict[str, Any], device: torch.device) -> None:
         """Hold them.
 
         Args:
             model: In evaluation mode.
-            checkpoint: Its `calibration`, `bounds`, `target_fpr`, `prompts`, `config`.
+            checkpoint: Its `calibration`, `validation`, `target_fpr`, `prompts`, `config`.
             device: Where the network runs.
-            feature_batch: Patches at a time; 0 for what it was trained with.
         """
         self.model = model.to(device)
-        self.target_fpr, self.prompts = checkpoint["target_fpr"], checkpoint["prompts"]
-        self.calibration, self.bounds = checkpoint["calibration"], Bounds.from_dict(checkpoint["bounds"])
+        self.calibration, self.prompts = checkpoint["calibration"], checkpoint["prompts"]
         self.cover_edges = checkpoint["config"]["cover_edges"]
-        self.feature_batch = feature_batch or checkpoint["config"]["feature_batch"]
+        self._validation = checkpoint["validation"]
+        self.adjust(checkpoint["config"]["feature_batch"], checkpoint["target_fpr"])
+
+    def adjust(self, feature_batch: int | None = None, target_fpr: float | None = None) -> None:
+        """Use other numbers than the training's; None leaves one as it is.
+
+        Args:
+            feature_batch: Patches at a time: memory grows with it.
+            target_fpr: False-positive rate that the verdicts keep.
+        """
+        if feature_batch is not None:
+            self.feature_batch = feature_batch
+        if target_fpr is not None:
+            self.target_fpr = target_fpr
+            self.bounds = fit_bounds(self._validation["probs"], self._validation["generated"], target_fpr)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Generated]:
         """Probability, verdict and attention for RGB images, uint8 (H, W, 3), of any size."""
@@ -72,11 +84,14 @@ def find_detector(models_dir: Path) -> Path | None:
     found = sorted(models_dir.glob(f"{DETECTOR}*_best.pth"))
     if len(found) > 1:
         listing = ", ".join(path.name for path in found)
-        raise UserError(f"{models_dir} has several detectors of generated images: {listing}. Keep one there.")
+        raise UserError(
+            f"{models_dir} has several detectors of generated images: {listing}. Keep one there, or ask none: "
+            "--no-generated."
+        )
     return found[0] if found else None
 
 
-def load_detector(path: Path, device: torch.device, feature_batch: int = 0) -> Detector:
+def load_detector(path: Path, device: torch.device) -> Detector:
     """Load a checkpoint of script 7, with a printed note where it was converted and never calibrated.
 
     Raises:
@@ -89,4 +104,4 @@ def load_detector(path: Path, device: torch.device, feature_batch: int = 0) -> D
             "Calibrate it on images of your own (--csv, or --real and --fake), and put what that writes in its place: "
             f"python script_7_spai_fusion.py --fusion none --init {path} --epochs 0"
         )
-    return Detector(load_spai(checkpoint, path), checkpoint, device, feature_batch)
+    return Detector(load_spai(checkpoint, path), checkpoint, device)

@@ -83,4 +83,4 @@ class PatchClassifier(nn.Module):
     def _patch_logits(self, patches: Tensor) -> Tensor:
         """(N,) for patches (N, 3, S, S)."""
         x = patches.float() / 255 if patches.dtype == torch.uint8 else patches
-        return self.head(self.backbone.embedding(x))[:, 0]
+        return self.head(self.backbone.get_image_embedding(x))[:, 0]

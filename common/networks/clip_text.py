@@ -33,7 +33,7 @@ DEFAULT_PROMPTS = (
 """What the screened images show: scenes, scientific figures, and how a picture may have been made."""
 
 
-def text_embeddings(prompts: Sequence[str], model: str, pretrained: str) -> Tensor:
+def get_text_embeddings(prompts: Sequence[str], model: str, pretrained: str) -> Tensor:
     """Embed prompts by a CLIP text tower.
 
     Args:
@@ -64,19 +64,19 @@ def text_embeddings(prompts: Sequence[str], model: str, pretrained: str) -> Tens
 
 
 def cached_text_embeddings(prompts: Sequence[str], model: str, pretrained: str, cache: Path) -> Tensor:
-    """As `text_embeddings`, but only prompts are embedded that the file `cache` lacks; it keeps those of one tower.
+    """As `get_text_embeddings`, but only prompts are embedded that the file `cache` lacks; it keeps those of one tower.
 
     The tower is known by the two names and, where its weights lie on this machine, by their files' sizes and times. A
     cache travels without them: files that aren't there count as unchanged.
 
     Raises:
-        UserError: See `text_embeddings`; or `cache` can't be written.
+        UserError: See `get_text_embeddings`; or `cache` can't be written.
     """
     tower = {"model": model, "pretrained": pretrained, "files": _weight_files(model, pretrained)}
     known = _read_cache(cache, tower)
     new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in known))
     if new or not prompts:
-        known |= zip(new, text_embeddings(new, model, pretrained), strict=True)
+        known |= zip(new, get_text_embeddings(new, model, pretrained), strict=True)
         with written_whole(cache, "wb") as file:
             torch.save({**tower, "prompts": list(known), "embeddings": torch.stack(list(known.values()))}, file)
     return torch.stack([known[prompt] for prompt in prompts])

@@ -33,11 +33,11 @@ class SpaiOutput(NamedTuple):
     semantic_attention: Tensor | None = None
     """Weights on the semantic tokens, (B, P, K)."""
     fused: Tensor | None = None
-    """Means over the patches: the fused vectors, (B, W),"""
+    """The fused vectors, (B, W): means over the patches, as the next two."""
     frequencies: Tensor | None = None
-    """those of x, low and high, (B, 3, W),"""
+    """The vectors of x, low and high, (B, 3, W)."""
     text: Tensor | None = None
-    """and the image in the space of CLIP's embeddings, (B, E)."""
+    """The image in the space of CLIP's embeddings, (B, E)."""
 
 
 class ImageScore(NamedTuple):
@@ -200,7 +200,7 @@ class Spai(nn.Module):
             UserError: Parts that do not fit each other, or an unknown ViT.
         """
         super().__init__()
-        self.patch_size, self.patch_stride, self.fusion_kind = patch_size, patch_stride, fusion
+        self.patch_size, self.patch_stride = patch_size, patch_stride
         self.backbone = TokenBackbone(
             backbone_name, image_size=patch_size, depth=backbone_depth, width=backbone_width, heads=backbone_heads
         )

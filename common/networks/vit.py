@@ -14,9 +14,6 @@ from torch.nn import functional as F
 
 # MFM's and the published SPAI's; CLIP's with its own activation and OpenAI's weights; DINOv2's.
 VITS = ("vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224.openai", "vit_base_patch14_dinov2")
-# Of RGB in [0, 1] (Radford et al. 2021; the published preprocessing).
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_CLASSES = 1000
 # Of masked pretraining; and what only CLIP's towers keep.
 PRETRAINING_PREFIXES = ("mask_token", "decoder.")
@@ -68,8 +65,8 @@ def build_vit(name: str, *, image_size: int = 0, depth: int = 0, width: int = 0,
 class TokenBackbone(nn.Module):
     """A vision transformer that hands out its tokens after each block, and their embeddings.
 
-    The input is normalised inside: CLIP's mean and deviation for CLIP towers, ImageNet's for all others, with which MFM
-    and DINOv2 were trained.
+    The input is normalised inside: as timm says for CLIP towers, by ImageNet's mean and deviation for all others, with
+    which MFM, MAE and DINOv2 were trained.
     """
 
     def __init__(self, name: str, *, image_size: int = 0, depth: int = 0, width: int = 0, heads: int = 0) -> None:
@@ -83,7 +80,8 @@ class TokenBackbone(nn.Module):
         self.depth, self.width = len(self.vit.blocks), self.vit.embed_dim
         self.heads: int = self.vit.blocks[0].attn.num_heads
         self.embedding_size: int = self.vit.num_classes if self.is_clip else self.width
-        mean, std = (CLIP_MEAN, CLIP_STD) if self.is_clip else (IMAGENET_MEAN, IMAGENET_STD)
+        own = self.vit.pretrained_cfg
+        mean, std = (own["mean"], own["std"]) if self.is_clip else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -117,7 +115,7 @@ class TokenBackbone(nn.Module):
         """As `embed`, but of each patch: (N, grid, grid, embedding_size)."""
         return self._project(self.patch_tokens(sequence)).unflatten(1, (self.grid, self.grid))
 
-    def embedding(self, images: Tensor) -> Tensor:
+    def get_image_embedding(self, images: Tensor) -> Tensor:
         """The embeddings (N, embedding_size) of images as `blocks` takes them; see `embed`."""
         *_, sequence = self.blocks(images)
         return self.embed(sequence)

@@ -19,7 +19,7 @@ REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", 
 NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
 SPAI_KEYS = (
     *("model_state_dict", "epoch", "best_auc", "config", "metrics"),
-    *("calibration", "bounds", "target_fpr", "prompts"),
+    *("calibration", "validation", "target_fpr", "prompts"),
 )
 """Of a checkpoint of script 7."""
 SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
@@ -84,7 +84,9 @@ def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
     """
     config, weights = checkpoint["config"], checkpoint["model_state_dict"]
     learned = {"text_tokens": len(weights.get("text", ())), "text_head": "fusion.to_text.weight" in weights}
-    network = Spai(**{field: config[field] for field in SPAI_FIELDS if field in config}, **learned)
+    if missing := set(SPAI_FIELDS) - set(config) - set(learned):
+        raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
+    network = Spai(**{field: config[field] for field in SPAI_FIELDS if field not in learned}, **learned)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

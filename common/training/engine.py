@@ -212,7 +212,9 @@ class _Run:
         if not self.last_path.is_file():
             raise UserError(f"--resume: {self.last_path} does not exist; start the run without --resume.")
         last = load_checkpoint(self.last_path, CONTINUATION_KEYS)
-        then, now = last["config"], self.config.plain()
+        now = self.config.plain()
+        # A field that the checkpoint does not name was not there yet: the training was as its default is.
+        then = type(self.config)(name=self.config.name).plain() | last["config"]
         free = self.config.FREE | ({"epochs"} if self.config.schedule == "constant" else set())
         changed = [f"{k} ({then.get(k)} → {now[k]})" for k in now if k not in free and then.get(k) != now[k]]
         if changed:

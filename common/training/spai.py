@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from common.config.spai import SpaiConfig
@@ -21,10 +22,9 @@ from common.data.generated_dataset import GeneratedTestSet, GeneratedTrainSet, m
 from common.data.sampling import WeightedSampler
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
-from common.evaluation.conformal import fit_bounds
 from common.evaluation.detection import detection_metrics
 from common.networks.classifier import PatchClassifier
-from common.networks.clip_text import cached_text_embeddings
+from common.networks.clip_text import DEFAULT_PROMPTS, cached_text_embeddings
 from common.networks.spai import Spai
 from common.networks.vit import load_vit_weights
 from common.training.checkpoint import SPAI_FIELDS, SPAI_KEYS, load_checkpoint
@@ -34,7 +34,7 @@ from common.training.spai_losses import SpaiLoss
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -44,7 +44,7 @@ TEST_BATCH = 8
 
 
 def load_images(config: SpaiConfig) -> list[LabelledImage]:
-    """Seed everything, and read the table or the folders that the configuration names; every file is decoded once.
+    """Seed everything, and read the table or the folders that are named; every file that is used is decoded once.
 
     Raises:
         UserError: Neither or both are named, or as the readers of `common.data.generated`.
@@ -56,9 +56,13 @@ def load_images(config: SpaiConfig) -> list[LabelledImage]:
     if (config.csv is None) != (len(folders) == 2) or len(folders) == 1 or (config.csv and folders):
         raise UserError("name the images: either --csv TABLE, or --real DIR and --fake DIR.")
     images = read_table(config.csv) if config.csv else read_folders(*folders, config.seed)
-    images = inspect(images, config.skip_bad_files)
     if config.holdout_generator:
         images = hold_out(images, config.holdout_generator)
+    if config.evaluate:
+        readable = inspect(of_split(images, "test"), config.skip_bad_files)
+        images = [image for image in images if image.split != "test"] + readable
+    else:
+        images = inspect(images, config.skip_bad_files)
     counts = {name: sum(image.split == name for image in images) for name in ("train", "val", "test")}
     print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
     return images
@@ -79,12 +83,17 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
         UserError: Weights or prompts can't be had, or `init` is no plain SPAI.
     """
     prompts = read_prompts(config)
+    last = config.models_dir / f"{config.name}_last.pth"
+    if config.resume and last.is_file() and load_checkpoint(last, SPAI_KEYS)["prompts"] != prompts:
+        raise UserError(f"--resume: {last} was trained with other --prompts.")
     plain = None
     if config.init is not None:
         plain = load_checkpoint(config.init, SPAI_KEYS)
         if plain["config"]["fusion"] != "none":
             raise UserError(f"--init {config.init} is a fusion already; name a checkpoint of --fusion none.")
         config = replace(config, **{name: plain["config"][name] for name in PLAIN_FIELDS})
+        config = replace(config, backbone_weights=str(config.init))
+        print(f"{config.name}: starts from {config.init}, and has its sizes ({config.backbone_name})")
     model = Spai(**architecture(config), text_tokens=len(prompts), text_head=config.text_weight > 0)
     if plain is not None:
         lacking = model.load_state_dict(plain["model_state_dict"], strict=False).missing_keys
@@ -95,9 +104,10 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
             loaded = load_vit_weights(model.backbone, config.backbone_name, config.backbone_weights)
             config = replace(config, backbone_weights=loaded)
         if model.tower is not None:
-            load_vit_weights(model.tower, config.semantic_name, config.semantic_weights, "--semantic-weights")
+            loaded = load_vit_weights(model.tower, config.semantic_name, config.semantic_weights, "--semantic-weights")
+            config = replace(config, semantic_weights=loaded)
         if prompts:
-            model.set_text(embed_prompts(config, prompts))
+            model.set_text(embed_prompts(config, prompts, model))
     model.set_stage("joint", config.train_backbone)
     return model, config
 
@@ -109,18 +119,20 @@ def architecture(config: SpaiConfig) -> dict[str, Any]:
 
 
 PLAIN_FIELDS = (
-    *("backbone_name", "backbone_depth", "backbone_width", "backbone_heads", "patch_size", "patch_stride"),
+    *("backbone_name", "backbone_depth", "backbone_width", "backbone_heads", "patch_size"),
     *("mask_radius", "projection_dim", "projection_layers", "attention_dim", "attention_heads", "head_ratio"),
 )
 """Of a plain SPAI, that a fusion which starts from it takes over."""
 
 
 def read_prompts(config: SpaiConfig) -> list[str]:
-    """The prompts that become semantic tokens, one a line of the file; none without one."""
-    if config.prompts is None or config.fusion == "none":
+    """The prompts that become semantic tokens: of the file, one a line, or the default ones; none if none are named."""
+    if not config.prompts:
         return []
+    if config.prompts == "default":
+        return list(DEFAULT_PROMPTS)
     try:
-        lines = config.prompts.read_text(encoding="utf-8").splitlines()
+        lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts {config.prompts} can't be read ({error}).") from error
     prompts = [line.strip() for line in lines if line.strip()]
@@ -129,10 +141,21 @@ def read_prompts(config: SpaiConfig) -> list[str]:
     return prompts
 
 
-def embed_prompts(config: SpaiConfig, prompts: list[str]) -> Tensor:
-    """CLIP's embeddings of prompts (n, E), kept in the models' folder."""
-    cache = config.models_dir / "text_embeddings.pt"
-    return cached_text_embeddings(prompts, config.text_name, config.text_weights, cache)
+def embed_prompts(config: SpaiConfig, prompts: list[str], model: Spai) -> Tensor:
+    """CLIP's embeddings of prompts (n, E), kept in the models' folder.
+
+    Raises:
+        UserError: The text tower is not of the image tower's CLIP, or as `cached_text_embeddings`.
+    """
+    with PartialState().main_process_first():  # the others find them in the file
+        cache = config.models_dir / "text_embeddings.pt"
+        texts = cached_text_embeddings(prompts, config.text_name, config.text_weights, cache)
+    if texts.shape[1] != (size := (model.tower or model.backbone).embedding_size):
+        raise UserError(
+            f"--text-name {config.text_name} makes embeddings of {texts.shape[1]} numbers, the image tower of {size}: "
+            "name both towers of one CLIP."
+        )
+    return texts
 
 
 class SpaiStep:
@@ -212,7 +235,7 @@ def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence
     return fit(
         config,
         model,
-        SpaiStep(config, embed_prompts(config, prompts) if prompts else None),
+        SpaiStep(config, embed_prompts(config, prompts, model) if prompts else None),
         partial(validate_spai, config=config, prompts=read_prompts(config)),
         train_loader,
         val_loader,
@@ -260,8 +283,8 @@ def validate_spai(
     """Score images of a `GeneratedTestSet` at their own resolution; the AUC picks the best epoch.
 
     The metrics are those of `detection_metrics` of the calibrated probability. What decisions need is kept besides:
-    `calibration` (temperature 1 / slope and bias), the conformal `bounds` for `config.target_fpr`, and the `prompts`
-    behind the semantic tokens, in their order.
+    `calibration` (temperature 1 / slope and bias); `validation`, the probabilities and labels that conformal bounds are
+    fitted on, and `target_fpr`; the `prompts` behind the semantic tokens, in their order.
 
     Raises:
         UserError: The training diverged.
@@ -280,7 +303,6 @@ def validate_spai(
     metrics = detection_metrics(probs, generated)
     # AUC of the raw score: calibration with slope 0 would tie everything.
     metrics |= {name: detection_metrics(scores, generated)[name] for name in ("auc", "ap", "tpr_at_5_fpr")}
-    bounds = fit_bounds(probs, generated, config.target_fpr)
-    kept = {"calibration": calibration, "bounds": bounds.to_dict(), "target_fpr": config.target_fpr}
-    kept["prompts"] = list(prompts)
+    kept = {"calibration": calibration, "target_fpr": config.target_fpr, "prompts": list(prompts)}
+    kept["validation"] = {"probs": probs.tolist(), "generated": generated.tolist()}
     return Validation(metrics, metrics["auc"], kept)

@@ -1,16 +1,16 @@
 """What a trained script 7 is worth on unseen images; and the published weights as one of its checkpoints."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from common.config.spai import SpaiConfig
-from common.data.generated import LabelledImage, prompt_list
+from common.data.generated import LabelledImage, fingerprint, prompt_list
 from common.data.generated_dataset import GeneratedTestSet, make_generated_loader
 from common.errors import UserError
 from common.evaluation.calibration import calibrated
-from common.evaluation.conformal import Bounds
+from common.evaluation.conformal import fit_bounds
 from common.evaluation.detection import by_generator, clip_score
 from common.networks.classifier import PatchClassifier
 from common.networks.published_spai import convert, read_published
@@ -36,24 +36,36 @@ def evaluate_spai(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.Dat
         that of all called neither; nan in the row of the average. With `config.clip_score`, `clip_score` too.
 
     Raises:
-        UserError: There is no checkpoint, or the test split lacks a class.
+        UserError: There is no checkpoint, it was trained on what is tested here, or the test split lacks a class.
     """
     path = config.models_dir / f"{config.name}_best.pth"
     checkpoint = load_checkpoint(path, SPAI_KEYS)
-    model = load_spai(checkpoint, path)
-    result = evaluate_model(model, checkpoint, config, images)
-    if config.clip_score:
-        test = of_split(images, "test")
-        result["clip_score"] = [_clip_score(model, config, test, name) for name in result["generator"]]
-    return result
+    _check_unseen(path, checkpoint, config, images)
+    return evaluate_model(load_spai(checkpoint, path), checkpoint, config, images)
+
+
+def _check_unseen(path: Path, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]) -> None:
+    """Refuse a test on images that were trained on, as far as can be known."""
+    then = checkpoint["config"]
+    fields = ["holdout_generator"] if config.csv else ["holdout_generator", "seed"]
+    if "data_fingerprint" not in checkpoint or checkpoint["data_fingerprint"] == fingerprint(images):
+        return
+    if changed := [name for name in fields if then[name] != getattr(config, name)]:
+        flags = ", ".join(f"--{name.replace('_', '-')} {then[name] or repr('')}" for name in changed)
+        raise UserError(
+            f"{path} was trained with {flags}: it may have seen what is tested here. Use the same, or train."
+        )
+    print(f"note: {path} was trained on other data; if they share images with this test, its figures flatter")
 
 
 def evaluate_model(
     model: Spai | PatchClassifier, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]
 ) -> pd.DataFrame:
-    """As `evaluate_spai`, of a network that has its weights, with the calibration and the bounds of its checkpoint."""
+    """As `evaluate_spai`, of a network that has its weights, with the calibration of its checkpoint."""
     model.to(PartialState().device)
-    test, bounds = of_split(images, "test"), Bounds.from_dict(checkpoint["bounds"])
+    test, validation = of_split(images, "test"), checkpoint["validation"]
+    bounds = fit_bounds(validation["probs"], validation["generated"], config.target_fpr)
+    config = replace(config, cover_edges=checkpoint["config"]["cover_edges"])
     if len({image.generated for image in test}) < 2:
         raise UserError("the test split needs real and generated images: give some rows the split test.")
     tables = []
@@ -68,6 +80,8 @@ def evaluate_model(
         # Of the raw score, as in the validation: a calibration with slope 0 ties all images.
         rows[RANKED] = by_generator(table.assign(prob=scores))[RANKED]
         rows = rows.join(pd.DataFrame([_verdicts(table, name) for name in rows["generator"]]))
+        if config.clip_score:
+            rows["clip_score"] = [_clip_score(model, config, data, name) for name in rows["generator"]]
         rows.insert(0, "degradation", degradation)
         tables.append(rows)
     return pd.concat(tables, ignore_index=True)
@@ -83,21 +97,26 @@ def _verdicts(table: pd.DataFrame, generator: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _clip_score(model: Spai, config: SpaiConfig, images: Sequence[LabelledImage], generator: str) -> float:
+def _clip_score(model: Spai, config: SpaiConfig, data: GeneratedTestSet, generator: str) -> float:
     """Of a generator's images, or of all ("average"), that have a prompt; nan without any."""
     tower = model.tower or model.backbone
-    chosen = [i for i in images if i.prompt and i.generated and generator in (i.generator, "average")]
-    if not chosen or not tower.is_clip:
+    own = "backbone" if model.tower is None else "semantic"
+    if not tower.is_clip or config.train_backbone or getattr(config, f"{own}_weights") == "none":
+        raise UserError("--clip-score needs a pretrained CLIP tower; this network has none.")
+    chosen = [i for i in data.images if i.prompt and i.generated and generator in (i.generator, "average")]
+    if not chosen:
         return float("nan")
     prompts = prompt_list(chosen)
-    texts = embed_prompts(config, prompts)[[prompts.index(image.prompt) for image in chosen]]
-    loader = make_generated_loader(GeneratedTestSet(chosen, whole_size=model.whole_size), TEST_BATCH, config.workers)
-    embeddings = [model.image_semantics(batch["whole"].to(model.norm.weight.device))[:, 0].cpu() for batch in loader]
+    texts = embed_prompts(config, prompts, model)[[prompts.index(image.prompt) for image in chosen]]
+    shown = GeneratedTestSet(chosen, data.degradation, whole_size=model.whole_size)
+    device = model.norm.weight.device
+    batches = make_generated_loader(shown, TEST_BATCH, config.workers)
+    embeddings = [tower.get_image_embedding(batch["whole"].to(device).float() / 255).cpu() for batch in batches]
     return clip_score(torch.cat(embeddings).numpy(), texts.numpy())
 
 
 def convert_published(config: SpaiConfig) -> Path:
-    """Write the published checkpoint as one of ours: plain SPAI, not calibrated, without bounds.
+    """Write the published checkpoint as one of ours: plain SPAI, not calibrated.
 
     `--fusion none --init THAT --epochs 0` with own images calibrates it.
 
@@ -105,7 +124,7 @@ def convert_published(config: SpaiConfig) -> Path:
         UserError: It can't be read, or a key is missing or surplus.
     """
     path = config.output or config.models_dir / "spai_best.pth"
-    published = config.published()
+    published = replace(config.published(), backbone_weights=config.convert.name)
     model = Spai(**architecture(published))
     model.load_state_dict(convert(read_published(config.convert), model.state_dict()))
     save_checkpoint(
@@ -116,7 +135,7 @@ def convert_published(config: SpaiConfig) -> Path:
             "config": published.plain(),
             "metrics": {},
             "calibration": {"slope": 1.0, "intercept": 0.0},
-            "bounds": Bounds(lower=-float("inf"), upper=float("inf")).to_dict(),
+            "validation": {"probs": [], "generated": []},
             "target_fpr": published.target_fpr,
             "prompts": [],
             "versions": versions(),

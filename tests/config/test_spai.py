@@ -59,7 +59,13 @@ def test_lists_come_back_from_a_checkpoint():
         ({"patch_stride": 300}, "--patch-stride is 300"),
         ({"target_fpr": 1.0}, "--target-fpr is 1.0"),
         ({"degradation_probability": 2.0}, "--degradation-probability is 2.0"),
-        ({"epochs": 2}, "--warmup-epochs is 3.0"),
+        ({"epochs": 2}, r"--warmup-epochs is 3.0; .* below --epochs \(2\)"),
+        ({"epochs": 5}, "--stage-one-epochs is 5"),
+        ({"fusion": "none", "prompts": "default"}, "--prompts is default"),
+        ({"text_weight": 0.5, "mixup": 0.2}, "--text-weight is 0.5"),
+        ({"projection_dim": 0}, "--projection-dim is 0"),
+        ({"semantic_weight": -1.0}, "--semantic-weight is -1.0"),
+        ({"focal_alpha": 2.0}, "--focal-alpha is 2.0"),
     ],
 )
 def test_impossible_values_are_refused(change, message):

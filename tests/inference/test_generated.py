@@ -71,8 +71,8 @@ def test_one_that_was_never_calibrated_is_noted(save_detector, tmp_path, capsys)
     """As converted; its verdict is open even at a probability of 1."""
     load_detector(save_detector(tmp_path / "trained.pth"), CPU)
     assert capsys.readouterr().out == ""
-    bounds, calibration = {"lower": -math.inf, "upper": math.inf}, {"slope": 1.0, "intercept": 100.0}
-    path = save_detector(tmp_path / "converted.pth", metrics={}, bounds=bounds, calibration=calibration)
+    validation, calibration = {"probs": [], "generated": []}, {"slope": 1.0, "intercept": 100.0}
+    path = save_detector(tmp_path / "converted.pth", metrics={}, validation=validation, calibration=calibration)
     converted = load_detector(path, CPU)
     assert converted.predict(IMAGES[:1])[0].verdict == "insufficient evidence"
     note = capsys.readouterr().out

@@ -5,7 +5,7 @@ import socket
 import sys
 
 from common.errors import UserError
-from common.networks.clip_text import DEFAULT_PROMPTS, cached_text_embeddings, text_embeddings
+from common.networks.clip_text import DEFAULT_PROMPTS, cached_text_embeddings, get_text_embeddings
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def no_network(monkeypatch, tmp_path):
 
 
 def test_embeddings_are_open_clips_own(model, folder):
-    got = text_embeddings(PROMPTS, model, "none")
+    got = get_text_embeddings(PROMPTS, model, "none")
     clip = open_clip.create_model(model).eval()
     with torch.no_grad():
         expected = clip.encode_text(open_clip.get_tokenizer(model)(PROMPTS))
@@ -63,9 +63,9 @@ def test_embeddings_are_open_clips_own(model, folder):
 
 
 def test_a_prompt_has_one_vector_whatever_stands_beside_it(model):
-    many = text_embeddings([*PROMPTS, PROMPTS[0], *(f"number {n}" for n in range(70))], model, "none")
+    many = get_text_embeddings([*PROMPTS, PROMPTS[0], *(f"number {n}" for n in range(70))], model, "none")
     assert torch.allclose(many[0], many[3], atol=1e-6)
-    assert torch.allclose(text_embeddings(PROMPTS[:1], model, "none")[0], many[0], atol=1e-6)
+    assert torch.allclose(get_text_embeddings(PROMPTS[:1], model, "none")[0], many[0], atol=1e-6)
     assert len(many) == 74
     distances = torch.cdist(many[[0, 1, 2, *range(4, 74)]], many[[0, 1, 2, *range(4, 74)]])
     assert (distances + torch.eye(73)).min() > 1e-3
@@ -75,9 +75,9 @@ def test_random_weights_are_always_the_same_and_leave_the_callers_random_numbers
     monkeypatch.setattr(open_clip, "list_models", lambda: ["tiny"])
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {"tiny": CONFIG})
     torch.manual_seed(1)
-    first = text_embeddings(PROMPTS, "tiny", "none")
+    first = get_text_embeddings(PROMPTS, "tiny", "none")
     drawn = torch.rand(3)
-    assert torch.equal(text_embeddings(PROMPTS, "tiny", "none"), first)
+    assert torch.equal(get_text_embeddings(PROMPTS, "tiny", "none"), first)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(3), drawn)
 
@@ -86,7 +86,7 @@ def test_a_weight_file_is_read(monkeypatch, folder, model):
     monkeypatch.setattr(open_clip, "list_models", lambda: ["tiny"])
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {"tiny": CONFIG})
     file = str(folder / "open_clip_model.safetensors")
-    assert torch.equal(text_embeddings(PROMPTS, "tiny", file), text_embeddings(PROMPTS, model, "none"))
+    assert torch.equal(get_text_embeddings(PROMPTS, "tiny", file), get_text_embeddings(PROMPTS, model, "none"))
 
 
 def test_the_cache_serves_without_the_model(tmp_path, folder, model):
@@ -102,7 +102,7 @@ def test_the_cache_serves_without_the_model(tmp_path, folder, model):
 
 def test_an_unchanged_model_is_not_loaded_again(tmp_path, model, monkeypatch):
     first = cached_text_embeddings(PROMPTS, model, "none", tmp_path / "text.pt")
-    monkeypatch.setattr("common.networks.clip_text.text_embeddings", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("common.networks.clip_text.get_text_embeddings", lambda *_: pytest.fail("encoded again"))
     assert torch.equal(cached_text_embeddings(PROMPTS, model, "none", tmp_path / "text.pt"), first)
 
 
@@ -112,14 +112,14 @@ def test_a_stale_cache_is_renewed(tmp_path, folder, model):
     write_model(folder, seed=1)
     renewed = cached_text_embeddings(PROMPTS, model, "none", cache)
     assert not torch.allclose(renewed, first, atol=1e-3)
-    assert torch.equal(renewed, text_embeddings(PROMPTS, model, "none"))
+    assert torch.equal(renewed, get_text_embeddings(PROMPTS, model, "none"))
     assert torch.equal(torch.load(cache, weights_only=True)["embeddings"], renewed)
 
 
 def test_only_new_prompts_are_embedded(tmp_path, model, monkeypatch):
-    embedded, embed = [], text_embeddings
+    embedded, embed = [], get_text_embeddings
     monkeypatch.setattr(
-        "common.networks.clip_text.text_embeddings", lambda new, *rest: embedded.append(new) or embed(new, *rest)
+        "common.networks.clip_text.get_text_embeddings", lambda new, *rest: embedded.append(new) or embed(new, *rest)
     )
     cache = tmp_path / "text.pt"
     cached_text_embeddings(PROMPTS[:2], model, "none", cache)
@@ -134,7 +134,9 @@ def test_only_new_prompts_are_embedded(tmp_path, model, monkeypatch):
 def test_a_broken_cache_is_renewed(tmp_path, model, content):
     cache = tmp_path / "text.pt"
     torch.save({"prompts": PROMPTS}, cache) if content is None else cache.write_bytes(content)
-    assert torch.equal(cached_text_embeddings(PROMPTS, model, "none", cache), text_embeddings(PROMPTS, model, "none"))
+    assert torch.equal(
+        cached_text_embeddings(PROMPTS, model, "none", cache), get_text_embeddings(PROMPTS, model, "none")
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,35 +149,35 @@ def test_a_broken_cache_is_renewed(tmp_path, model, content):
 )
 def test_what_can_not_be_loaded_is_named(name, pretrained, message):
     with pytest.raises(UserError, match=message):
-        text_embeddings(PROMPTS, name, pretrained)
+        get_text_embeddings(PROMPTS, name, pretrained)
 
 
 def test_without_a_network_the_way_out_is_named(monkeypatch):
     with pytest.raises(UserError, match="local-dir:FOLDER"):
-        text_embeddings(PROMPTS, "ViT-B-16-quickgelu", "openai")
+        get_text_embeddings(PROMPTS, "ViT-B-16-quickgelu", "openai")
     assert hub.HF_HUB_OFFLINE is False
 
 
 def test_a_folder_without_weights_is_refused(folder, model):
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"open_clip_model\.safetensors"):
-        text_embeddings(PROMPTS, model, "none")
+        get_text_embeddings(PROMPTS, model, "none")
 
 
 def test_a_file_beside_a_folder_is_refused(model):
     with pytest.raises(UserError, match="brings its own weights"):
-        text_embeddings(PROMPTS, model, "other.pt")
+        get_text_embeddings(PROMPTS, model, "other.pt")
 
 
 def test_without_open_clip_the_remedy_is_named(monkeypatch, model):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(UserError, match="pip install open_clip_torch"):
-        text_embeddings(PROMPTS, model, "none")
+        get_text_embeddings(PROMPTS, model, "none")
 
 
 def test_no_prompts_are_refused(tmp_path, model):
     with pytest.raises(UserError, match="no prompts"):
-        text_embeddings([], model, "none")
+        get_text_embeddings([], model, "none")
     with pytest.raises(UserError, match="no prompts"):
         cached_text_embeddings([], model, "none", tmp_path / "text.pt")
     assert not (tmp_path / "text.pt").exists()

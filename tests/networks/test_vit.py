@@ -1,11 +1,12 @@
 from common.errors import UserError
 from common.networks.segmentation import IMAGENET_MEAN
-from common.networks.vit import CLIP_MEAN, CLIP_STD, VITS, TokenBackbone, build_vit, fuse_qkv_bias, load_vit_weights
+from common.networks.vit import VITS, TokenBackbone, build_vit, fuse_qkv_bias, load_vit_weights
 
 import pytest
 import timm
 import torch
 from huggingface_hub import constants as hub
+from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch.nn import functional as F
 
 PLAIN, CLIP, DINO = "vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch14_dinov2"
@@ -48,8 +49,8 @@ def test_tokens_are_those_of_timms_public_interface(name):
 @torch.no_grad()
 def test_a_clip_embedding_is_timms_output():
     backbone, images = small(CLIP), torch.rand(3, 3, 64, 64)
-    assert torch.allclose(backbone.embedding(images), backbone.vit(normalised(backbone, images)), atol=1e-6)
-    assert backbone.embedding(images).shape == (3, backbone.embedding_size) == (3, 512)
+    assert torch.allclose(backbone.get_image_embedding(images), backbone.vit(normalised(backbone, images)), atol=1e-6)
+    assert backbone.get_image_embedding(images).shape == (3, backbone.embedding_size) == (3, 512)
     assert backbone.is_clip
 
 
@@ -58,7 +59,7 @@ def test_a_clip_embedding_is_timms_output():
 def test_another_vits_embedding_is_its_normalised_class_token(name):
     backbone, images = small(name), torch.rand(3, 3, SIDES[name], SIDES[name])
     token = backbone.vit(normalised(backbone, images))  # without norm and head: the class token as it is
-    assert torch.allclose(backbone.embedding(images), F.layer_norm(token, (64,), eps=1e-6), atol=1e-6)
+    assert torch.allclose(backbone.get_image_embedding(images), F.layer_norm(token, (64,), eps=1e-6), atol=1e-6)
     assert backbone.embedding_size == backbone.width == 64
     assert not backbone.is_clip
 
@@ -86,7 +87,7 @@ def test_a_patch_token_follows_its_patch():
     assert differs.nonzero().tolist() == [[1 * 4 + 2]]
 
 
-@pytest.mark.parametrize(("name", "mean"), [(PLAIN, IMAGENET_MEAN), (CLIP, CLIP_MEAN), (DINO, IMAGENET_MEAN)])
+@pytest.mark.parametrize(("name", "mean"), [(PLAIN, IMAGENET_MEAN), (CLIP, OPENAI_CLIP_MEAN), (DINO, IMAGENET_MEAN)])
 def test_input_is_normalised_inside(name, mean):
     """An image of the pretraining's mean colour reaches the network as zeros."""
     backbone, seen = small(name), {}
@@ -97,7 +98,7 @@ def test_input_is_normalised_inside(name, mean):
 
 
 def test_clips_deviation_is_used():
-    assert torch.equal(small(CLIP).std[:, 0, 0], torch.tensor(CLIP_STD))
+    assert torch.equal(small(CLIP).std[:, 0, 0], torch.tensor(OPENAI_CLIP_STD))
 
 
 def test_quickgelu_is_used():
@@ -110,7 +111,7 @@ def test_quickgelu_is_used():
 @pytest.mark.parametrize("name", [PLAIN, CLIP, DINO])
 def test_every_parameter_is_used(name):
     backbone = small(name)
-    backbone.embedding(torch.rand(2, 3, SIDES[name], SIDES[name])).square().mean().backward()
+    backbone.get_image_embedding(torch.rand(2, 3, SIDES[name], SIDES[name])).square().mean().backward()
     # A class token of the deviation 0.1 in all numbers: no gradient is zero by chance.
     assert not [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.any()]
 
@@ -214,7 +215,9 @@ def test_open_clips_file_is_loaded(tmp_path):
     load_vit_weights(backbone, CLIP, str(tmp_path / "clip.pt"))
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(backbone.embedding(images), clip.encode_image(normalised(backbone, images)), atol=1e-5)
+        assert torch.allclose(
+            backbone.get_image_embedding(images), clip.encode_image(normalised(backbone, images)), atol=1e-5
+        )
 
 
 def test_positions_of_another_image_size_are_resampled(tmp_path):

@@ -113,7 +113,7 @@ def save_spai(path, *, fusion="semantic", prompts=None, lower=0.0, upper=1.0, se
         "config": config.plain(),
         "metrics": {"auc": 0.5},
         "calibration": {"slope": 1.0, "intercept": 0.0},
-        "bounds": {"lower": lower, "upper": upper},
+        "validation": {"probs": [upper] * 49 + [lower] * 49, "generated": [False] * 49 + [True] * 49},
         "target_fpr": 0.02,
         "prompts": wording,
     }

@@ -54,7 +54,7 @@ def test_trains_tests_and_rebuilds(config):
     checkpoint = load_checkpoint(config.models_dir / "spai_test_best.pth", SPAI_KEYS)
     assert checkpoint["best_auc"] == metrics["auc"]
     assert checkpoint["config"]["early_fusion_layers"] == [1, 2]
-    assert checkpoint["bounds"]["upper"] > 0
+    assert len(checkpoint["validation"]["probs"]) == len(checkpoint["validation"]["generated"]) > 0
     again = load_spai(checkpoint, config.models_dir / "spai_test_best.pth")
     assert not again.training
     image, whole = (torch.randint(256, shape, dtype=torch.uint8) for shape in ((3, 50, 70), (1, 3, 32, 32)))
@@ -69,11 +69,15 @@ def test_trains_tests_and_rebuilds(config):
     assert table["undecided"].iloc[0] >= 0 and np.isnan(table["undecided"].iloc[2])
 
 
-def test_plain_spai_learns_a_checkerboard(config):
+def test_plain_spai_learns_a_checkerboard_and_keeps_the_rate_that_is_asked_for(config):
     plain = {"fusion": "none", "epochs": 8, "lr": 3e-3, "views": 4, "stage_one_epochs": 0, "batch_size": 8}
     config = replace(config, **plain, semantic_weight=0.0, frequency_weight=0.0)
     model, config = start_spai(config)
-    assert fit_spai(config, model, load_images(config))["auc"] > 0.9
+    images = load_images(config)
+    assert fit_spai(config, model, images)["auc"] > 0.9
+    # Of 4 or 5 real validation images a rate of 1 % can't be known, one of 50 % can.
+    assert evaluate_spai(replace(config, target_fpr=0.01), images)["undecided"].iloc[0] == 1
+    assert evaluate_spai(replace(config, target_fpr=0.5), images)["undecided"].iloc[0] < 1
 
 
 def test_stages_change_what_learns(config):
@@ -199,16 +203,21 @@ def test_prompts_become_semantic_tokens_and_a_loss(config, pictures, tmp_path, m
         for index, image in enumerate(images)
     ]
     (tmp_path / "table.csv").write_text("\n".join(["image,class,split,prompt", *rows]))
-    named = {"csv": tmp_path / "table.csv", "real": None, "fake": None, "prompts": tmp_path / "prompts.txt"}
-    config = replace(config, **named, text_weight=0.5, clip_score=True)
+    named = {"csv": tmp_path / "table.csv", "real": None, "fake": None, "prompts": str(tmp_path / "prompts.txt")}
+    config = replace(config, **named, text_weight=0.5)
     images = load_images(config)
     model, config = start_spai(config)
     assert model.semantic_tokens[-2:] == ["text 0", "text 1"]
-    torch.testing.assert_close(model.text, embed_prompts(config, ["a photograph", "a drawing"]))
+    torch.testing.assert_close(model.text, embed_prompts(config, ["a photograph", "a drawing"], model))
     head = model.fusion["to_text"].weight.clone()
     fit_spai(config, model, images)
     assert not torch.equal(model.fusion["to_text"].weight, head)
-    assert 0 <= evaluate_spai(config, images)["clip_score"].iloc[-1] <= 100
+    with pytest.raises(UserError, match="needs a pretrained CLIP tower"):
+        evaluate_spai(replace(config, clip_score=True), images)
+    # As if the tower had CLIP's weights.
+    scored = replace(config, clip_score=True, train_backbone=False, backbone_weights="hub", degrade="blur")
+    table = evaluate_spai(scored, images)["clip_score"]
+    assert table.between(0, 100).all() and table.iloc[0] != table.iloc[-1]
 
 
 @pytest.mark.parametrize("folders", [{}, {"real": None}, {"csv": "x.csv"}])
@@ -216,6 +225,20 @@ def test_images_must_be_named_one_way(config, folders, tmp_path):
     given = {"real": None, "fake": None} if not folders else {}
     with pytest.raises(UserError, match="--csv TABLE, or --real DIR and --fake DIR"):
         load_images(replace(config, **given, **folders))
+
+
+def test_a_test_on_what_was_trained_on_is_refused(config, capsys):
+    images = load_images(config)
+    untrained = replace(config, epochs=0, stage_one_epochs=0)
+    fit_spai(untrained, start_spai(untrained)[0], images)
+    evaluate_spai(config, images)
+    assert "figures flatter" not in capsys.readouterr().out
+    for change in ({"holdout_generator": "gan"}, {"seed": 5}):
+        other = replace(config, **change)
+        with pytest.raises(UserError, match="it may have seen what is tested here"):
+            evaluate_spai(other, load_images(other))
+    evaluate_spai(config, images[1:])
+    assert "figures flatter" in capsys.readouterr().out
 
 
 def test_unknown_degradations_are_named_before_anything_is_read(config):
