@@ -63,7 +63,7 @@ def test_folders_train_plain_spai(run_program, pictures, tmp_path):
         *("--models-dir", tmp_path, *QUICK, *SMALL),
     )
     assert done.returncode == 0, done.stderr
-    weights = load_checkpoint(tmp_path / "spai_fusion_best.pth", SPAI_KEYS)["model_state_dict"]
+    weights = load_checkpoint(tmp_path / "spai_plain_best.pth", SPAI_KEYS)["model_state_dict"]
     assert not any(name.startswith("fusion.") for name in weights)
 
 
