@@ -101,7 +101,7 @@ def load_detector(path: Path, device: torch.device) -> Detector:
     if not checkpoint["metrics"]:
         print(
             f"note: {path} was never calibrated: its probability is the network's own, and its verdict always open. "
-            "Calibrate it on images of your own (--csv, or --real and --fake), and put what that writes in its place: "
-            f"python script_7_spai_fusion.py --fusion none --init {path} --epochs 0"
+            "Calibrate it on images of your own (--csv, or --real and --fake): python script_7_spai_fusion.py "
+            f"--fusion none --epochs 0 --init {path} --models-dir {path.parent} --name {path.stem.removesuffix('_best')}"
         )
     return Detector(load_spai(checkpoint, path), checkpoint, device)

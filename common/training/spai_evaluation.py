@@ -118,7 +118,7 @@ def _clip_score(model: Spai, config: SpaiConfig, data: GeneratedTestSet, generat
 def convert_published(config: SpaiConfig) -> Path:
     """Write the published checkpoint as one of ours: plain SPAI, not calibrated.
 
-    `--fusion none --init THAT --epochs 0` with own images calibrates it.
+    `--fusion none --name spai --init THAT --epochs 0` with own images calibrates it in place.
 
     Raises:
         UserError: It can't be read, or a key is missing or surplus.

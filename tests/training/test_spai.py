@@ -301,6 +301,12 @@ def test_published_checkpoint_becomes_ours(config, tmp_path, monkeypatch):
     converted = load_spai(load_checkpoint(path, SPAI_KEYS), path)
     assert torch.equal(converted.patch_attention.query, theirs["patch_aggregator"])
     assert not converted.backbone.vit.blocks[0].attn.qkv.bias[32:64].any()
+    assert load_checkpoint(path, SPAI_KEYS)["validation"] == {"probs": [], "generated": []}
+    mine = replace(config, fusion="none", name="spai", init=path, epochs=0, semantic_weight=0.0, frequency_weight=0.0)
+    network, mine = start_spai(mine)
+    fit_spai(mine, network, load_images(mine))
+    in_place = load_checkpoint(path, SPAI_KEYS)
+    assert in_place["validation"]["probs"] and torch.equal(load_spai(in_place, path).norm.weight, theirs["norm.weight"])
     missing = {name: value for name, value in theirs.items() if name != "to_kv.weight"}
     torch.save({"model": missing | {"surplus.weight": torch.zeros(1)}}, tmp_path / "spai.pth")
     with pytest.raises(UserError, match=r"to_kv\.weight.*surplus\.weight"):
