@@ -99,9 +99,10 @@ def load_detector(path: Path, device: torch.device) -> Detector:
     """
     checkpoint = load_checkpoint(path, SPAI_KEYS)
     if not checkpoint["metrics"]:
+        name = path.stem.removesuffix("_best")
         print(
             f"note: {path} was never calibrated: its probability is the network's own, and its verdict always open. "
             "Calibrate it on images of your own (--csv, or --real and --fake): python script_7_spai_fusion.py "
-            f"--fusion none --epochs 0 --init {path} --models-dir {path.parent} --name {path.stem.removesuffix('_best')}"
+            f"--fusion none --epochs 0 --init {path} --models-dir {path.parent} --name {name}"
         )
     return Detector(load_spai(checkpoint, path), checkpoint, device)

@@ -107,7 +107,8 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
             loaded = load_vit_weights(model.tower, config.semantic_name, config.semantic_weights, "--semantic-weights")
             config = replace(config, semantic_weights=loaded)
         if prompts:
-            model.set_text(embed_prompts(config, prompts, model))
+            with PartialState().main_process_first():  # the others find them in the file
+                model.set_text(embed_prompts(config, prompts, model))
     model.set_stage("joint", config.train_backbone)
     return model, config
 
@@ -147,9 +148,8 @@ def embed_prompts(config: SpaiConfig, prompts: list[str], model: Spai) -> Tensor
     Raises:
         UserError: The text tower is not of the image tower's CLIP, or as `cached_text_embeddings`.
     """
-    with PartialState().main_process_first():  # the others find them in the file
-        cache = config.models_dir / "text_embeddings.pt"
-        texts = cached_text_embeddings(prompts, config.text_name, config.text_weights, cache)
+    cache = config.models_dir / "text_embeddings.pt"
+    texts = cached_text_embeddings(prompts, config.text_name, config.text_weights, cache)
     if texts.shape[1] != (size := (model.tower or model.backbone).embedding_size):
         raise UserError(
             f"--text-name {config.text_name} makes embeddings of {texts.shape[1]} numbers, the image tower of {size}: "
@@ -228,6 +228,9 @@ def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence
     train_loader = make_generated_loader(train_set, config.batch_size, config.workers, sampler)
     val_loader = make_generated_loader(GeneratedTestSet(val, whole_size=model.whole_size), TEST_BATCH, config.workers)
 
+    with PartialState().main_process_first():
+        texts = embed_prompts(config, prompts, model) if prompts else None
+
     def set_stage(epoch: int) -> bool:
         model.set_stage("semantic" if epoch < config.stage_one_epochs else "joint", config.train_backbone)
         return True
@@ -235,7 +238,7 @@ def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence
     return fit(
         config,
         model,
-        SpaiStep(config, embed_prompts(config, prompts, model) if prompts else None),
+        SpaiStep(config, texts),
         partial(validate_spai, config=config, prompts=read_prompts(config)),
         train_loader,
         val_loader,

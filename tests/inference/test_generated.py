@@ -77,10 +77,8 @@ def test_one_that_was_never_calibrated_is_noted(save_detector, tmp_path, capsys)
     assert converted.predict(IMAGES[:1])[0].verdict == "insufficient evidence"
     note = capsys.readouterr().out
     assert "never calibrated" in note
-    assert (
-        f"script_7_spai_fusion.py --fusion none --epochs 0 --init {path} --models-dir {tmp_path} --name converted"
-        in note
-    )
+    remedy = f"script_7_spai_fusion.py --fusion none --epochs 0 --init {path} --models-dir {tmp_path} --name converted"
+    assert remedy in note
     assert len(note.splitlines()) == 1
 
 
