@@ -384,6 +384,18 @@ def test_a_run_is_not_resumed_from_what_lacks_its_state(train_points, tmp_path):
         train_points(resume=True)
 
 
+def test_a_field_that_is_new_since_had_its_default(train_points, tmp_path):
+    train_points(epochs=1)
+    path = tmp_path / "line_last.pth"
+    last = torch.load(path, weights_only=True)
+    del last["config"]["clip_grad"]
+    torch.save(last, path)
+    with pytest.raises(UserError, match=r"other settings: clip_grad \(0\.0 → 1\.0\)"):
+        train_points(epochs=2, resume=True, clip_grad=1.0)
+    train_points(epochs=2, resume=True)
+    assert torch.load(path, weights_only=True)["epoch"] == 1
+
+
 def test_other_data_are_not_resumed(train, tmp_path):
     train(epochs=1, schedule="constant")
     last = load_checkpoint(tmp_path / "tiny_last.pth")
