@@ -14,7 +14,8 @@ context vector, go through an attention over all patches of an image of any size
 
 Writes models/spai_fusion_best.pth, ..._last.pth, ..._metrics.json, and tests on the split that it was not trained on:
 figures by generator, a calibrated probability, and verdicts whose false-positive rate --target-fpr bounds.
-Measured: the full recipe not yet. Quick: see the README.
+Measured: the full recipe not yet. Quick, from scratch, 8 epochs on 308 portraits: test AUC 0.963 ± 0.022 (plain SPAI
+0.906 ± 0.029), by their content; on portraits against the same resampled and autoencoded 0.50. Two CPU cores (README).
 """
 
 from common.config.run import parse_config

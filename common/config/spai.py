@@ -22,7 +22,7 @@ class SpaiConfig(RunConfig):
         *("semantic_weights", "text_weights", "table", "clip_score", "cache", "target_fpr"),
     }
     RECIPES: ClassVar[dict[tuple[str, str], str]] = {("fusion", "none"): "published"} | RunConfig.RECIPES
-    INHERITED: ClassVar[frozenset[str]] = frozenset({"backbone_weights"})
+    INHERITED: ClassVar[frozenset[str]] = frozenset({"backbone_weights", "semantic_weights"})
 
     csv: Path | None = None
     """Table of images: image,class,split (class 1 is generated; split train, val or test), and optionally generator and

@@ -22,7 +22,7 @@ class FrequencySplit(nn.Module):
     """x → low = Re IFFT(F(x)·M), high = Re IFFT(F(x)·(1 − M)), both clamped to [0, 1].
 
     Half of the high pass vanishes by the clamping; the published weights were trained so. Computed with the transform
-    of real numbers, which is 3 times as fast (docs/LOG.md): as x is real, Re IFFT(F·M) is IFFT(F·M'), M' the mean of
+    of real numbers, which is 2.9 times as fast (docs/LOG.md): as x is real, Re IFFT(F·M) is IFFT(F·M'), M' the mean of
     M and of M mirrored at the zero frequency, and high is x − low.
     """
 

@@ -68,6 +68,8 @@ def evaluate_model(
     config = replace(config, cover_edges=checkpoint["config"]["cover_edges"])
     if len({image.generated for image in test}) < 2:
         raise UserError("the test split needs real and generated images: give some rows the split test.")
+    if config.clip_score and not _has_clip(model, checkpoint["config"]):
+        raise UserError("--clip-score needs a pretrained CLIP tower; this network has none.")
     tables = []
     for degradation in tqdm(("none", *config.degradations), "test", leave=False, disable=None):
         data = GeneratedTestSet(test, None if degradation == "none" else degradation, whole_size=model.whole_size)
@@ -96,13 +98,17 @@ def _verdicts(table: pd.DataFrame, generator: str) -> dict[str, float]:
     return {name: float(share.mean()) if len(own) else float("nan") for name, share in shares.items()}
 
 
+def _has_clip(model: Spai, trained: dict[str, Any]) -> bool:
+    """Whether the tower of a network that was trained with these settings still is CLIP's."""
+    if model.tower is not None:
+        return trained["semantic_weights"] != "none"
+    return model.backbone.is_clip and trained["backbone_weights"] != "none" and not trained["train_backbone"]
+
+
 @torch.no_grad()
 def _clip_score(model: Spai, config: SpaiConfig, data: GeneratedTestSet, generator: str) -> float:
     """Of a generator's images, or of all ("average"), that have a prompt; nan without any."""
     tower = model.tower or model.backbone
-    own = "backbone" if model.tower is None else "semantic"
-    if not tower.is_clip or config.train_backbone or getattr(config, f"{own}_weights") == "none":
-        raise UserError("--clip-score needs a pretrained CLIP tower; this network has none.")
     chosen = [i for i in data.images if i.prompt and i.generated and generator in (i.generator, "average")]
     if not chosen:
         return float("nan")

@@ -215,8 +215,11 @@ def test_prompts_become_semantic_tokens_and_a_loss(config, pictures, tmp_path, m
     with pytest.raises(UserError, match="needs a pretrained CLIP tower"):
         evaluate_spai(replace(config, clip_score=True), images)
     # As if the tower had CLIP's weights.
-    scored = replace(config, clip_score=True, train_backbone=False, backbone_weights="hub", degrade="blur")
-    table = evaluate_spai(scored, images)["clip_score"]
+    path = config.models_dir / "spai_test_best.pth"
+    checkpoint = load_checkpoint(path, SPAI_KEYS)
+    checkpoint["config"] |= {"train_backbone": False, "backbone_weights": "hub"}
+    torch.save(checkpoint, path)
+    table = evaluate_spai(replace(config, clip_score=True, degrade="blur"), images)["clip_score"]
     assert table.between(0, 100).all() and table.iloc[0] != table.iloc[-1]
 
 
