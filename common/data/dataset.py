@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from common.data.images import read_image, read_mask
 from common.data.samples import Sample
@@ -69,13 +70,21 @@ class ForgeryDataset(Dataset):
 
 
 def make_loader(
-    dataset: ForgeryDataset, batch_size: int, workers: int, sampler: Sampler | None = None
-) -> DataLoader[dict[str, Tensor]]:
-    """Batches of a data set, in the sampler's order or its own, read by at most one worker a core."""
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    sampler: Sampler | None = None,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+) -> DataLoader[dict[str, Any]]:
+    """Batches of a data set, in the sampler's order or its own, read by at most one worker a core.
+
+    `collate` makes a batch of items where torch's own way does not fit.
+    """
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
+        collate_fn=collate,
         num_workers=min(workers, os.cpu_count() or 1),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -1,13 +1,12 @@
 """Labelled pictures as tensors: augmented views for training, untouched pixels for testing."""
 
-import random
 from collections.abc import Callable, Sequence
 
 from common.data.dataset import make_loader
 from common.data.degradations import degrade, random_chain, resize_to
 from common.data.generated import LabelledImage, prompt_list
 from common.data.images import read_image
-from common.data.transforms import resize_image, to_tensor
+from common.data.transforms import reseed, resize_image, to_tensor
 
 import albumentations as A
 import cv2
@@ -135,8 +134,7 @@ class GeneratedTrainSet(Dataset):
         """One view of an image a seed, uint8 (V, 3, S, S)."""
         views = []
         for seed in seeds:
-            # As in `common.data.transforms.augment`, which also moves a mask.
-            self._augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            reseed(self._augmentation, seed)
             views.append(to_tensor(self._augmentation(image=image)["image"]))
         return torch.stack(views)
 
@@ -191,9 +189,7 @@ def make_generated_loader(
     dataset: GeneratedTrainSet | GeneratedTestSet, batch_size: int, workers: int, sampler: Sampler | None = None
 ) -> DataLoader[dict[str, Tensor | list[Tensor]]]:
     """Batches as of `make_loader`; a test batch's `image` is a list, since sizes differ."""
-    loader = make_loader(dataset, batch_size, workers, sampler)
-    loader.collate_fn = collate
-    return loader
+    return make_loader(dataset, batch_size, workers, sampler, collate)
 
 
 def collate(items: list[dict[str, Tensor | int]]) -> dict[str, Tensor | list[Tensor]]:

@@ -56,14 +56,19 @@ def to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
+def reseed(augmentation: A.Compose, seed: int) -> None:
+    """Let a seed alone decide what an augmentation draws next."""
+    # Not `set_random_seed`: it gives every transform its own generator of the same seed, so that all flips and turns
+    # would happen together or not at all.
+    augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+
 def augment(augmentation: A.Compose, seed: int, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Apply an augmentation to an image (H, W, C), RGB first, and its mask (H, W); `seed` alone decides what is drawn.
 
     Channels after RGB are moved as the image is, but keep their values: they are measurements, not colours.
     """
-    # Not `set_random_seed`: it gives every transform its own generator of the same seed, so that all flips and turns
-    # would happen together or not at all.
-    augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    reseed(augmentation, seed)
     result = augmentation(image=np.ascontiguousarray(image[..., :3]), mask=np.dstack([mask, image[..., 3:]]))
     moved = result["mask"]
     return np.dstack([result["image"], moved[..., 1:]]), moved[..., 0]

@@ -26,6 +26,9 @@ FIGURES = {
 }
 """The keys of `detection_metrics` → their heads in a table."""
 
+RANKED = ["auc", "ap", "tpr_at_5_fpr"]
+"""Those that only the order of the scores decides: of raw scores where a calibration may tie them."""
+
 
 def detection_metrics(probs: np.ndarray, generated: np.ndarray, threshold: float = 0.5) -> dict[str, float | int]:
     """How well probabilities tell generated images from real ones.

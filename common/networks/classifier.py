@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from common.networks.patches import cut_patches, pad_to_patch, patch_positions
+from common.networks.pixels import unit_range
 from common.networks.spai import ImageScore, SpaiOutput, Stage
 from common.networks.vit import TokenBackbone
 
@@ -82,5 +83,4 @@ class PatchClassifier(nn.Module):
 
     def _patch_logits(self, patches: Tensor) -> Tensor:
         """(N,) for patches (N, 3, S, S)."""
-        x = patches.float() / 255 if patches.dtype == torch.uint8 else patches
-        return self.head(self.backbone.get_image_embedding(x))[:, 0]
+        return self.head(self.backbone.get_image_embedding(unit_range(patches)))[:, 0]

@@ -2,6 +2,7 @@
 
 from common.errors import UserError
 from common.networks.attention import AttentionGate
+from common.networks.pixels import unit_range
 
 import segmentation_models_pytorch as smp
 import torch
@@ -64,8 +65,6 @@ class AttentionFPN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, 1, H, W) for images (N, C, H, W): uint8, or float in [0, 1]; H and W are multiples of 32."""
-        if x.dtype == torch.uint8:
-            x = x.float() / 255
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = ((unit_range(x) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features = self.decoder(self.encoder(x))
         return self.head(self.gate(features))

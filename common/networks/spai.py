@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from common.errors import UserError
 from common.networks.patches import Position, cut_patches, pad_to_patch, patch_positions
+from common.networks.pixels import unit_range
 from common.networks.semantic import EarlyFusionGate, Fused, SemanticFusion, pyramid_tokens, zero_linear
 from common.networks.spectrum import FrequencySplit
 from common.networks.vit import TokenBackbone
@@ -337,7 +338,7 @@ class Spai(nn.Module):
         """The semantic tokens of whole images (B, 3, T, T): their embedding and the cells of each scale, (B, k, E)."""
         tower = self.tower or self.backbone
         with torch.no_grad():
-            *_, sequence = tower.blocks(_unit(whole))
+            *_, sequence = tower.blocks(unit_range(whole))
             cells = pyramid_tokens(tower.token_embeddings(sequence), self.semantic_scales)
             return torch.cat([tower.embed(sequence)[:, None], cells], dim=1)
 
@@ -351,7 +352,7 @@ class Spai(nn.Module):
             patches: uint8, or float in [0, 1].
             semantic: The tokens of each patch's image (N, k, E), for the fusion.
         """
-        x = _unit(patches)
+        x = unit_range(patches)
         low, high = self.split(x)
         statistics, summaries, spectral, sequence = [], [], [], None
         # The backbone's own flag, not grad_fn: a frozen one keeps no activations.
@@ -385,7 +386,7 @@ class Spai(nn.Module):
                 if self.tower is None:
                     local = self.backbone.embed(sequence[: len(patches)])
                 else:
-                    resized = F.interpolate(_unit(patches), (self.whole_size, self.whole_size), mode="bilinear")
+                    resized = F.interpolate(unit_range(patches), (self.whole_size, self.whole_size), mode="bilinear")
                     *_, own = self.tower.blocks(resized)
                     local = self.tower.embed(own)
             parts.append(local[:, None])
@@ -437,11 +438,6 @@ class Spai(nn.Module):
             semantic = torch.cat(weights)[mine].cpu() if weights else None
             scores.append(ImageScore(logit, own, attention[0].mean(0).cpu(), semantic))
         return scores
-
-
-def _unit(images: Tensor) -> Tensor:
-    """uint8 as float in [0, 1]; what is float stays."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _frozen(blocks: Iterator[Tensor], trains: bool) -> Iterator[Tensor]:

@@ -22,7 +22,7 @@ from common.data.generated_dataset import GeneratedTestSet, GeneratedTrainSet, m
 from common.data.sampling import WeightedSampler
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
-from common.evaluation.detection import detection_metrics
+from common.evaluation.detection import RANKED, detection_metrics
 from common.networks.classifier import PatchClassifier
 from common.networks.clip_text import DEFAULT_PROMPTS, cached_text_embeddings
 from common.networks.spai import Spai
@@ -53,7 +53,7 @@ def load_images(config: SpaiConfig) -> list[LabelledImage]:
         raise UserError(f"--degrade {', '.join(sorted(foreign))} is unknown; there are {', '.join(DEGRADATIONS)}.")
     set_seed(config.seed)
     folders = [folder for folder in (config.real, config.fake) if folder is not None]
-    if (config.csv is None) != (len(folders) == 2) or len(folders) == 1 or (config.csv and folders):
+    if len(folders) != (0 if config.csv else 2):
         raise UserError("name the images: either --csv TABLE, or --real DIR and --fake DIR.")
     images = read_table(config.csv) if config.csv else read_folders(*folders, config.seed)
     if config.holdout_generator:
@@ -305,7 +305,8 @@ def validate_spai(
     probs = np.array([calibrated(score, **calibration) for score in scores])
     metrics = detection_metrics(probs, generated)
     # AUC of the raw score: calibration with slope 0 would tie everything.
-    metrics |= {name: detection_metrics(scores, generated)[name] for name in ("auc", "ap", "tpr_at_5_fpr")}
+    raw = detection_metrics(scores, generated)
+    metrics |= {name: raw[name] for name in RANKED}
     kept = {"calibration": calibration, "target_fpr": config.target_fpr, "prompts": list(prompts)}
     kept["validation"] = {"probs": probs.tolist(), "generated": generated.tolist()}
     return Validation(metrics, metrics["auc"], kept)

@@ -11,8 +11,9 @@ from common.data.generated_dataset import GeneratedTestSet, make_generated_loade
 from common.errors import UserError
 from common.evaluation.calibration import calibrated
 from common.evaluation.conformal import fit_bounds
-from common.evaluation.detection import by_generator, clip_score
+from common.evaluation.detection import RANKED, by_generator, clip_score
 from common.networks.classifier import PatchClassifier
+from common.networks.pixels import unit_range
 from common.networks.published_spai import convert, read_published
 from common.networks.spai import Spai
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai, save_checkpoint, versions
@@ -22,9 +23,6 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-
-RANKED = ["auc", "ap", "tpr_at_5_fpr"]
-"""The figures that only the order of the scores decides."""
 
 
 def evaluate_spai(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
@@ -83,7 +81,7 @@ def evaluate_model(
         rows[RANKED] = by_generator(table.assign(prob=scores))[RANKED]
         rows = rows.join(pd.DataFrame([_verdicts(table, name) for name in rows["generator"]]))
         if config.clip_score:
-            rows["clip_score"] = [_clip_score(model, config, data, name) for name in rows["generator"]]
+            rows["clip_score"] = _clip_scores(model, config, data, rows["generator"])
         rows.insert(0, "degradation", degradation)
         tables.append(rows)
     return pd.concat(tables, ignore_index=True)
@@ -106,19 +104,20 @@ def _has_clip(model: Spai, trained: dict[str, Any]) -> bool:
 
 
 @torch.no_grad()
-def _clip_score(model: Spai, config: SpaiConfig, data: GeneratedTestSet, generator: str) -> float:
-    """Of a generator's images, or of all ("average"), that have a prompt; nan without any."""
-    tower = model.tower or model.backbone
-    chosen = [i for i in data.images if i.prompt and i.generated and generator in (i.generator, "average")]
+def _clip_scores(model: Spai, config: SpaiConfig, data: GeneratedTestSet, generators: Sequence[str]) -> list[float]:
+    """Of each generator's images, of all for "average", that have a prompt; nan without any."""
+    chosen = [image for image in data.images if image.prompt and image.generated]
     if not chosen:
-        return float("nan")
+        return [float("nan")] * len(generators)
+    tower, device = model.tower or model.backbone, model.norm.weight.device
     prompts = prompt_list(chosen)
-    texts = embed_prompts(config, prompts, model)[[prompts.index(image.prompt) for image in chosen]]
+    texts = embed_prompts(config, prompts, model)[[prompts.index(image.prompt) for image in chosen]].numpy()
     shown = GeneratedTestSet(chosen, data.degradation, whole_size=model.whole_size)
-    device = model.norm.weight.device
     batches = make_generated_loader(shown, TEST_BATCH, config.workers)
-    embeddings = [tower.get_image_embedding(batch["whole"].to(device).float() / 255).cpu() for batch in batches]
-    return clip_score(torch.cat(embeddings).numpy(), texts.numpy())
+    images = [tower.get_image_embedding(unit_range(batch["whole"].to(device))).cpu() for batch in batches]
+    images = torch.cat(images).numpy()
+    own = [[name in (image.generator, "average") for image in chosen] for name in generators]
+    return [clip_score(images[mask], texts[mask]) for mask in own]
 
 
 def convert_published(config: SpaiConfig) -> Path:
