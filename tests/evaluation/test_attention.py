@@ -1,7 +1,5 @@
 """The maps have answers worked out by hand, and the picture shows them where it says it does."""
 
-import io
-
 from common.evaluation.attention import attention_map, describe_tokens, draw_attention, semantic_map
 from common.networks.patches import pad_to_patch, patch_positions
 
@@ -9,26 +7,11 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
 QUARTERS = [(0, 0), (0, 64), (64, 0), (64, 64)]
 WEIGHTS = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
 CELLS = [f"{s}:{row},{column}" for s in (2, 4) for row in range(s) for column in range(s)]
 NAMES = ["image", *CELLS, "patch", "text 0", "text 1"]
-
-
-def pictures(figure):
-    """What each axes of a figure shows, uint8 (h, w, 3), cut out of the saved picture; and the picture."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    page = np.asarray(Image.open(file).convert("RGB"))
-    height, width = page.shape[:2]
-    cut = []
-    for axes in figure.axes:
-        box = axes.get_position()
-        rows = slice(round((1 - box.y1) * height), round((1 - box.y0) * height))
-        cut.append(page[rows, round(box.x0 * width) : round(box.x1 * width)])
-    return cut, page
 
 
 def texts(figure):
@@ -129,7 +112,7 @@ def noise(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_the_picture_shows_the_image_and_the_maps_beside_it():
+def test_the_picture_shows_the_image_and_the_maps_beside_it(pictures):
     attention = 4 * attention_map(QUARTERS, WEIGHTS, 64, 144, 128)
     semantic = np.full((144, 128), 1.0, np.float32)
     figure = draw_attention(np.full((144, 128, 3), 99, np.uint8), attention, semantic, "t")
@@ -153,7 +136,7 @@ def test_the_picture_shows_the_image_and_the_maps_beside_it():
     assert "0.40 to 1.60 times an equal share" in texts(figure).replace("\n", " ")
 
 
-def test_without_semantics_and_remainder_neither_is_spoken_of():
+def test_without_semantics_and_remainder_neither_is_spoken_of(pictures):
     figure = draw_attention(noise(64, 64), np.ones((64, 64), np.float32), None, "t")
     shown, _ = pictures(figure)
     assert len(shown) == 3
@@ -161,7 +144,7 @@ def test_without_semantics_and_remainder_neither_is_spoken_of():
     assert "No mask of a forgery" in texts(figure)
 
 
-def test_even_attention_does_not_look_uneven():
+def test_even_attention_does_not_look_uneven(pictures):
     nearly = np.ones((64, 64), np.float32)
     nearly[:32] = 1.01
     shown, _ = pictures(draw_attention(np.zeros((64, 64, 3), np.uint8), nearly, None, "t"))
@@ -171,7 +154,7 @@ def test_even_attention_does_not_look_uneven():
 @pytest.mark.parametrize(
     ("height", "width"), [(1500, 2000), (64, 64), (8, 8), (30, 2000), (2000, 30), (300, 601), (300, 599)]
 )
-def test_images_of_any_size(height, width):
+def test_images_of_any_size(height, width, pictures):
     ones = np.ones((height, width), np.float32)
     ones[: height // 2] = np.nan
     title = "a picture with a long name.png: insufficient evidence, probability that it is generated 0.50"

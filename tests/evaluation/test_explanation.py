@@ -1,7 +1,5 @@
 """The picture shows what it is said to show, pixel by pixel."""
 
-import io
-
 from common.evaluation.explanation import COLOURS, MOST_LINES, MOST_STRIPS, describe, draw_explanation
 from common.forensics.copy_move import Copy, Group
 
@@ -9,7 +7,6 @@ import cv2
 import matplotlib.colors
 import numpy as np
 import pytest
-from PIL import Image
 
 SHIFT = np.array([[1.0, 0, 90], [0, 1, 60]])
 # x ↦ 170 − x: mirrored, with the source's columns 20 to 50 on 120 to 150
@@ -38,21 +35,6 @@ def forge(image, matrix, gain=1.0, box=(20, 30, 50, 60), score=0.97, **options):
     return np.where(target[..., None], moved, image), copy
 
 
-def pictures(figure):
-    """What each axes of a figure shows, uint8 (h, w, 3), cut out of the saved picture; and the picture."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    page = np.asarray(Image.open(file).convert("RGB"))
-    height, width = page.shape[:2]
-    cut = []
-    for axes in figure.axes:
-        box = axes.get_position()
-        x0, x1 = round(box.x0 * width), round(box.x1 * width)
-        y0, y1 = round((1 - box.y1) * height), round((1 - box.y0) * height)
-        cut.append(page[y0:y1, x0:x1])
-    return cut, page
-
-
 def painted(picture, colour):
     """Where a picture has nearly a colour."""
     rgb = np.round(255 * np.array(matplotlib.colors.to_rgb(colour)))
@@ -64,13 +46,13 @@ def gray_texture(height, width):
     return np.repeat(texture(height, width)[..., :1], 3, axis=2)
 
 
-def test_the_image_is_shown_as_it_is():
+def test_the_image_is_shown_as_it_is(pictures):
     image, copy = forge(texture(195, 195), SHIFT)
     (shown, *_), _ = pictures(draw_explanation(image, [Group(copies=(copy,))], "t"))
     np.testing.assert_array_equal(shown, image.repeat(4, axis=0).repeat(4, axis=1))
 
 
-def test_source_and_copy_are_outlined_in_the_groups_colour_and_the_rest_is_dark():
+def test_source_and_copy_are_outlined_in_the_groups_colour_and_the_rest_is_dark(pictures):
     image, copy = forge(gray_texture(195, 195), SHIFT, points=np.zeros((0, 2, 2), np.float32))
     (plain, shown, *_), _ = pictures(draw_explanation(image, [Group(copies=(copy,))], "t"))
     colour = painted(shown, COLOURS[0])
@@ -89,7 +71,7 @@ def test_source_and_copy_are_outlined_in_the_groups_colour_and_the_rest_is_dark(
     np.testing.assert_array_equal(shown[far], plain[far] // 2)
 
 
-def test_lines_join_matching_points_and_are_few():
+def test_lines_join_matching_points_and_are_few(pictures):
     image, copy = forge(gray_texture(195, 195), SHIFT)
     one = Copy(**vars(copy) | {"points": copy.points[:1]})
     for drawn, n_lines in ((copy, MOST_LINES), (one, 1)):
@@ -109,7 +91,7 @@ def test_lines_join_matching_points_and_are_few():
 @pytest.mark.parametrize(
     ("matrix", "gain"), [(SHIFT, 1.0), (MIRRORED, 0.7), (QUARTER, 1.0)], ids=["shift", "mirrored", "quarter"]
 )
-def test_the_copy_laid_over_the_source_cancels_it(matrix, gain):
+def test_the_copy_laid_over_the_source_cancels_it(matrix, gain, pictures):
     image, copy = forge(texture(195, 195), matrix, gain)
     shown, _ = pictures(draw_explanation(image, [Group(copies=(copy,))], "t"))
     source, laid, difference = (crop.astype(int) for crop in shown[2:])
@@ -125,7 +107,7 @@ def test_the_copy_laid_over_the_source_cancels_it(matrix, gain):
     assert difference[:20].mean() > 40
 
 
-def test_what_is_not_the_same_does_not_cancel():
+def test_what_is_not_the_same_does_not_cancel(pictures):
     image, copy = forge(texture(195, 195), SHIFT)
     wrong = Copy(**vars(copy) | {"matrix": np.add(SHIFT, [[0, 0, -9], [0, 0, 11]])})
     shown, _ = pictures(draw_explanation(image, [Group(copies=(wrong,))], "t"))
@@ -133,13 +115,13 @@ def test_what_is_not_the_same_does_not_cancel():
     assert shown[4][height // 2 - 20 : height // 2 + 20, width // 2 - 20 : width // 2 + 20].mean() > 30
 
 
-def test_an_even_region_is_no_division_by_zero():
+def test_an_even_region_is_no_division_by_zero(pictures):
     image, copy = forge(np.full((195, 195, 3), 90, np.uint8), SHIFT)
     shown, _ = pictures(draw_explanation(image, [Group(copies=(copy,))], "t"))
     assert shown[4][shown[4].shape[0] // 2, shown[4].shape[1] // 2].max() == 0
 
 
-def test_every_group_has_its_colour_and_the_first_a_strip():
+def test_every_group_has_its_colour_and_the_first_a_strip(pictures):
     image = gray_texture(200, 200)
     corners = [(5 + 24 * place, 5, 20 + 24 * place, 20) for place in range(8)]
     groups = [Group(copies=(forge(image, SHIFT * [[1, 1, 0], [1, 1, 2]], box=box)[1],)) for box in corners]
@@ -157,7 +139,7 @@ def test_every_group_has_its_colour_and_the_first_a_strip():
     ("height", "width", "factor"),
     [(3000, 4000, 780 / 4000), (64, 64, 8), (30, 2000, 1580 / 2000), (2000, 30, 780 / 2000), (300, 601, 1580 / 601)],
 )
-def test_images_of_any_size(height, width, factor):
+def test_images_of_any_size(height, width, factor, pictures):
     image = np.zeros((height, width, 3), np.uint8)
     image[::2] = 255
     side = min(height, width) // 4
@@ -177,7 +159,7 @@ def test_images_of_any_size(height, width, factor):
     assert len(alone) == 1 and page.shape[1] == 820 and page.shape[0] < 900
 
 
-def test_a_title_is_no_mathematics():
+def test_a_title_is_no_mathematics(pictures):
     _, page = pictures(draw_explanation(texture(40, 60), [], r"$\alpha{$ and ^_$"))
     assert (page[:40].max(axis=2) < 60).sum() > 50
 
@@ -198,7 +180,7 @@ def test_table_of_the_copies():
     ]
 
 
-def test_a_long_title_stays_on_the_page():
+def test_a_long_title_stays_on_the_page(pictures):
     title = "a picture with a name.png: no copies found; 12 left out below 0.5, the best at 0.31 " + "and more"
     _, page = pictures(draw_explanation(texture(40, 60), [], title))
     assert (page[10:40] < 60).any() and (page[:40, -15:] == 255).all()
