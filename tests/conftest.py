@@ -104,3 +104,32 @@ def save_detector():
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def save_video_detector():
+    """Writes a tiny detector of deepfake videos, all weights random, with other fields if any are given."""
+    from common.config.video import VideoConfig
+    from common.networks.spotter import TemporalCNNGRU
+    from common.training.checkpoint import SPOTTER_FIELDS, save_checkpoint
+
+    import torch
+
+    sizes = {"encoder_name": "mobilenetv3_small_100", "image_size": 64, "frames": 6, "hidden": 16}
+    plain = VideoConfig(name="deepfake_video", **sizes).plain()
+
+    def save(path: Path, config: dict[str, object] | None = None, **fields: object) -> Path:
+        values = plain | (config or {})
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = TemporalCNNGRU(**{field: values[field] for field in SPOTTER_FIELDS if field in values})
+            for name, parameter in model.named_parameters():
+                # As they begin, fusion and attention say nothing, and the head nearly nothing.
+                if parameter.ndim > 1 and not name.startswith("features.backbone"):
+                    torch.nn.init.normal_(parameter, std=0.2)
+        checkpoint = {"model_state_dict": model.state_dict(), "epoch": 0, "best_auc": 0.5, "config": values}
+        checkpoint |= {"metrics": {"auc": 0.5}, "calibration": {"slope": 1.5, "intercept": -0.5}}
+        save_checkpoint(checkpoint | fields, path)
+        return path
+
+    return save

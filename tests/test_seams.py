@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "common.data": (*GROUND, "common.data", "common.forensics"),
     "common.forensics": (*GROUND, "common.forensics"),
     "common.networks": (*GROUND, "common.networks"),
-    "common.evaluation": (*FLOORS, "common.evaluation", "common.inference.rle"),
+    "common.evaluation": (*FLOORS, "common.evaluation", "common.inference.rle", "common.inference.video"),
     "common.evaluation.metrics": ("common.errors", "common.sizes"),
     "common.evaluation.calibration": ("common.errors",),
     "common.evaluation.conformal": (),

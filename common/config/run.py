@@ -40,15 +40,19 @@ class RunConfig:
     """Passes over the training images; 0 saves and scores the untrained network."""
     lr: float = 3e-4
     """Learning rate (of one_cycle and cosine: its peak)."""
-    schedule: Literal["constant", "one_cycle", "cosine"] = "constant"
+    schedule: Literal["constant", "one_cycle", "cosine", "warm_restarts"] = "constant"
     """constant as in the seed; one_cycle (Smith and Topin 2018) reaches more in few epochs; cosine (Loshchilov and
-    Hutter 2017) after a warm-up is the usual one for transformers."""
+    Hutter 2017) after a warm-up is the usual one for transformers; warm_restarts begins it again (ibid.)."""
+    restart_epochs: int = 5
+    """Of warm_restarts: epochs of the first cycle; each next one is twice as long."""
     warmup_epochs: float = 0.0
     """Of cosine: epochs in which the rate rises to --lr."""
     weight_decay: float = 0.0
     """Of AdamW; 0 makes it the seed's Adam."""
     clip_grad: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
+    patience: int = 0
+    """Epochs without a better score after which the training ends; 0 never ends it early."""
 
     seed: int = 0
     """Decides the initial weights, the draws and the augmentation."""
@@ -86,7 +90,9 @@ class RunConfig:
                 warms_up or self.warmup_epochs == 0,
                 f"0, or with --schedule cosine from 0 to below --epochs ({self.epochs})",
             ),
+            "restart_epochs": (self.restart_epochs > 0, "1 or more"),
             "clip_grad": (self.clip_grad >= 0, "0 or more"),
+            "patience": (self.patience >= 0, "0 or more"),
             "workers": (self.workers >= 0, "0 or more"),
             "seed": (self.seed >= 0, "0 or more"),
         }
@@ -108,7 +114,7 @@ def parse_config(config: Config) -> Config:
     # Those flags are read alone first: beside defaults that they replace, others that suit them could break a rule.
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in dict.fromkeys(flag for flag, _ in config.RECIPES):
-        reader.add_argument(f"--{flag}")
+        reader.add_argument(f"--{flag.replace('_', '-')}", f"--{flag}")  # tyro takes both
     chosen, _ = reader.parse_known_args()
     default = config
     for (flag, value), recipe in config.RECIPES.items():

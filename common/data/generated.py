@@ -6,16 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 
 from common import tables
 from common.data.images import find_images, read_image
+from common.data.splits import SPLITS, draw_splits
 from common.errors import UserError
 
 from tqdm import tqdm
 
-SPLITS = ("train", "val", "test")
 REAL, UNKNOWN = "real", "generated"
 """The `generator` of a real picture, and of a generated one of which it is not known."""
 
@@ -98,8 +97,6 @@ def read_folders(
         UserError: No such folder or no images in it, one folder lies in the other, two files with one case id, a
             subfolder of `fake` called real, or shares that are none.
     """
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(f"the shares of {', '.join(SPLITS)} are {shares}; give three that sum to 1.")
     if real.resolve().is_relative_to(fake.resolve()) or fake.resolve().is_relative_to(real.resolve()):
         raise UserError(f"{real} and {fake} share images; keep real and generated ones in folders side by side.")
     members: dict[str, list[tuple[Path, str]]] = defaultdict(list)
@@ -109,8 +106,10 @@ def read_folders(
             raise UserError(f"{folder} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
         for path in paths:
             members[path.stem].append((path, REAL if folder == real else _generator(path, fake)))
+    # Stems whose pictures come from the same generators are one stratum.
+    strata = {stem: "/".join(sorted(name for _, name in pictures)) for stem, pictures in members.items()}
     images = []
-    for stem, split in _draw_splits(members, seed, shares).items():
+    for stem, split in draw_splits(strata, seed, shares).items():
         images += [LabelledImage(path, name != REAL, split, name) for path, name in members[stem]]
     return sorted(images, key=lambda image: (image.generated, image.path))
 
@@ -120,29 +119,6 @@ def _generator(path: Path, folder: Path) -> str:
     if len(below) > 1 and below[0] == REAL:
         raise UserError(f"{folder / REAL} is among the generated images. Move it, or name it after its generator.")
     return below[0] if len(below) > 1 else UNKNOWN
-
-
-def _draw_splits(
-    members: dict[str, list[tuple[Path, str]]], seed: int, shares: tuple[float, float, float]
-) -> dict[str, str]:
-    """Split of each stem; stems whose pictures come from the same generators are one stratum."""
-    strata: dict[str, list[str]] = defaultdict(list)
-    for stem, pictures in members.items():
-        strata["/".join(sorted(generator for _, generator in pictures))].append(stem)
-    bounds = list(accumulate(shares))[:-1]
-    splits = {}
-    for stratum, stems in sorted(strata.items()):
-        stems.sort(key=lambda stem: _draw(f"{seed},{stem}"))
-        # A drawn phase instead of rounding: a stratum of one or two would always train otherwise.
-        phase = _draw(f"{seed},{stratum},phase")
-        for position, stem in enumerate(stems):
-            splits[stem] = SPLITS[sum((position + phase) / len(stems) >= bound for bound in bounds)]
-    return splits
-
-
-def _draw(text: str) -> float:
-    """A number in [0, 1) that follows from a text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def inspect(images: Sequence[LabelledImage], skip_bad_files: bool = False) -> list[LabelledImage]:

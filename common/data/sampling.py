@@ -68,5 +68,31 @@ class WeightedSampler(Sampler):
         return zip(indices.tolist(), seeds.tolist(), strict=True)
 
 
+class EpochSampler(Sampler):
+    """Every item once an epoch, in random order; each with a seed for its augmentation.
+
+    An epoch's order and seeds follow from `seed` and the epoch alone, as those of `WeightedSampler` do.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        """Hold the number of items."""
+        self.count = count
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.count)
+        seeds = rng.integers(2**31, size=self.count)
+        return zip(order.tolist(), seeds.tolist(), strict=True)
+
+
 def _probabilities(weights: Sequence[float]) -> np.ndarray:
     return np.asarray(weights, np.float64) / np.sum(weights)

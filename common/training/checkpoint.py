@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.files import written_whole
 from common.networks.segmentation import AttentionFPN
 from common.networks.spai import Spai
+from common.networks.spotter import TemporalCNNGRU, load_spotter_weights
 
 import torch
 
@@ -23,6 +24,9 @@ SPAI_KEYS = (
 )
 """Of a checkpoint of script 7."""
 SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
+VIDEO_KEYS = ("model_state_dict", "epoch", "best_auc", "config", "metrics", "calibration")
+"""Of a checkpoint of script 8."""
+SPOTTER_FIELDS = tuple(inspect.signature(TemporalCNNGRU).parameters)
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -91,6 +95,28 @@ def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    return network.eval()
+
+
+def load_spotter(checkpoint: dict[str, Any], path: Path) -> TemporalCNNGRU:
+    """Rebuild script 8's trained network, of the encoder that the checkpoint names, in evaluation mode.
+
+    A checkpoint without attention or fusion, from before they were there, is one in which they change nothing; that
+    is printed.
+
+    Raises:
+        UserError: Weights and configuration do not belong together; the message names `path`.
+    """
+    config = checkpoint["config"]
+    if missing := {"encoder_name", "image_size", "frames"} - set(config):
+        raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
+    network = TemporalCNNGRU(**{field: config[field] for field in SPOTTER_FIELDS if field in config})
+    try:
+        absent = load_spotter_weights(network, checkpoint["model_state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    if absent:
+        print(f"note: {path} has no {' and no '.join(absent)}; without training they change nothing")
     return network.eval()
 
 

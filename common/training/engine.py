@@ -54,6 +54,7 @@ def fit(
     before_epoch: Callable[[int], bool] | None = None,
     parameters: list[dict[str, Any]] | None = None,
     some_unused: bool = False,
+    patience_from: int = 0,
 ) -> dict[str, float]:
     """Train, validate after every epoch, keep the best by the validation's score.
 
@@ -78,6 +79,8 @@ def fit(
             without them, all parameters of the model get those of the configuration.
         some_unused: Whether a step may leave without a gradient what required one when it was handed over, as where
             `before_epoch` freezes it. Several processes fail without being told.
+        patience_from: The first epoch that the configuration's `patience` counts, as where more of the network begins
+            to be trained.
 
     Returns:
         The metrics of the best epoch.
@@ -107,6 +110,10 @@ def fit(
         disable=None if accelerator.is_main_process else True,
     ) as bar:
         for epoch in range(first, config.epochs):
+            if 0 < config.patience < epoch - max(run.best_epoch, patience_from - 1):
+                if accelerator.is_main_process:
+                    bar.write(f"no better epoch than {run.best_epoch + 1} in the last {config.patience}: the end")
+                break
             try:
                 if before_epoch is not None and not before_epoch(epoch):
                     break
@@ -215,7 +222,8 @@ class _Run:
         now = self.config.plain()
         # A field that the checkpoint does not name was not there yet: the training was as its default is.
         then = type(self.config)(name=self.config.name).plain() | last["config"]
-        free = self.config.FREE | ({"epochs"} if self.config.schedule == "constant" else set())
+        open_ended = self.config.schedule in ("constant", "warm_restarts")
+        free = self.config.FREE | ({"epochs"} if open_ended else set())
         changed = [f"{k} ({then.get(k)} → {now[k]})" for k in now if k not in free and then.get(k) != now[k]]
         if changed:
             raise UserError(f"--resume: {self.last_path} was trained with other settings: {', '.join(changed)}.")

@@ -1,4 +1,4 @@
-"""Losses for masks: `(logits, target)`, both (N, 1, H, W), target 0 or 1; mean over the batch."""
+"""Losses `(logits, target)`, mean over the batch: for masks, both (N, 1, H, W), target 0 or 1; for clips, see there."""
 
 import torch
 from torch import Tensor, nn
@@ -63,3 +63,30 @@ class CombinedLoss(nn.Module):
         """Scalar loss, computed in 32 bits also under autocast: sums over an image overflow 16."""
         logits = logits.float()
         return self.focal_weight * self.focal(logits, target) + self.dice_weight * self.dice(logits, target)
+
+
+class ClassFocalLoss(nn.Module):
+    """Mean over clips of w_t (1 − p_t)^γ · cross-entropy (Lin et al. 2017, eq. 5), with weights by class.
+
+    Not divided by the sum of the weights, as torch's weighted cross-entropy is: that sum differs from batch to batch,
+    so that accumulated small batches would not be a large one.
+
+    Args:
+        weights: (C,), of the classes.
+        gamma: ≥ 0; how strongly easy clips count less.
+    """
+
+    def __init__(self, weights: Tensor, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Scalar loss of logits (N, C) and classes (N,)."""
+        return self.each(logits, target).mean()
+
+    def each(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of each clip, (N,), computed in 32 bits."""
+        ce = F.cross_entropy(logits.float(), target, reduction="none")
+        wrong = -torch.expm1(-ce)  # 1 − p_t
+        return self.weights.to(ce.device)[target] * wrong**self.gamma * ce

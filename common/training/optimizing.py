@@ -8,10 +8,12 @@ from common.config.run import RunConfig
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
 
 FLOOR = 5e-4
 """Where `cosine` begins and ends, as a share of the peak (SPAI, CVPR 2025: 2.5e-7 of 5e-4)."""
+RESTART_FLOOR = 1e-6
+"""The rate at the end of each cycle of `warm_restarts` (seed: Spotter)."""
 
 
 def layer_groups(
@@ -56,6 +58,9 @@ def schedule_of(config: RunConfig, optimizer: Optimizer, steps_per_epoch: int) -
         return ConstantLR(optimizer, factor=1.0)
     if config.schedule == "one_cycle":
         return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
+    if config.schedule == "warm_restarts":
+        first = config.restart_epochs * steps_per_epoch
+        return CosineAnnealingWarmRestarts(optimizer, T_0=first, T_mult=2, eta_min=RESTART_FLOOR)
     # Not CosineAnnealingLR: its floor is one rate for all groups, here it is a share of each group's peak.
     warmup = config.warmup_epochs * steps_per_epoch
     return LambdaLR(optimizer, lambda step: FLOOR + (1 - FLOOR) * _cosine(step, warmup, steps))

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from common.data.samples import Sample
-from common.data.sampling import WeightedSampler, mining_weights, small_forgery_weights
+from common.data.sampling import EpochSampler, WeightedSampler, mining_weights, small_forgery_weights
 
 import numpy as np
 import pytest
@@ -57,3 +57,16 @@ def test_new_weights_rule_the_next_iteration():
 def test_one_weight_a_sample():
     with pytest.raises(ValueError, match="2 weights for 3 samples"):
         WeightedSampler([1.0] * 3, seed=0).reweigh([1.0, 1.0])
+
+
+def test_an_epoch_has_every_item_once():
+    sampler = EpochSampler(50, seed=0)
+    draws = list(sampler)
+    assert len(sampler) == 50 and sorted(index for index, _ in draws) == list(range(50))
+    assert [index for index, _ in draws] != list(range(50))
+    assert len({seed for _, seed in draws}) == 50
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert [index for index, _ in second] != [index for index, _ in draws] and not set(second) & set(draws)
+    sampler.set_epoch(0)
+    assert list(sampler) == draws == list(EpochSampler(50, seed=0)) != list(EpochSampler(50, seed=1))

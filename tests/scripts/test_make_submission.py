@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 
+from common.data.faces import make_face_detector
 from common.data.images import read_image
+from common.data.videos import write_video
 from common.inference.generated import load_detector
 from common.inference.rle import parse_annotation
 from common.inference.settings import Settings
+from common.inference.video import load_video_detector
 
 import cv2
 import numpy as np
@@ -304,6 +307,81 @@ def test_a_fit_reads_the_detector_and_the_submission_follows(
     assert result.returncode == 0, result.stderr
     assert "without spai" not in result.stdout
     assert list(Settings.load(models / "ensemble.json").checkpoints) == ["highres_no_ela"]
+
+
+@pytest.fixture
+def mixed_dir(copied_dir):
+    """`copied_dir` with videos: one called like an image, one in a subfolder, and a broken one."""
+    rng = np.random.default_rng(0)
+    for name, shape in {"1.mp4": (64, 96, 3), "sub/clip.mov": (80, 64, 3)}.items():
+        write_video(copied_dir / name, rng.integers(0, 256, (8, *shape), dtype=np.uint8), 8.0)
+    (copied_dir / "broken.mp4").write_text("no video")
+    (copied_dir / ".hidden.mp4").write_text("no video")
+    return copied_dir
+
+
+VIDEOS = ["1.mp4", "broken.mp4", "sub/clip.mov"]
+
+
+def decide_without_network(run_program, folder, models, *flags):
+    """Of copies alone."""
+    output = models.parent / "submission.csv"
+    arguments = ["--input", folder, "--models-dir", models, "--output", output, "--allow-missing", "--workers", "1"]
+    result = run_program("make_submission.py", *arguments, *flags)
+    assert result.returncode == 0, result.stderr
+    scores = pd.read_csv(output.with_name("scores.csv"), dtype={"case_id": str, "error": str})
+    return result, pd.read_csv(output, dtype=str), scores.set_index("case_id")
+
+
+def test_videos_are_scored_after_the_images(run_program, mixed_dir, save_video_detector, tmp_path):
+    path = save_video_detector(tmp_path / "models" / "deepfake_video_best.pth")
+    arguments = (run_program, mixed_dir, tmp_path / "models")
+    result, submission, scores = decide_without_network(*arguments, "--faces", "crops")
+    assert "4 images: 2 forged, 2 authentic; 3 videos: " in result.stdout and "1 not scored" in result.stdout
+    assert submission["case_id"].tolist() == list("0123")
+    assert scores.index.tolist() == [*"0123", *VIDEOS]
+    assert scores["kind"].tolist() == ["image"] * 4 + ["video"] * 3
+    detector = load_video_detector(path, torch.device("cpu"), make_face_detector("crops"))
+    for name in ("1.mp4", "sub/clip.mov"):
+        found, row = detector.predict(mixed_dir / name), scores.loc[name]
+        assert row["fake_probability"] == pytest.approx(found.probability, abs=1e-5)
+        assert (row["fake_verdict"], row["threshold"]) == (found.verdict, found.threshold)
+        assert np.isnan(row["forged_probability"]) and row.isna()["error"]
+    assert scores.loc["1.mp4", ["height", "width"]].tolist() == [64, 96]
+    assert "broken.mp4" in scores.loc["broken.mp4", "error"]
+    assert scores.loc[["broken.mp4", *"0123"], ["fake_probability", "fake_verdict"]].isna().all(axis=None)
+    # Without them the images are decided as before.
+    _, _, without = decide_without_network(*arguments, "--no-videos")
+    pd.testing.assert_frame_equal(without, scores.loc[list("0123")], check_dtype=False)
+    (tmp_path / "masks").mkdir()
+    result = run_program("evaluate.py", "--submission", tmp_path / "submission.csv", "--masks", tmp_path / "masks")
+    assert result.returncode == 0 and "4 authentic" in result.stdout
+
+
+def test_videos_without_a_detector_have_rows_that_say_so(run_program, mixed_dir, tmp_path):
+    (tmp_path / "models").mkdir()
+    result, submission, scores = decide_without_network(run_program, mixed_dir, tmp_path / "models")
+    assert submission["case_id"].tolist() == list("0123")
+    errors = scores["error"]
+    assert errors[list("0123")].isna().all()
+    assert (
+        errors[VIDEOS].str.contains(r"models/deepfake_video_best\.pth.*script_8_deepfake_video\.py.*--no-videos").all()
+    )
+    assert "3 videos: 3 not scored" in result.stdout
+
+
+def test_a_single_video_needs_no_other_network(run_program, mixed_dir, save_video_detector, tmp_path):
+    save_video_detector(tmp_path / "models" / "deepfake_video_b3_best.pth")
+    flags = ["--input", mixed_dir / "1.mp4", "--models-dir", tmp_path / "models", "--output", tmp_path / "s.csv"]
+    result = run_program("make_submission.py", *flags, "--faces", "centre")
+    assert result.returncode == 0, result.stderr
+    assert "images" not in result.stdout and "1 videos: 1 inconclusive" in result.stdout
+    assert (tmp_path / "s.csv").read_text().splitlines() == ["case_id,annotation"]
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert scores["case_id"].tolist() == ["1.mp4"] and scores["fake_verdict"].tolist() == ["inconclusive"]
+    result = run_program("make_submission.py", *flags, "--no-videos")
+    assert result.returncode == 1
+    assert "1.mp4 holds no images" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal to a group of processes")

@@ -265,7 +265,15 @@ def validate_points(accelerator, model, loader):
 
 @pytest.fixture
 def train_points(tmp_path):
-    def train(step=step_of_points, model=None, validate=validate_points, parameters=None, before_epoch=None, **fields):
+    def train(
+        step=step_of_points,
+        model=None,
+        validate=validate_points,
+        parameters=None,
+        before_epoch=None,
+        patience_from=0,
+        **fields,
+    ):
         common = {"name": "line", "models_dir": tmp_path, "workers": 0, "tracker": "none", "lr": 0.1, "epochs": 4}
         config = PointsConfig(**common | fields)
         set_seed(config.seed)
@@ -282,6 +290,7 @@ def train_points(tmp_path):
             shown=("accuracy",),
             before_epoch=before_epoch,
             parameters=None if parameters is None else parameters(model),
+            patience_from=patience_from,
         )
 
     return train
@@ -349,6 +358,37 @@ def test_a_score_that_is_not_a_number_is_the_worst(train_points, tmp_path):
     scores = iter([math.nan, -2.0, math.nan])
     train_points(validate=lambda *_: Validation({"spread": 0.0, "accuracy": 0.0}, next(scores)), epochs=3)
     assert load_checkpoint(tmp_path / "line_last.pth", ())["best_epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("patience", "patience_from", "epochs"),
+    [(0, 0, 12), (2, 0, 4), (2, 6, 8), (3, 0, 12)],
+)
+def test_a_training_without_progress_ends(train_points, tmp_path, capsys, patience, patience_from, epochs):
+    """Better at epochs 1, 2, 5 and 8; two without progress are three and four."""
+    scores = iter([1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, 4.0, 0.0, 0.0, 5.0, 0.0])
+    seen = []
+
+    def validate(*_):
+        seen.append(1)
+        return Validation({"spread": 0.0, "accuracy": 0.0}, next(scores))
+
+    if patience_from == 6:  # counted from the seventh epoch on: those before it may come to nothing
+        scores = iter([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    train_points(validate=validate, epochs=12, patience=patience, patience_from=patience_from)
+    assert len(seen) == epochs
+    assert ("the end" in capsys.readouterr().out) == (epochs < 12)
+
+
+def test_a_training_that_ended_for_lack_of_progress_is_not_resumed(train_points, tmp_path):
+    scores = iter([1.0, 0.0, 0.0, 5.0])
+
+    def validate(*_):
+        return Validation({"spread": 0.0, "accuracy": 0.0}, next(scores))
+
+    train_points(validate=validate, epochs=9, patience=2)
+    train_points(validate=validate, epochs=9, patience=2, resume=True)
+    assert load_checkpoint(tmp_path / "line_last.pth", ())["epoch"] == 2
 
 
 @pytest.mark.parametrize(("clip_grad", "norm"), [(0.0, 10.0), (2.0, 2.0), (20.0, 10.0)])

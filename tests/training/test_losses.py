@@ -1,11 +1,12 @@
 import math
 
-from common.training.losses import CombinedLoss, DiceLoss, FocalLoss
+from common.training.losses import ClassFocalLoss, CombinedLoss, DiceLoss, FocalLoss
 
 import pytest
 import torch
 
 LN2 = math.log(2)
+LN3 = math.log(3)
 
 
 def logits_of(*probabilities):
@@ -95,3 +96,30 @@ def test_combined_survives_half_precision_of_a_large_image():
     assert CombinedLoss()(logits, torch.ones(1, 1, 512, 512)).item() == pytest.approx(
         0.7 * 0.75 * 0.5**3 * LN2 + 0.3 * (1 - 2 * 0.5 / 1.5), rel=1e-4
     )
+
+
+def test_class_focal_by_hand():
+    """p_t 1/2, 3/4 and 1/4 of classes with weights 1 and 3."""
+    logits = torch.tensor([[0.0, 0.0], [LN3, 0.0], [LN3, 0.0]])
+    target = torch.tensor([1, 0, 1])
+    loss = ClassFocalLoss(torch.tensor([1.0, 3.0]), gamma=2.0)
+    expected = [3 * 0.25 * LN2, 0.0625 * math.log(4 / 3), 3 * 0.5625 * math.log(4)]
+    assert loss.each(logits, target).tolist() == pytest.approx(expected)
+    assert loss(logits, target).item() == pytest.approx(sum(expected) / 3)
+
+
+def test_class_focal_of_two_halves_is_that_of_the_whole():
+    """Whatever their classes; torch's weighted cross-entropy is not."""
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(8, 2, generator=generator), torch.tensor([1, 1, 1, 1, 0, 0, 0, 1])
+    loss = ClassFocalLoss(torch.tensor([0.7, 2.5]), gamma=2.0)
+    halves = [loss(logits[part], target[part]) for part in (slice(4), slice(4, 8))]
+    assert (sum(halves) / 2).item() == pytest.approx(loss(logits, target).item())
+
+
+@pytest.mark.parametrize("value", [-200.0, 0.0, 200.0])
+def test_class_focal_is_finite_at_extremes(value):
+    logits = torch.tensor([[value, -value]], requires_grad=True)
+    result = ClassFocalLoss(torch.ones(2))(logits, torch.tensor([0]))
+    result.backward()
+    assert torch.isfinite(result) and torch.isfinite(logits.grad).all()

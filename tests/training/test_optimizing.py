@@ -101,6 +101,16 @@ def test_cosine_stays_at_its_floor_after_its_end():
     assert scheduler.get_last_lr() == pytest.approx([0.1 * 5e-4])
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one_cycle", "cosine"])
+def test_warm_restarts_by_hand():
+    """Cycles of one, two and four epochs of two steps; each from the peak of the group towards 1e-6."""
+    config = RunConfig(name="a", epochs=7, schedule="warm_restarts", restart_epochs=1)
+    seen = rates(config, (0.1, 0.02), steps_per_epoch=2)
+    height = {0: 1.0, 1: 0.5, 2: 1.0, 3: (1 + math.sqrt(0.5)) / 2, 4: 0.5, 6: 1.0, 10: 0.5, 14: 1.0}
+    for step, share in height.items():
+        for rate, peak in zip(seen[step], (0.1, 0.02), strict=True):
+            assert rate == pytest.approx(1e-6 + (peak - 1e-6) * share), step
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle", "cosine", "warm_restarts"])
 def test_an_untrained_network_needs_no_schedule(schedule):
     assert rates(RunConfig(name="a", epochs=0, schedule=schedule)) == [[0.1]]

@@ -1,0 +1,234 @@
+"""What script 8 puts together: labelled clips, their cached crops, the network with its first weights, loss, test."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from common.config.video import VideoConfig
+from common.data.clip_cache import ClipCache
+from common.data.clip_dataset import ClipDataset, clip_augmentation, collate_clips
+from common.data.clips import Clip, check_clips, fingerprint, read_clip_folders, read_clip_table
+from common.data.dataset import make_loader
+from common.data.faces import make_face_detector
+from common.data.sampling import EpochSampler
+from common.errors import UserError
+from common.evaluation.calibration import calibrated, fit_calibration
+from common.evaluation.detection import RANKED, detection_metrics
+from common.networks.spotter import TemporalCNNGRU, load_backbone_weights
+from common.training.checkpoint import SPOTTER_FIELDS, VIDEO_KEYS, load_checkpoint, load_spotter
+from common.training.engine import Validation, fit
+from common.training.losses import ClassFocalLoss
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+SPLITS = ("train", "val", "test")
+
+
+def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
+    """Seed everything, list the labelled clips, and decode into the cache what is not there yet.
+
+    Returns:
+        The clips that could be read, and their crops.
+
+    Raises:
+        UserError: As the readers of `common.data.clips`, `make_face_detector`, and `ClipCache.fill`.
+    """
+    set_seed(config.seed)
+    config = as_trained(config) if config.evaluate else config
+    if config.csv is not None:
+        clips = read_clip_table(config.csv, config.seed)
+    else:
+        clips = read_clip_folders(config.data_dir, config.identity, config.seed)
+    if config.evaluate:
+        clips = of_split(clips, "test")
+    else:
+        check_clips(clips)
+    faces = make_face_detector(config.faces, model=config.face_model, boxes=config.boxes)
+    cache = ClipCache(config.cache_dir, faces, frames=config.frames, size=config.image_size)
+    with PartialState().main_process_first():  # the others find all of them in the cache
+        clips = cache.fill(clips, config.skip_bad_files)
+    counts = ", ".join(f"{len(of_split(clips, split))} {split}" for split in SPLITS)
+    identities = len({identity for clip in clips for identity in clip.identities})
+    print(f"{config.name}: {counts} clips; {identities or 'no known'} identities")
+    return clips, cache
+
+
+def as_trained(config: VideoConfig) -> VideoConfig:
+    """The configuration with the crops that models/<name>_best.pth was trained on: their number and size.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    trained = load_checkpoint(config.models_dir / f"{config.name}_best.pth", VIDEO_KEYS)["config"]
+    return replace(config, frames=trained["frames"], image_size=trained["image_size"])
+
+
+def of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
+    """Those of one split."""
+    return [clip for clip in clips if clip.split == split]
+
+
+def start_spotter(config: VideoConfig) -> tuple[TemporalCNNGRU, VideoConfig]:
+    """The network with its encoder's first weights, and the configuration with what was really loaded.
+
+    Raises:
+        UserError: No such encoder, or its weights can't be had.
+    """
+    model = TemporalCNNGRU(**{field: getattr(config, field) for field in SPOTTER_FIELDS if hasattr(config, field)})
+    # A continuation has its weights from the checkpoint.
+    loaded = config.encoder_weights if config.resume else load_backbone_weights(model, config.encoder_weights)
+    return model, replace(config, encoder_weights=loaded)
+
+
+class ClipStep:
+    """The loss of a batch of clips: of their verdicts, and a little of their frames'."""
+
+    def __init__(self, clips: Sequence[Clip], gamma: float, frame_weight: float) -> None:
+        """Hold the loss; the classes' weights are such that both weigh the same among these clips."""
+        fakes = sum(clip.fake for clip in clips)
+        weights = torch.tensor([len(clips) / (2 * (len(clips) - fakes)), len(clips) / (2 * fakes)])
+        self.loss, self.frame_weight = ClassFocalLoss(weights, gamma), frame_weight
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Scalar loss."""
+        logits, frames = model(batch["frames"], batch["lengths"], return_frames=True)
+        label, loss = batch["label"], self.loss(logits, batch["label"])
+        if self.frame_weight == 0:
+            return loss
+        count = frames.shape[1]
+        each = self.loss.each(frames.flatten(0, 1), label.repeat_interleave(count)).unflatten(0, (-1, count))
+        there = torch.arange(count, device=label.device) < batch["lengths"][:, None]
+        # The mean of each clip first: so that long and short ones weigh the same.
+        return loss + self.frame_weight * ((each * there).sum(1) / batch["lengths"]).mean()
+
+
+def fit_spotter(
+    config: VideoConfig, model: TemporalCNNGRU, clips: Sequence[Clip], cache: ClipCache
+) -> dict[str, float]:
+    """Train, the encoder from `frozen_epochs` on, and keep the best epoch by the clips' validation AUC.
+
+    Returns:
+        The metrics of the best epoch (see `validate_spotter`).
+
+    Raises:
+        UserError: As `fit`.
+    """
+    train, val = of_split(clips, "train"), of_split(clips, "val")
+    augmentation = clip_augmentation(config.image_size) if config.augment else None
+    train_loader = make_loader(
+        ClipDataset(train, cache, augmentation),
+        config.batch_size,
+        config.workers,
+        EpochSampler(len(train), config.seed),
+        collate_clips,
+    )
+    val_loader = make_loader(ClipDataset(val, cache), config.batch_size, config.workers, collate=collate_clips)
+
+    def set_stage(epoch: int) -> bool:
+        model.set_stage(train_backbone=epoch >= config.frozen_epochs)
+        return True
+
+    return fit(
+        config,
+        model,
+        ClipStep(train, config.focal_gamma, config.frame_weight),
+        validate_spotter,
+        train_loader,
+        val_loader,
+        fingerprint(clips),
+        criterion="auc",
+        shown=("auc", "frame_auc", "ap", "accuracy"),
+        before_epoch=set_stage,
+        some_unused=config.frozen_epochs > 0,
+        patience_from=config.frozen_epochs,
+    )
+
+
+@torch.no_grad()
+def score_clips(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Scores in [0, 1] of a loader's clips, in the order of its data set: of each clip, (n,), and of its frames.
+
+    A score is the sigmoid of fake − real logit, not calibrated. Every process gets all of them.
+
+    Raises:
+        UserError: The network's output is not finite.
+    """
+    # In 32 bits, as videos are scored later.
+    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    device = next(model.parameters()).device
+    clip_scores, frame_scores = {}, {}
+    for batch in loader:
+        lengths = batch["lengths"].to(device)
+        logits, frames = model(batch["frames"].to(device), lengths, return_frames=True)
+        found = [(both[..., 1] - both[..., 0]).double().sigmoid() for both in (logits, frames)]
+        # Padded to what the longest clip of any process has; several may have seen a clip twice, to come out even.
+        found[1] = accelerator.pad_across_processes(found[1], dim=1)
+        index, lengths, scores, frames = accelerator.gather((batch["index"].to(device), lengths, *found))
+        for position, length, score, own in zip(index.tolist(), lengths.tolist(), scores, frames, strict=True):
+            clip_scores[position], frame_scores[position] = score.item(), own[:length].cpu().numpy()
+    order = range(len(loader.dataset))
+    scores = np.array([clip_scores[position] for position in order])
+    if not np.isfinite(scores).all():
+        raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
+    return scores, [frame_scores[position] for position in order]
+
+
+def validate_spotter(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> Validation:
+    """Score the validation clips; the AUC of the clips picks the best epoch.
+
+    The metrics are those of `detection_metrics` of the clips' calibrated probability, and `frame_auc`, that of all
+    frames by their own score. The `calibration` is kept besides.
+
+    Raises:
+        UserError: The training diverged.
+    """
+    scores, frame_scores = score_clips(accelerator, model, loader)
+    fake = np.array([clip.fake for clip in loader.dataset.clips])
+    calibration = fit_calibration(scores, fake)
+    metrics = clip_metrics(scores, fake, calibration)
+    metrics["frame_auc"] = clip_metrics(*of_frames(frame_scores, fake), calibration)["auc"]
+    return Validation(metrics, metrics["auc"], {"calibration": calibration})
+
+
+def of_frames(frame_scores: Sequence[np.ndarray], fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of all frames of clips, each with its clip's label."""
+    return np.concatenate(frame_scores), np.repeat(fake, [len(scores) for scores in frame_scores])
+
+
+def clip_metrics(
+    scores: np.ndarray, fake: np.ndarray, calibration: dict[str, float], threshold: float = 0.5
+) -> dict[str, float]:
+    """`detection_metrics` of calibrated scores; rankings are of the raw ones, which a slope of 0 would tie."""
+    probs = np.array([calibrated(score, **calibration) for score in scores])
+    raw = detection_metrics(scores, fake)
+    return detection_metrics(probs, fake, threshold) | {name: raw[name] for name in RANKED}
+
+
+def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCache) -> pd.DataFrame:
+    """Test models/<name>_best.pth on the test split.
+
+    Returns:
+        `detection_metrics` of the `clips` and of all their `frames`, a row each, by the column `of`.
+
+    Raises:
+        UserError: There is no checkpoint, or the split lacks a class.
+    """
+    path = config.models_dir / f"{config.name}_best.pth"
+    checkpoint = load_checkpoint(path, VIDEO_KEYS)
+    clips = of_split(clips, "test")
+    fake = np.array([clip.fake for clip in clips], bool)
+    if fake.all() or not fake.any():
+        raise UserError("the test split needs real and fake clips.")
+    accelerator = Accelerator()
+    loader = make_loader(ClipDataset(clips, cache), config.batch_size, config.workers, collate=collate_clips)
+    model, loader = accelerator.prepare(load_spotter(checkpoint, path), loader)
+    scores, frame_scores = score_clips(accelerator, model, loader)
+    judge = partial(clip_metrics, calibration=checkpoint["calibration"], threshold=config.threshold)
+    rows = {"clips": judge(scores, fake), "frames": judge(*of_frames(frame_scores, fake))}
+    return pd.DataFrame([{"of": name, **metrics} for name, metrics in rows.items()])
