@@ -1,4 +1,6 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and lists in its message."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -7,3 +9,10 @@ class UserError(Exception):
     The message says what is wrong, in which file, and what to do next. Programs end with this message alone,
     without a traceback (see `common.process`).
     """
+
+
+def listing(head: str, rows: Iterable[str], most: int = 10, hint: str = "") -> str:
+    """A message's head, below it its first rows, indented, and how many more there are, with a hint where to look."""
+    rows = list(rows)
+    rest = [f"... and {len(rows) - most} more{hint}"] * (len(rows) > most)
+    return "\n  ".join([head, *rows[:most], *rest])

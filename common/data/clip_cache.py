@@ -14,9 +14,9 @@ from itertools import count
 from pathlib import Path
 
 from common.data.clip_faces import FaceTrack, extract_faces
-from common.data.clips import Clip, listing, measure
+from common.data.clips import Clip, measure
 from common.data.faces import FaceDetector
-from common.errors import UserError
+from common.errors import UserError, listing
 from common.files import write_json, written_whole
 
 import numpy as np

@@ -15,7 +15,7 @@ from common import tables
 from common.data.images import IMAGE_SUFFIXES
 from common.data.splits import SPLITS, draw_splits
 from common.data.videos import VIDEO_SUFFIXES
-from common.errors import UserError
+from common.errors import UserError, listing
 from common.forensics.connecting import connected
 
 import numpy as np
@@ -256,9 +256,3 @@ def fingerprint(clips: Iterable[Clip]) -> str:
     """Hash of what clips are: names, numbers of files, bytes, labels, splits, identities (not where the folder is)."""
     lines = sorted(f"{c.path.name},{measure(c.path)[:2]},{c.fake},{c.split},{c.identities}" for c in clips)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def listing(head: str, rows: Sequence[str], most: int = 10) -> str:
-    """A message's head, and below it its first rows, indented."""
-    rest = [f"... and {len(rows) - most} more"] * (len(rows) > most)
-    return "\n  ".join([head, *rows[:most], *rest])

@@ -11,7 +11,7 @@ from pathlib import Path
 from common import tables
 from common.data.images import find_images, read_image
 from common.data.splits import SPLITS, draw_splits
-from common.errors import UserError
+from common.errors import UserError, listing
 
 from tqdm import tqdm
 
@@ -58,11 +58,11 @@ def read_table(csv: Path) -> list[LabelledImage]:
             faults.append(f"row {number} ({row['image']}): {fault}")
         images.append(image)
     if faults:
-        raise UserError(_listing(f"{csv} has {len(faults)} wrong rows:", faults))
+        raise UserError(listing(f"{csv} has {len(faults)} wrong rows:", faults))
     missing = [f"row {number}: {image.path}" for number, image in enumerate(images, 2) if not image.path.is_file()]
     if missing:
         head = f"{len(missing)} of the {len(images)} images of {csv} do not exist (paths begin at the table's folder):"
-        raise UserError(_listing(head, missing))
+        raise UserError(listing(head, missing))
     return images
 
 
@@ -139,10 +139,10 @@ def inspect(images: Sequence[LabelledImage], skip_bad_files: bool = False) -> li
         faults = list(tqdm(found, "reading", len(images), unit="img", leave=False, disable=None))
     bad = [fault for fault in faults if fault]
     if bad:
-        listing = _listing(f"{len(bad)} bad files among {len(images)} images:", bad, most=len(bad))
+        text = listing(f"{len(bad)} bad files among {len(images)} images:", bad, most=len(bad))
         if not skip_bad_files:
-            raise UserError(f"{listing}\nMend or remove them, or leave them out with --skip-bad-files.")
-        print(f"left out: {listing}")
+            raise UserError(f"{text}\nMend or remove them, or leave them out with --skip-bad-files.")
+        print(f"left out: {text}")
     return [image for image, fault in zip(images, faults, strict=True) if not fault]
 
 
@@ -198,8 +198,3 @@ def fingerprint(images: Iterable[LabelledImage]) -> str:
         f"{i.path.name},{i.path.stat().st_size},{i.generated},{i.split},{i.generator},{i.prompt}" for i in images
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def _listing(head: str, rows: Sequence[str], most: int = 10) -> str:
-    rest = [f"... and {len(rows) - most} more"] * (len(rows) > most)
-    return "\n  ".join([head, *rows[:most], *rest])

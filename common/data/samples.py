@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.data.images import find_images, read_image, read_mask
-from common.errors import UserError
+from common.errors import UserError, listing
 from common.sizes import size_of
 from common.tables import read_table
 
@@ -147,10 +147,10 @@ def _sound(samples: list[Sample], folder: Path, skip_bad_files: bool) -> list[Sa
     """The inspected samples without the bad ones, which are raised or printed."""
     sound, bad = inspect_samples(samples)
     if bad:
-        listing = _listing(f"{len(bad)} bad files in {folder}:", (fault for _, fault in bad))
+        text = _listing(f"{len(bad)} bad files in {folder}:", (fault for _, fault in bad))
         if not skip_bad_files:
-            raise UserError(f"{listing}\nMend or remove them, or leave them out with --skip-bad-files.")
-        print(f"left out: {listing}")
+            raise UserError(f"{text}\nMend or remove them, or leave them out with --skip-bad-files.")
+        print(f"left out: {text}")
     return sound
 
 
@@ -172,8 +172,8 @@ def load_authentic(folder: Path, foreign_to: list[Sample], skip_bad_files: bool 
     hashes = {_file_hash(sample.image): sample for sample in foreign_to}
     copies = [(s.image, hashes[h].image) for s in samples if (h := _file_hash(s.image)) in hashes]
     if copies:
-        listing = _listing(f"{len(copies)} images of {folder} also validate:", (f"{a} is {b}" for a, b in copies))
-        raise UserError(f"{listing}\nRemove them from {folder}: what is trained on can't validate.")
+        text = _listing(f"{len(copies)} images of {folder} also validate:", (f"{a} is {b}" for a, b in copies))
+        raise UserError(f"{text}\nRemove them from {folder}: what is trained on can't validate.")
     return _sound(samples, folder, skip_bad_files)
 
 
@@ -181,10 +181,8 @@ def _file_hash(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def _listing(head: str, rows: Iterable[str], most: int = 50) -> str:
-    rows = list(rows)
-    rest = [f"... and {len(rows) - most} more (`python prepare_data.py check` lists all)"] * (len(rows) > most)
-    return "\n  ".join([head, *rows[:most], *rest])
+def _listing(head: str, rows: Iterable[str]) -> str:
+    return listing(head, rows, most=50, hint=" (`python prepare_data.py check` lists all)")
 
 
 def assign_folds(samples: list[Sample], folds: int, seed: int) -> np.ndarray:

@@ -173,7 +173,7 @@ def _open_file(path: Path) -> Video:
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A video file and its video stream; cover pictures are none."""
     try:
-        container = av.open(str(path), options=_OPTIONS)
+        container = av.open(str(path), options=_OPTIONS, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} cannot be read as a video ({error.strerror}). Replace or remove the file.") from error
     with container:

@@ -63,8 +63,8 @@ def write_report(score: VideoScore, folder: Path) -> None:
     result.json has all figures. If heatmaps were made, there are besides: contact_sheet.png (the deciding face's crops
     with their heat), timeline.png (all faces' scores over time), heatmaps.npz (`heatmaps` (n, 28, 28) of the deciding
     face, and `indices`, `times`, `boxes`, `found` of its frames and the `areas` in them that the heatmaps cover), and
-    the clip with all faces marked: annotated.mp4, or annotated.png of a single frame. Each is written whole or not at
-    all, result.json last.
+    the clip with all faces marked: annotated.mp4, each frame once at the clip's mean rate, or annotated.png of a single
+    frame. Each is written whole or not at all, result.json last.
 
     Args:
         score: Of the clip.

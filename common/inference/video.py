@@ -34,7 +34,7 @@ class TrackScore:
     probability: float
     """That it is fake, calibrated, in (0, 1): of its frames together, in their order."""
     frame_scores: np.ndarray
-    """That of each frame by itself, after those around it: float64 (n,), calibrated alike."""
+    """That of each frame, beside those around it: float64 (n,), calibrated alike. Without a GRU, by itself."""
     heatmaps: np.ndarray | None
     """What speaks for fake, float32 (n, 28, 28) in [0, 1], 1 where all scales are at their most in this clip; each
     covers its whole crop. None where none were asked for."""

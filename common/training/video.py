@@ -9,7 +9,7 @@ from common.data.clip_cache import ClipCache
 from common.data.clip_dataset import ClipDataset, clip_augmentation, collate_clips
 from common.data.clips import Clip, check_clips, fingerprint, read_clip_folders, read_clip_table
 from common.data.dataset import make_loader
-from common.data.faces import make_face_detector
+from common.data.faces import NoFace, make_face_detector
 from common.data.sampling import EpochSampler
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
@@ -48,15 +48,33 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
     if config.evaluate:
         clips = of_split(clips, "test")
     else:
-        check_clips(clips)
+        check_clips(clips)  # before hours of decoding
     faces = make_face_detector(config.faces, model=config.face_model, boxes=config.boxes)
     cache = ClipCache(config.cache_dir, faces, frames=config.frames, size=config.image_size)
     with PartialState().main_process_first():  # the others find all of them in the cache
         clips = cache.fill(clips, config.skip_bad_files)
+    if not isinstance(faces, NoFace):
+        clips = with_faces(clips, cache, config.min_coverage)
+    if not config.evaluate:
+        check_clips(clips)
     counts = ", ".join(f"{len(of_split(clips, split))} {split}" for split in SPLITS)
     identities = len({identity for clip in clips for identity in clip.identities})
     print(f"{config.name}: {counts} clips; {identities or 'no known'} identities")
     return clips, cache
+
+
+def with_faces(clips: Sequence[Clip], cache: ClipCache, min_coverage: float) -> list[Clip]:
+    """Those whose face was found often enough for a verdict; how many others there are is printed.
+
+    Raises:
+        UserError: No clip is left.
+    """
+    usable = [clip for clip in clips if cache.read(clip).coverage >= min_coverage]
+    if lost := len(clips) - len(usable):
+        print(f"left out: {lost} of {len(clips)} clips; their face was found in less than {min_coverage:.0%} of frames")
+    if not usable:
+        raise UserError("no clip has a face. Are the images face crops? Then say --faces crops.")
+    return usable
 
 
 def as_trained(config: VideoConfig) -> VideoConfig:
@@ -214,7 +232,8 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
     """Test models/<name>_best.pth on the test split.
 
     Returns:
-        `detection_metrics` of the `clips` and of all their `frames`, a row each, by the column `of`.
+        `detection_metrics` of the `clips` and of all their `frames`, a row each, by the column `of`; their counts are
+        `real` and `fake`.
 
     Raises:
         UserError: There is no checkpoint, or the split lacks a class.
@@ -231,4 +250,5 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
     scores, frame_scores = score_clips(accelerator, model, loader)
     judge = partial(clip_metrics, calibration=checkpoint["calibration"], threshold=config.threshold)
     rows = {"clips": judge(scores, fake), "frames": judge(*of_frames(frame_scores, fake))}
-    return pd.DataFrame([{"of": name, **metrics} for name, metrics in rows.items()])
+    table = pd.DataFrame([{"of": name, **metrics} for name, metrics in rows.items()])
+    return table.rename(columns={"n_real": "real", "n_generated": "fake"})

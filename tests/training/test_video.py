@@ -155,7 +155,7 @@ def test_it_learns_and_is_tested(config):
     assert metrics["auc"] > 0.8 and {"frame_auc", "ap", "accuracy"} <= set(metrics)
     table = evaluate_spotter(config, clips, cache)
     assert table["of"].tolist() == ["clips", "frames"]
-    assert table[["n_real", "n_generated"]].to_numpy().tolist() == [[6, 6], [9, 9]]
+    assert table[["real", "fake"]].to_numpy().tolist() == [[6, 6], [9, 9]]
     assert (table["auc"] > 0.8).all()
 
     checkpoint = load_checkpoint(config.models_dir / "tiny_best.pth", VIDEO_KEYS)
