@@ -52,7 +52,10 @@ def predict(config: VideoConfig) -> None:
     detector = load_video_detector(
         path, PartialState().device, faces, threshold=config.threshold, min_coverage=config.min_coverage
     )
-    predict_folder(detector, config.predict, config.output, pictures=config.pictures)
+    failures = predict_folder(detector, config.predict, config.output, pictures=config.pictures)
+    print(f"→ {config.output / 'results.csv'}" + f"; {failures} could not be scored" * bool(failures))
+    if failures and config.predict.is_file():
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

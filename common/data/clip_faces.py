@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.faces import FACE_MARGIN, FaceDetector, WholeFrame, crop_face
+from common.data.faces import FACE_MARGIN, FaceDetector, WholeFrame, crop_area, face_area
 from common.data.tracks import Track, link_faces
-from common.data.transforms import resize_image
 from common.data.videos import Frame, Video, open_video, read_frames, uniform_indices
 
 import numpy as np
@@ -29,6 +28,8 @@ class FaceTrack:
     """Seconds since the clip's first frame: float64 (n,)."""
     boxes: np.ndarray
     """Left, top, right, bottom of the face in px of the upright frame, not enlarged: float64 (n, 4)."""
+    areas: np.ndarray
+    """Likewise of what each crop shows; it may reach beyond the frame: int64 (n, 4)."""
     found: np.ndarray
     """Whether the detector found it there: bool (n,). Elsewhere its box is interpolated."""
     coverage: float
@@ -71,16 +72,16 @@ def extract_faces(path: Path, detector: FaceDetector, *, frames: int, size: int)
     decoded = list(read_frames(video, wanted))
     tracks = _prominent(link_faces([detector.find(frame.image, path, frame.index) for frame in decoded]))
 
-    def cut(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    def area_of(box: np.ndarray) -> np.ndarray:
         if isinstance(detector, WholeFrame):
-            return resize_image(image, size)
-        return crop_face(image, box, size, margin=FACE_MARGIN if tracks else 1.0)
+            return np.array([0, 0, video.width, video.height])
+        return face_area(box, margin=FACE_MARGIN if tracks else 1.0)
 
     return ClipFaces(
         video,
         np.array([frame.index for frame in decoded]),
         np.array([frame.time for frame in decoded]),
-        tuple(_face_track(track, decoded, cut) for track in tracks or [_centre_track(decoded)]),
+        tuple(_face_track(track, decoded, area_of, size) for track in tracks or [_centre_track(decoded)]),
         (*video.warnings, *_warnings(video, wanted, decoded, len(tracks))),
     )
 
@@ -106,14 +107,18 @@ def _centre_track(decoded: list[Frame]) -> Track:
     return Track(np.arange(len(decoded)), np.array(boxes), np.zeros(len(decoded), bool), 0.0)
 
 
-def _face_track(track: Track, decoded: list[Frame], cut: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> FaceTrack:
+def _face_track(
+    track: Track, decoded: list[Frame], area_of: Callable[[np.ndarray], np.ndarray], size: int
+) -> FaceTrack:
     frames = [decoded[position] for position in track.positions]
+    areas = np.stack([area_of(box) for box in track.boxes])
     return FaceTrack(
-        np.stack([cut(frame.image, box) for frame, box in zip(frames, track.boxes, strict=True)]),
+        np.stack([crop_area(frame.image, area, size) for frame, area in zip(frames, areas, strict=True)]),
         track.positions,
         np.array([frame.index for frame in frames]),
         np.array([frame.time for frame in frames]),
         track.boxes,
+        areas,
         track.found,
         float(track.found.sum() / len(decoded)),
     )

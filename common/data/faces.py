@@ -236,29 +236,46 @@ class NoFace:
 
 
 def crop_face(image: np.ndarray, box: np.ndarray, size: int, margin: float = FACE_MARGIN) -> np.ndarray:
-    """Cut a square about a face and resize it, averaging where it shrinks.
+    """Cut the square about a face (`face_area`) and resize it (`crop_area`, whose errors it has)."""
+    return crop_area(image, face_area(box, margin), size)
+
+
+def face_area(box: np.ndarray, margin: float = FACE_MARGIN) -> np.ndarray:
+    """The square about a face, in whole pixels; it may reach beyond the image.
+
+    Args:
+        box: Left, top, right, bottom in px.
+        margin: Side of the square, in the longer sides of the box.
+
+    Returns:
+        Left, top, right, bottom, int64 (4,).
+    """
+    left, top, right, bottom = (float(side) for side in box)
+    side = max(1, round(margin * max(right - left, bottom - top)))
+    x, y = round((left + right - side) / 2), round((top + bottom - side) / 2)
+    return np.array([x, y, x + side, y + side])
+
+
+def crop_area(image: np.ndarray, area: np.ndarray, size: int) -> np.ndarray:
+    """Cut an area and resize it, averaging where it shrinks.
 
     Args:
         image: RGB, uint8 (H, W, 3).
-        box: Left, top, right, bottom in px.
+        area: Left, top, right, bottom in whole pixels. What of it lies outside the image is filled by mirroring.
         size: Side of the crop in px.
-        margin: Side of the square, in the longer sides of the box. What of it lies outside the image is filled by
-            mirroring.
 
     Returns:
         uint8 (size, size, 3).
 
     Raises:
-        ValueError: The square lies wholly outside the image.
+        ValueError: The area lies wholly outside the image.
     """
-    left, top, right, bottom = (float(side) for side in box)
-    side = max(1, round(margin * max(right - left, bottom - top)))
-    x, y = round((left + right - side) / 2), round((top + bottom - side) / 2)
+    left, top, right, bottom = (int(side) for side in area)
     height, width = image.shape[:2]
-    part = image[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)]
+    part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if not part.size:
-        raise ValueError(f"the box {box} lies outside the image of {width}×{height}")
-    outside = (max(-y, 0), max(y + side - height, 0), max(-x, 0), max(x + side - width, 0))
+        raise ValueError(f"the area {area} lies outside the image of {width}×{height}")
+    outside = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     if any(outside):
         part = cv2.copyMakeBorder(part, *outside, cv2.BORDER_REFLECT_101)
     return resize_image(part, size)

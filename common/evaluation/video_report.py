@@ -138,7 +138,7 @@ def _write_heatmaps(track: TrackScore, path: Path) -> None:
             indices=faces.indices,
             times=faces.times,
             boxes=faces.boxes,
-            areas=track.areas,
+            areas=faces.areas,
             found=faces.found,
         )
 
@@ -242,7 +242,7 @@ def _mark(track: TrackScore, time: float, position: int, decides: bool, scale: f
         left, top, right, bottom = (scale * float(np.interp(time, faces.times, side)) for side in boxes.T)
         return left, top, right, bottom
 
-    heat, area = (track.heatmaps[place], moved(track.areas)) if decides else (None, None)
+    heat, area = (track.heatmaps[place], moved(faces.areas)) if decides else (None, None)
     return Mark(track.number, moved(faces.boxes), track.frame_scores[place], faces.found[place], heat, area)
 
 

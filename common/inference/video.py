@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.clip_faces import ClipFaces, FaceTrack, extract_faces
-from common.data.faces import FACE_MARGIN, FaceDetector, WholeFrame
-from common.data.videos import Video
+from common.data.faces import FaceDetector
 from common.errors import UserError
 from common.evaluation.calibration import calibrated
 from common.networks.gradcam import MultiScaleGradCAM
@@ -38,8 +37,6 @@ class TrackScore:
     heatmaps: np.ndarray | None
     """What speaks for fake, float32 (n, 28, 28) in [0, 1], 1 where all scales are at their most in this clip; each
     covers its whole crop. None where none were asked for."""
-    areas: np.ndarray
-    """Left, top, right, bottom in px of what each crop shows of its frame: float64 (n, 4). It may reach beyond."""
     faces: FaceTrack
 
 
@@ -144,16 +141,7 @@ class VideoDetector:
         with torch.inference_mode():
             frame_logits = self.model.frame_logits(temporal)
         (probability,), frame_scores = self._calibrated(logits), self._calibrated(frame_logits[0])
-        return TrackScore(number, float(probability), frame_scores, heatmaps, self._areas(faces, clip.video), faces)
-
-    def _areas(self, faces: FaceTrack, video: Video) -> np.ndarray:
-        """See `TrackScore.areas`; what `extract_faces` cuts."""
-        if isinstance(self.faces, WholeFrame):
-            return np.tile([0.0, 0.0, video.width, video.height], (len(faces.boxes), 1))
-        centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
-        margin = FACE_MARGIN if faces.found.any() else 1.0
-        halves = margin / 2 * (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1, keepdims=True)
-        return np.hstack([centres - halves, centres + halves])
+        return TrackScore(number, float(probability), frame_scores, heatmaps, faces)
 
     def _calibrated(self, logits: Tensor) -> np.ndarray:
         """Probabilities (n,) of logits (n, 2)."""

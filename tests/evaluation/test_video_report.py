@@ -105,7 +105,7 @@ def test_heatmaps_are_those_of_the_deciding_face(report, score):
         assert saved["heatmaps"].shape == (6, 28, 28)
         for name in ("indices", "times", "boxes", "found"):
             np.testing.assert_array_equal(saved[name], getattr(score.track.faces, name))
-        np.testing.assert_array_equal(saved["areas"], score.track.areas)
+        np.testing.assert_array_equal(saved["areas"], score.track.faces.areas)
 
 
 def test_pictures_are_there_and_nothing_else(report):
@@ -141,7 +141,7 @@ def test_heat_is_drawn_in_the_area_of_the_deciding_face_alone(report, score):
     for place in (0, 3):
         (frame,) = read_frames(open_video(report / "annotated.mp4"), [int(score.faces.indices[place])])
         warm = frame.image[..., 0].astype(int) - frame.image[..., 2] > 25
-        left, _, right, bottom = score.track.areas[place].round().astype(int)
+        left, _, right, bottom = score.track.faces.areas[place].round().astype(int)
         middle = (left + right) // 2
         below = slice(bottom - 4, bottom - 1)  # of the box, that is
         assert warm[below, middle + 6 : right - 6].mean() > 0.9

@@ -142,7 +142,7 @@ def test_the_areas_are_what_the_crops_show(load, clip, kind):
     found = load(kind=kind).predict(clip, explain=False)
     for track in found.tracks:
         frames = read_frames(open_video(clip), track.faces.indices)
-        for frame, crop, area in zip(frames, track.faces.crops, track.areas, strict=True):
+        for frame, crop, area in zip(frames, track.faces.crops, track.faces.areas, strict=True):
             left, top, right, bottom = area.round().astype(int)
             padded = np.pad(frame.image, ((50, 50), (50, 50), (0, 0)), "reflect")
             shown = resize_image(padded[top + 50 : bottom + 50, left + 50 : right + 50], 64)

@@ -1,0 +1,88 @@
+"""The whole prediction of a clip of ten seconds: what its parts take, and the peak of memory.
+
+    python -m benchmarks.video_prediction CLIP
+    python -m benchmarks.video_prediction CLIP --encoder-name tf_efficientnet_b3 --image-size 300
+
+Of the first ten seconds of CLIP, a video with a face; the network has random weights, which cost the same. Each part is
+timed within one prediction: a process of its own, so that the peak is what a user sees, libraries included (Linux).
+"""
+
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.spai_speed import _high_water
+from common.config.video import VideoConfig
+from common.data.clip_faces import extract_faces
+from common.data.faces import FaceKind, make_face_detector
+from common.data.videos import open_video, read_frames, write_video
+from common.evaluation.video_report import write_report
+from common.inference.video import VideoDetector
+from common.networks.spotter import TemporalCNNGRU
+from common.tables import markdown_table
+
+import torch
+import tyro
+
+SECONDS = 10.0
+
+
+def main(
+    clip: tyro.conf.Positional[Path],
+    encoder_name: str = "tf_efficientnet_b0",
+    image_size: int = 224,
+    faces: FaceKind = "auto",
+) -> None:
+    """Cut, predict, print the table.
+
+    Args:
+        clip: A video of ten seconds or more.
+        encoder_name: Of timm.
+        image_size: Side of the face crops.
+        faces: How they are found, as of script 8.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cut = Path(folder) / "clip.mp4"
+        video = open_video(clip)
+        count = int((video.times < SECONDS).sum())
+        write_video(cut, (frame.image for frame in read_frames(video, range(count))), video.fps)
+        print(
+            f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {encoder_name} at {image_size}"
+            f" px, {count} frames of {video.width} × {video.height}\n"
+        )
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows = pool.apply(_predict, (cut, encoder_name, image_size, faces))
+    print(markdown_table(["part", "seconds", "peak so far"], rows))
+
+
+def _predict(clip: Path, encoder_name: str, image_size: int, faces: FaceKind) -> list[list[str]]:
+    """Rows of the table."""
+    rows, start = [], time.perf_counter()
+
+    def done(part: str) -> None:
+        nonlocal start
+        rows.append([part, f"{time.perf_counter() - start:.1f}", f"{_high_water():.0f} MB"])
+        start = time.perf_counter()
+
+    config = VideoConfig(name="benchmark", encoder_name=encoder_name, image_size=image_size).plain()
+    checkpoint = {"config": config, "calibration": {"slope": 1.0, "intercept": 0.0}}
+    finder = make_face_detector(faces)
+    model = TemporalCNNGRU(encoder_name).eval()
+    detector = VideoDetector(model, checkpoint, "random", torch.device("cpu"), finder)
+    done("networks")
+    extract_faces(clip, finder, frames=config["frames"], size=image_size)
+    done("decoding, faces")
+    detector.predict(clip, explain=False)
+    done("prediction (the same again, and the score)")
+    score = detector.predict(clip)
+    done("prediction with heatmaps")
+    write_report(score, clip.parent / "report")
+    done("pictures and annotated video")
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
