@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Annotated
 
 from common.data.images import read_image
+from common.data.videos import VIDEO_SUFFIXES
 from common.errors import UserError
 from common.evaluation.attention import attention_map, describe_tokens, draw_attention, semantic_map
 from common.evaluation.explanation import describe, draw_explanation
@@ -79,6 +80,11 @@ class ExplainConfig:
             raise UserError(f"{self.image} is a folder. Name one image in it.")
         if not self.image.exists():
             raise UserError(f"there is no file {self.image}. Name an image.")
+        if self.image.suffix.lower() in VIDEO_SUFFIXES:
+            raise UserError(
+                f"{self.image} is a video. See what speaks for a fake in it with: "
+                f"python script_8_deepfake_video.py --predict {self.image}"
+            )
         if self.path.is_dir():
             raise UserError(f"--output {self.path} is a folder. Name a file in it.")
         if self.path.suffix.lower() != ".png":

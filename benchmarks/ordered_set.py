@@ -1,7 +1,7 @@
 """Clips whose frames tell nothing and whose order tells all: what a detector sees that looks at time.
 
     python -m benchmarks.ordered_set IMAGES data/ordered
-    python -m benchmarks.spotter data/ordered --faces crops --image-size 64
+    python -m benchmarks.spotter data/ordered --faces crops --image-size 64 --variants plain time spotter
 
 Of each image two clips, as folders of PNG frames: a window glides over it, `real`; and the same frames in a drawn
 order, `fake`. Both classes hold exactly the same frames, so that a classifier of frames is right half of the time,

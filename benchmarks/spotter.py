@@ -26,9 +26,9 @@ import tyro
 PARTS = ("attention", "multi_scale", "temporal")
 VARIANTS = {
     "plain": (),
-    "+ attention": ("attention",),
-    "+ multi-scale": ("multi_scale",),
-    "+ time": ("temporal",),
+    "attention": ("attention",),
+    "multi_scale": ("multi_scale",),
+    "time": ("temporal",),
     "spotter": PARTS,
 }
 """Name → the parts that are there."""
@@ -39,6 +39,7 @@ def main(
     data: tyro.conf.Positional[Path],
     faces: str = "auto",
     encoder_weights: str = "auto",
+    variants: tuple[str, ...] = tuple(VARIANTS),
     seeds: int = 3,
     epochs: int = 0,
     image_size: int = 0,
@@ -52,6 +53,7 @@ def main(
         data: Folder of clips, as of script 8.
         faces: Of script 8, as the next.
         encoder_weights: For all variants alike.
+        variants: Those that are wanted, of plain, attention, multi_scale, time, spotter.
         seeds: Number of seeds, from 0.
         epochs: Instead of the quick profile's, as the next three, where they are given.
         image_size: Side of the crops.
@@ -73,12 +75,12 @@ def main(
         models_dir=output,
         cache_dir=output / "cache",
     )
-    results = {name: [] for name in VARIANTS}
+    results = {name: [] for name in variants}
     for seed in range(seeds):
         clips, cache = load_clips(replace(config, seed=seed))
-        for name, parts in VARIANTS.items():
-            there = {part: part in parts for part in PARTS}
-            run = replace(config, name=f"{'_'.join(parts) or 'plain'}_{seed}", seed=seed, **there)
+        for name in variants:
+            there = {part: part in VARIANTS[name] for part in PARTS}
+            run = replace(config, name=f"{'_'.join(VARIANTS[name]) or 'plain'}_{seed}", seed=seed, **there)
             results[name].append(_run(run, clips, cache))
     rows = []
     for name, found in results.items():

@@ -228,6 +228,7 @@ def test_what_is_wrong_is_one_message(run_program, folder, image, output, messag
     [
         ({"image": "none.png"}, "there is no file .*none.png"),
         ({"image": "."}, "is a folder. Name one image in it."),
+        ({"image": "clip.mp4"}, r"clip\.mp4 is a video. .*script_8_deepfake_video.py --predict .*clip\.mp4"),
         ({"output": "."}, "is a folder. Name a file in it."),
         ({"output": "found.jpg"}, "found.jpg must end in .png."),
         ({"output": "image.png"}, "is the image itself. Name another file."),
@@ -239,6 +240,7 @@ def test_what_is_wrong_is_one_message(run_program, folder, image, output, messag
 )
 def test_wrong_flags_are_named(program, folder, values, message):
     values = {name: folder / value if isinstance(value, str) else value for name, value in values.items()}
+    (folder / "clip.mp4").touch()
     with pytest.raises(UserError, match=message):
         program["ExplainConfig"](**{"image": folder / "image.png"} | values)
 
