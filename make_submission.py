@@ -41,7 +41,7 @@ from common.inference.rle import encode_labels, format_annotation
 from common.inference.rows import submission_rows
 from common.inference.settings import Settings
 from common.inference.video import NAME as VIDEO_DETECTOR
-from common.inference.video import VideoDetector, find_video_detector, load_video_detector
+from common.inference.video import VideoDetector, fault, find_video_detector, load_video_detector
 from common.inference.views import TTA
 
 import numpy as np
@@ -256,8 +256,8 @@ def _score_video(config: SubmissionConfig, detector: VideoDetector | None, path:
         }
     try:
         score = detector.predict(path, explain=False)
-    except UserError as error:
-        return {"error": str(error)}
+    except Exception as error:  # of a thousand videos one may break anything: the others are scored
+        return {"error": fault(error)}
     video = score.faces.video
     return {
         "fake_probability": round(score.probability, 6),

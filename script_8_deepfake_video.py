@@ -21,7 +21,7 @@ from common.data.faces import make_face_detector
 from common.evaluation.detection import format_table
 from common.evaluation.video_report import predict_folder
 from common.inference.video import load_video_detector
-from common.training.video import evaluate_spotter, fit_spotter, load_clips, of_split, start_spotter
+from common.training.video import checkpoint_path, evaluate_spotter, fit_spotter, load_clips, of_split, start_spotter
 
 from accelerate import PartialState
 
@@ -48,10 +48,9 @@ def main(config: VideoConfig) -> None:
 def predict(config: VideoConfig) -> None:
     """Score a video, or all of a folder."""
     faces = make_face_detector(config.faces, model=config.face_model, boxes=config.boxes)
-    path = config.checkpoint or config.models_dir / f"{config.name}_best.pth"
-    detector = load_video_detector(
-        path, PartialState().device, faces, threshold=config.threshold, min_coverage=config.min_coverage
-    )
+    path, device = checkpoint_path(config), PartialState().device
+    limits = {"threshold": config.threshold, "min_coverage": config.min_coverage}
+    detector = load_video_detector(path, device, faces, **limits)
     failures = predict_folder(detector, config.predict, config.output, pictures=config.pictures)
     print(f"→ {config.output / 'results.csv'}" + f"; {failures} could not be scored" * bool(failures))
     if failures and config.predict.is_file():

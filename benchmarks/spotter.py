@@ -45,6 +45,7 @@ def main(
     image_size: int = 0,
     frozen_epochs: int = -1,
     lr: float = 0.0,
+    augment: bool = True,
     output: Path = Path("outputs/spotter"),
 ) -> None:
     """Train and test what isn't yet, and print the table.
@@ -59,6 +60,7 @@ def main(
         image_size: Side of the crops.
         frozen_epochs: The encoder learns from this epoch on.
         lr: Learning rate.
+        augment: Augment the training clips.
         output: Folder for checkpoints and results.
     """
     config = VideoConfig(name="spotter", tracker="none").quick()
@@ -72,6 +74,7 @@ def main(
         image_size=image_size or config.image_size,
         frozen_epochs=config.frozen_epochs if frozen_epochs < 0 else frozen_epochs,
         lr=lr or config.lr,
+        augment=augment,
         models_dir=output,
         cache_dir=output / "cache",
     )

@@ -23,6 +23,7 @@ from common.evaluation.video_report import write_report
 from common.inference.video import VideoDetector
 from common.networks.spotter import TemporalCNNGRU
 from common.tables import markdown_table
+from common.training.video import DECISION
 
 import torch
 import tyro
@@ -67,7 +68,7 @@ def _predict(clip: Path, encoder_name: str, image_size: int, faces: FaceKind) ->
         rows.append([part, f"{time.perf_counter() - start:.1f}", f"{_high_water():.0f} MB"])
         start = time.perf_counter()
 
-    config = VideoConfig(name="benchmark", encoder_name=encoder_name, image_size=image_size).plain()
+    config = VideoConfig(name="benchmark", encoder_name=encoder_name, image_size=image_size).plain() | DECISION
     checkpoint = {"config": config, "calibration": {"slope": 1.0, "intercept": 0.0}}
     finder = make_face_detector(faces)
     model = TemporalCNNGRU(encoder_name).eval()

@@ -116,6 +116,7 @@ def save_video_detector():
     import torch
 
     sizes = {"encoder_name": "mobilenetv3_small_100", "image_size": 64, "frames": 6, "hidden": 16}
+    sizes |= {"threshold": 0.5, "min_coverage": 0.3}
     plain = VideoConfig(name="deepfake_video", **sizes).plain()
 
     def save(path: Path, config: dict[str, object] | None = None, **fields: object) -> Path:

@@ -14,8 +14,8 @@ class VideoConfig(RunConfig):
     """Training or use of a detector of deepfake clips. Defaults are the seed's for EfficientNet-B0."""
 
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
-        *("predict", "output", "evaluate", "pictures", "cache_dir", "data_dir", "csv", "face_model", "boxes"),
-        *("encoder_weights", "threshold", "min_coverage"),
+        *("predict", "output", "checkpoint", "evaluate", "pictures", "threshold", "min_coverage"),
+        *("cache_dir", "data_dir", "csv", "face_model", "boxes", "encoder_weights"),
     }
     INHERITED: ClassVar[frozenset[str]] = frozenset({"encoder_weights"})
     RECIPES: ClassVar[dict[tuple[str, str], str]] = {
@@ -31,7 +31,7 @@ class VideoConfig(RunConfig):
     to the table. Without a split it is drawn."""
     identity: str = ""
     """Regular expression whose groups (or whole match) in a clip's path name the people in it, such as
-    (\\\\d{3})_(\\\\d{3}): nobody is in two splits."""
+    ([0-9]{3})(?:_([0-9]{3}))? for FaceForensics++: nobody is in two splits."""
     cache_dir: Path = Path("data/clip_cache")
     """Where the face crops of the clips are kept, decoded once."""
     faces: Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"] = "auto"
@@ -48,16 +48,16 @@ class VideoConfig(RunConfig):
     output: Path = Path("outputs/videos")
     """... and write results.csv and a folder a video here."""
     checkpoint: Path | None = None
-    """Score with this one; by default models/<name>_best.pth."""
+    """Score or test with this one; by default models/<name>_best.pth."""
     pictures: bool = True
     """Draw contact sheet, timeline, heatmaps and an annotated video of what is scored."""
-    threshold: float = 0.5
-    """Calibrated probability from which a clip is called fake."""
-    min_coverage: float = 0.3
-    """A face that was found in a smaller share of the sampled frames decides nothing; without another the verdict is
-    inconclusive."""
+    threshold: float | None = None
+    """Calibrated probability from which a clip is called fake; by default the training's, there 0.5."""
+    min_coverage: float | None = None
+    """The verdict is inconclusive where a face was found in a smaller share of the sampled frames; by default the
+    training's, there 0.3."""
     evaluate: bool = False
-    """Don't train: test models/<name>_best.pth on the test split."""
+    """Don't train: test the checkpoint on the test split."""
 
     encoder_name: str = "tf_efficientnet_b0"
     """Network of timm that sees each frame: tf_efficientnet_b0, tf_efficientnet_b3 (its own input size, batch, rate and
@@ -112,7 +112,7 @@ class VideoConfig(RunConfig):
     def _rules(self) -> dict[str, tuple[bool, str]]:
         return super()._rules() | {
             **{name: (getattr(self, name) > 0, "1 or more") for name in ("frames", "hidden", "layers")},
-            "image_size": (self.image_size >= 32, "32 or more"),
+            "image_size": (self.image_size >= 64, "64 or more"),
             "dropout": (0 <= self.dropout < 1, "from 0 to less than 1"),
             "frozen_epochs": (
                 0 <= self.frozen_epochs < self.epochs or self.epochs == 0,
@@ -120,8 +120,9 @@ class VideoConfig(RunConfig):
             ),
             "focal_gamma": (self.focal_gamma >= 0, "0 or more"),
             "frame_weight": (self.frame_weight >= 0, "0 or more"),
-            "threshold": (0 < self.threshold < 1, "above 0 and below 1"),
-            "min_coverage": (0 <= self.min_coverage <= 1, "from 0 to 1"),
+            "threshold": (self.threshold is None or 0 < self.threshold < 1, "above 0 and below 1"),
+            "min_coverage": (self.min_coverage is None or 0 <= self.min_coverage <= 1, "from 0 to 1"),
+            "predict": (self.predict is None or not self.evaluate, "left out beside --evaluate"),
             "face_model": (self.face_model is None or self.faces == "yunet", "left out, or beside --faces yunet"),
             "boxes": (self.boxes is None or self.faces == "boxes", "left out, or beside --faces boxes"),
             "faces": (

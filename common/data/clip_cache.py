@@ -7,6 +7,8 @@ added. A clip whose file has changed is decoded anew; its old crops stay until t
 
 import hashlib
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from common.data.clip_faces import FaceTrack, extract_faces
 from common.data.clips import Clip, measure
-from common.data.faces import FaceDetector
+from common.data.faces import BoxTable, FaceDetector
 from common.errors import UserError, listing
 from common.files import write_json, written_whole
 
@@ -39,14 +41,8 @@ class CachedClip:
     shard: Path
     offset: int
     """Of the first crop in the shard."""
-    indices: np.ndarray
-    """Numbers of the frames in the clip: int64 (n,)."""
-    times: np.ndarray
-    """Seconds since the clip's first frame: float64 (n,)."""
     found: np.ndarray
     """Whether the face was found there: bool (n,)."""
-    boxes: np.ndarray
-    """Of the face, left, top, right, bottom in px of the upright frame: float64 (n, 4)."""
     coverage: float
     """Share of all the clip's sampled frames in which it was found, in [0, 1]."""
     warnings: tuple[str, ...]
@@ -55,7 +51,7 @@ class CachedClip:
     def crops(self) -> np.ndarray:
         """RGB, uint8 (n, S, S, 3), memory-mapped and read-only."""
         # Mapped anew each time: an open map of each shard would use up the files that a process may have open.
-        return np.load(self.shard, mmap_mode="r")[self.offset : self.offset + len(self.times)]
+        return np.load(self.shard, mmap_mode="r")[self.offset : self.offset + len(self.found)]
 
 
 class ClipCache:
@@ -82,6 +78,8 @@ class ClipCache:
     def fill(self, clips: Sequence[Clip], skip_bad_files: bool = False) -> list[Clip]:
         """Decode the clips that are not cached yet; another process that fills the same cache is waited for.
 
+        Prints what is unusual about clips that were decoded, and in how many of all no face was found.
+
         Args:
             clips: All that are needed.
             skip_bad_files: Leave out those that can't be decoded and print each, instead of raising.
@@ -98,7 +96,11 @@ class ClipCache:
         if not wanted.keys() <= self._cached.keys():
             with _alone(self.folder):
                 self._read_shards()
-                faults += self._decode({key: clip for key, clip in wanted.items() if key not in self._cached})
+                missing = {key: clip for key, clip in wanted.items() if key not in self._cached}
+                faults += self._decode(missing)
+            warned = {clip.path: self._cached[key].warnings for key, clip in missing.items() if key in self._cached}
+            if rows := _kinds_of(warned):
+                print(listing(f"of {len(warned)} new clips (each is described in {self.folder}):", rows))
         if faults:
             bad = listing(f"{len(faults)} bad files among {len(clips)} clips:", faults, most=len(faults))
             if not skip_bad_files:
@@ -107,7 +109,9 @@ class ClipCache:
         cached = [clip for clip, key in zip(clips, keys, strict=True) if key in self._cached]
         faceless = sum(not self._cached[key].found.any() for key in keys if key in self._cached)
         if faceless:
-            print(f"no face was found in {faceless} of {len(cached)} clips; their centre is used")
+            lost = isinstance(self.detector, BoxTable) and faceless == len(cached)
+            hint = ": the table of boxes has none for any sampled frame" if lost else ""
+            print(f"no face was found in {faceless} of {len(cached)} clips{hint}")
         return cached
 
     def read(self, clip: Clip) -> CachedClip:
@@ -152,10 +156,10 @@ class ClipCache:
     def _write_shard(self, clips: dict[str, tuple[Clip, FaceTrack, tuple[str, ...]]]) -> None:
         entries, offset = [], 0
         for key, (clip, face, warnings) in clips.items():
-            arrays = {name: getattr(face, name).tolist() for name in ("indices", "times", "found", "boxes")}
-            entry = {"key": key, "file": str(clip.path), "offset": offset, "count": len(face.times), **arrays}
+            arrays = {name: getattr(face, name).tolist() for name in ("indices", "found", "boxes")}
+            entry = {"key": key, "file": str(clip.path), "offset": offset, **arrays}
             entries.append(entry | {"coverage": face.coverage, "warnings": warnings})
-            offset += len(face.times)
+            offset += len(face.found)
         names = (f"shard_{number:05}" for number in count())
         path = self.folder / f"{next(name for name in names if name not in self._shards)}.npy"
         path.with_suffix(".json").unlink(missing_ok=True)  # of a shard whose crops were deleted
@@ -175,18 +179,29 @@ class ClipCache:
                 self._cached[entry["key"]] = CachedClip(
                     path.with_suffix(".npy"),
                     entry["offset"],
-                    np.array(entry["indices"], np.int64),
-                    np.array(entry["times"], np.float64),
                     np.array(entry["found"], bool),
-                    np.array(entry["boxes"], np.float64).reshape(-1, 4),
                     entry["coverage"],
                     tuple(entry["warnings"]),
                 )
 
 
+def _kinds_of(warnings: dict[Path, tuple[str, ...]]) -> list[str]:
+    """A line for each kind of warning: how many clips, and one of them. Numbers of faces are no fault of a clip."""
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    for path, texts in warnings.items():
+        for text in texts:
+            kinds[re.sub(r"\d+(\.\d+)?", "n", re.split("[:,]", text)[0])].append(path)
+    return [
+        f"{kind}: {len(paths)}, for instance {paths[0]}"
+        for kind, paths in sorted(kinds.items())
+        if kind not in ("n faces", "no face found")
+    ]
+
+
 def _key(path: Path) -> str:
     """What a clip is cached under: its place, size and date, so that a changed file is another clip."""
-    return hashlib.sha256(f"{path.resolve()},{measure(path)}".encode()).hexdigest()[:24]
+    found = measure(path)  # first: a link to itself, which can't be resolved, is refused there
+    return hashlib.sha256(f"{path.resolve()},{found}".encode()).hexdigest()[:24]
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import numpy as np
 
 MAX_SPACING = 2.0
 """Sampled frames farther apart than so many seconds are warned of: what happens between them is not seen."""
+MIN_FOUND = 3
+"""A face found in fewer frames decides nothing, but in a clip of fewer frames: detectors err in single ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,28 @@ class ClipFaces:
     `found` false everywhere and coverage 0."""
     warnings: tuple[str, ...]
     """What one should know of it, the video's own warnings first."""
+
+    @property
+    def found(self) -> np.ndarray:
+        """In which of the sampled frames any of these faces was found: bool (m,)."""
+        found = np.zeros(len(self.indices), bool)
+        for track in self.tracks:
+            found[track.positions] |= track.found
+        return found
+
+    @property
+    def coverage(self) -> float:
+        """Share of the sampled frames in which any of these faces was found, in [0, 1]."""
+        return float(self.found.mean())
+
+    @property
+    def min_found(self) -> int:
+        """In how many sampled frames a face must be found to decide."""
+        return min(MIN_FOUND, len(self.indices))
+
+    def may_decide(self, track: FaceTrack) -> bool:
+        """Whether one of these faces was found often enough to decide what the clip is."""
+        return int(track.found.sum()) >= self.min_found
 
 
 def extract_faces(path: Path, detector: FaceDetector, *, frames: int, size: int) -> ClipFaces:
@@ -132,7 +156,8 @@ def _warnings(video: Video, wanted: list[int], decoded: list[Frame], faces: int)
     elif len(decoded) < len(wanted):
         warnings.append(f"{lost} are broken")
     if faces != 1:
-        warnings.append(f"{faces} faces" if faces else "no face found: centre crop")
+        several = f"{faces} faces (one that was lost, as at a cut, counts anew)"
+        warnings.append(several if faces else "no face found: centre crop")
     spacing = np.median(np.diff(video.times[wanted])) if len(wanted) > 1 else 0.0
     if spacing > MAX_SPACING:
         warnings.append(f"sampled frames lie {spacing:.1f} s apart")

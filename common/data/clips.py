@@ -5,16 +5,18 @@ know the other by the face.
 """
 
 import hashlib
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from common import tables
 from common.data.images import IMAGE_SUFFIXES
 from common.data.splits import SPLITS, draw_splits
-from common.data.videos import VIDEO_SUFFIXES
+from common.data.videos import VIDEO_SUFFIXES, frame_files
 from common.errors import UserError, listing
 from common.forensics.connecting import connected
 
@@ -42,31 +44,50 @@ class Clip:
 def find_clips(folder: Path) -> list[Path]:
     """All clips below a folder, sorted.
 
-    A file with the suffix of a video or an image is a clip. A subfolder that holds images and nothing else is a folder
-    of frames: one clip. Other subfolders are searched likewise. Hidden files are passed over.
+    A file with the suffix of a video or an image is a clip. A subfolder that holds images, but neither videos nor
+    folders, is a folder of frames: one clip. Other subfolders are searched likewise. Hidden files, and what is neither
+    video nor image, are passed over. What several links lead to is one clip.
 
     Raises:
-        UserError: The folder does not exist.
+        UserError: The folder does not exist, or one below can't be read.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise UserError(f"{folder} is not a folder. Name the folder that holds the clips.")
     return sorted(_clips_below(folder))
 
 
-def _clips_below(folder: Path) -> Iterator[Path]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            frames = _visible(entry)
-            if frames and all(frame.suffix.lower() in IMAGE_SUFFIXES and frame.is_file() for frame in frames):
-                yield entry
-            else:
-                yield from _clips_below(entry)
-        elif entry.suffix.lower() in CLIP_SUFFIXES:
-            yield entry
+def _clips_below(top: Path) -> Iterator[Path]:
+    seen = {os.path.realpath(top)}
+
+    def is_new(path: Path) -> bool:
+        real = os.path.realpath(path)
+        return not (real in seen or seen.add(real))
+
+    for place, folders, files in os.walk(top, onerror=_refuse, followlinks=True):
+        folder = Path(place)
+        folders[:] = [path.name for path in _named_first(folder, folders) if is_new(path)]
+        clips = [path for path in _named_first(folder, files) if path.suffix.lower() in CLIP_SUFFIXES]
+        if folder != top and clips and not folders and all(path.suffix.lower() in IMAGE_SUFFIXES for path in clips):
+            yield folder
+        else:
+            yield from filter(is_new, clips)
 
 
-def _visible(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+def _named_first(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What isn't hidden, links last: what they lead to is known by its own name where that is there too."""
+    paths = (folder / name for name in names if not name.startswith("."))
+    return sorted(paths, key=lambda path: (path.is_symlink(), path.name))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"the folder {error.filename} can't be read ({error.strerror}). Change its permissions or move it.")
 
 
 def read_clip_folders(
@@ -91,8 +112,8 @@ def read_clip_folders(
             are none.
     """
     pattern = _compiled(identity_pattern) if identity_pattern else None
-    given = [split for split in SPLITS if (data_dir / split).is_dir()]
-    classes = [name for name in CLASSES if (data_dir / name).is_dir()]
+    given = [split for split in SPLITS if _is_folder(data_dir / split)]
+    classes = [name for name in CLASSES if _is_folder(data_dir / name)]
     if bool(given) == bool(classes):
         raise UserError(
             f"{data_dir} holds {', '.join(given + classes) or 'neither'}; it needs the folders train, val, test "
@@ -102,7 +123,7 @@ def read_clip_folders(
     for split in given or [""]:
         for name, fake in CLASSES.items():
             folder = data_dir / split / name
-            for path in find_clips(folder) if folder.is_dir() else []:
+            for path in find_clips(folder) if _is_folder(folder) else []:
                 identities = _identities(pattern, path.relative_to(folder).as_posix()) if pattern else ()
                 if pattern and not identities:
                     unmatched.append(str(path))
@@ -134,20 +155,24 @@ def _suffixes() -> str:
     return ", ".join(sorted(suffix[1:].upper() for suffix in CLIP_SUFFIXES))
 
 
-def read_clip_table(csv: Path, seed: int = 0, shares: tuple[float, float, float] = SHARES) -> list[Clip]:
+def read_clip_table(
+    csv: Path, identity_pattern: str = "", seed: int = 0, shares: tuple[float, float, float] = SHARES
+) -> list[Clip]:
     """Read a table of clips, one a row.
 
     Args:
         csv: With the columns `file` (its path, relative to the table's folder) and `label` (`real` or `fake`, or 0 or
             1 = fake); `identity` (several joined by `;`) and `split` (train, val, test) may be left out or empty. A
             split is given for all clips or for none; then it is drawn as for folders.
+        identity_pattern: As of `read_clip_folders`, searched in the column `file` of rows that give no identity.
         seed: Of that draw.
         shares: Of train, val and test; they sum to 1.
 
     Raises:
-        UserError: It lacks a column or has no rows; a label or split is none; a clip is missing or listed twice. Rows
-            are counted from the head, which is row 1.
+        UserError: It lacks a column or has no rows; a label or split is none; a clip is missing or listed twice; the
+            pattern is none or doesn't match some rows. Rows are counted from the head, which is row 1.
     """
+    pattern = _compiled(identity_pattern) if identity_pattern else None
     table = tables.read_table(csv, ("file", "label"))
     if not len(table):
         raise UserError(f"{csv} lists no clips. Give each a row: file,label,identity,split.")
@@ -157,6 +182,8 @@ def read_clip_table(csv: Path, seed: int = 0, shares: tuple[float, float, float]
     for number, row in enumerate(table.to_dict("records"), 2):
         path, label = csv.parent / row["file"], row["label"].strip().lower()
         identities = tuple(dict.fromkeys(name for part in row.get("identity", "").split(";") if (name := part.strip())))
+        if pattern and not identities:
+            identities = _identities(pattern, row["file"])
         clip = Clip(path, labels.get(label, False), "" if drawn else row["split"], identities)
         first = rows.setdefault(path.resolve(), number)
         if label not in labels:
@@ -167,6 +194,8 @@ def read_clip_table(csv: Path, seed: int = 0, shares: tuple[float, float, float]
             faults.append(f"row {number} ({row['file']}): is in row {first} already")
         elif not path.exists():
             faults.append(f"row {number} ({row['file']}): {path} does not exist (paths begin at the table's folder)")
+        elif pattern and not identities:
+            faults.append(f"row {number} ({row['file']}): the identity pattern {identity_pattern!r} matches nothing")
         clips.append(clip)
     if faults:
         raise UserError(listing(f"{csv} has {len(faults)} wrong rows among {len(clips)}:", faults))
@@ -203,7 +232,9 @@ def _ties(clip: Clip) -> tuple[str, ...]:
 
 
 def check_clips(clips: Sequence[Clip]) -> None:
-    """Refuse a training or validation that lacks a class, and identities that are in more than one split.
+    """Refuse a training or validation that lacks a class, and identities or clips that are in more than one split.
+
+    Clips of the same name and content are one clip, wherever they lie.
 
     Raises:
         UserError: Saying which.
@@ -220,6 +251,9 @@ def check_clips(clips: Sequence[Clip]) -> None:
     if shared:
         head = f"{len(shared)} of {len(places)} identities are in several splits, so that faces are known by heart:"
         raise UserError(listing(head, shared) + "\nGive all clips of an identity the same split.")
+    if copies := _copies(clips):
+        head = f"{len(copies)} clips are in several splits:"
+        raise UserError(listing(head, copies) + "\nKeep each in one split.")
     there = {(clip.split, clip.fake) for clip in clips}
     lacking = [
         f"{split} has no {name} clips"
@@ -237,19 +271,57 @@ def check_clips(clips: Sequence[Clip]) -> None:
         )
 
 
+def _copies(clips: Sequence[Clip]) -> list[str]:
+    """A line for each clip that is in several splits."""
+    groups = [clips]
+    for key in (lambda path: path.name, clip_key, _content):  # the cheap ones first: few clips are read as a whole
+        groups = [part for group in groups for part in _alike_in_splits(group, key)]
+    return [", ".join(f"{clip.split} ({clip.path})" for clip in group) for group in groups]
+
+
+def _alike_in_splits(clips: Sequence[Clip], key: Callable[[Path], str]) -> list[list[Clip]]:
+    groups: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        groups[key(clip.path)].append(clip)
+    return [group for group in groups.values() if len({clip.split for clip in group}) > 1]
+
+
+def _content(path: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _files(path):
+        try:
+            with name.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{name} can't be read ({error.strerror}). Mend or remove it.") from error
+    return digest.hexdigest()
+
+
+def _files(clip: Path) -> list[Path]:
+    return frame_files(clip) if clip.is_dir() else [clip]
+
+
 def measure(path: Path) -> tuple[int, int, int]:
     """Number of files that a clip consists of, their bytes, and when the last of them was changed (ns).
 
     Raises:
-        UserError: There is no such file or folder.
+        UserError: There is no such file or folder, or it can't be read.
     """
     try:
-        files = _visible(path) if path.is_dir() else [path]
-        found = [file.stat() for file in files]
+        found = [file.stat() for file in _files(path)]
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}). Mend or remove it.") from error
     times = [entry.st_mtime_ns for entry in found]
     return len(found), sum(entry.st_size for entry in found), max(times, default=0)
+
+
+def clip_key(path: Path) -> str:
+    """Hash of a clip's name, number of files and bytes: 16 hex digits by which it is known again anywhere.
+
+    Raises:
+        UserError: As `measure`.
+    """
+    return hashlib.sha256(f"{path.name},{measure(path)[:2]}".encode()).hexdigest()[:16]
 
 
 def fingerprint(clips: Iterable[Clip]) -> str:

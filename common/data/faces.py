@@ -161,7 +161,7 @@ class BoxTable:
         rows = tables.read_table(table, _COLUMNS)
         if not len(rows):
             raise UserError(f"{table} lists no boxes. Give each a row: {','.join(_COLUMNS)}.")
-        self.name = f"boxes {_digest(table)}"
+        self.name = f"boxes {_digest(table)} {table.parent.resolve()}"  # its paths begin there
         self._table = table
         self._boxes: dict[tuple[str, int], list[list[float]]] = {}
         self._named: dict[str, Path] = {}

@@ -30,7 +30,7 @@ FOLDER_RATE = 25.0
 """Frames a second that a folder of frames is taken to have."""
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 # A playlist that is named .mp4 would otherwise have FFmpeg open the files, or addresses, that it lists.
-_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv"}
+_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv", "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,15 +105,23 @@ def open_video(path: Path) -> Video:
 
 
 def _open_folder(path: Path) -> Video:
-    files = _frame_files(path)
+    files = frame_files(path)
     if not files:
         raise UserError(f"{path} holds no images. Name a video, an image, or a folder of frames.")
     warning = f"times counted at {FOLDER_RATE:g} frames/s: a folder of frames has none of its own"
     return _described(path, "frames", np.arange(len(files)) / FOLDER_RATE, read_image(files[0]).shape, [warning])
 
 
-def _frame_files(folder: Path) -> list[Path]:
-    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+def frame_files(folder: Path) -> list[Path]:
+    """The images of a folder of frames, in the natural order of their names; hidden and other files are none.
+
+    Raises:
+        UserError: It can't be read.
+    """
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"the folder {folder} can't be read ({error.strerror}). Change its permissions.") from error
     return sorted(files, key=_natural)
 
 
@@ -173,7 +181,8 @@ def _open_file(path: Path) -> Video:
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A video file and its video stream; cover pictures are none."""
     try:
-        container = av.open(str(path), options=_OPTIONS, metadata_errors="replace")
+        # Named, because FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
+        container = av.open(f"file:{path}", options=_OPTIONS, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} cannot be read as a video ({error.strerror}). Replace or remove the file.") from error
     with container:
@@ -245,7 +254,7 @@ def read_frames(video: Video, indices: Iterable[int]) -> Iterator[Frame]:
     if video.kind == "video":
         frames = _read_file(video, wanted)
     else:
-        files = _frame_files(video.path) if video.kind == "frames" else [video.path]
+        files = frame_files(video.path) if video.kind == "frames" else [video.path]
         frames = ((index, _read_image(files[index], video)) for index in wanted)
     empty = True
     for index, image in frames:

@@ -1,11 +1,13 @@
 """What a detector said of clips, written down: figures, pictures and an annotated video each, a table of them all."""
 
 import csv
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from common.data.clips import CLIP_SUFFIXES, find_clips
+from common.data.images import IMAGE_SUFFIXES
 from common.data.videos import FOLDER_RATE, Video, read_frames, write_video
 from common.errors import UserError
 from common.evaluation.clip_pictures import (
@@ -19,7 +21,7 @@ from common.evaluation.clip_pictures import (
 )
 from common.evaluation.page import resized
 from common.files import write_json, written_whole
-from common.inference.video import TrackScore, VideoDetector, VideoScore
+from common.inference.video import TrackScore, VideoDetector, VideoScore, fault
 
 import cv2
 import numpy as np
@@ -41,6 +43,8 @@ COLUMNS = (
     "error",
 )
 """Of results.csv."""
+FILES = ("result.json", "contact_sheet.png", "timeline.png", "heatmaps.npz", "annotated.mp4", "annotated.png")
+"""All that a clip's folder may hold."""
 MOST_WIDE = 1280
 """Pixels of the annotated video."""
 MOST_CURVES = 8
@@ -82,24 +86,24 @@ def write_report(score: VideoScore, folder: Path) -> None:
 
 
 def result(score: VideoScore) -> dict:
-    """The figures of a clip as plain values; nan where there is none."""
+    """The figures of a clip as plain values, rounded; nan where there is none."""
     video = score.faces.video
     return {
         "file": str(score.path),
-        "probability": score.probability,
+        "probability": round(score.probability, 6),
         "verdict": score.verdict,
         "threshold": score.threshold,
         "checkpoint": score.checkpoint,
         "track": score.track.number,
-        "coverage": score.track.faces.coverage,
-        "duration_s": duration(video),
-        "frame_rate": video.fps,
+        "coverage": round(score.coverage, 4),
+        "duration_s": round(duration(video), 3),
+        "frame_rate": round(video.fps, 3),
         "n_frames": len(video.times),
         "width": video.width,
         "height": video.height,
         "rotation": video.rotation,
         "warnings": list(score.warnings),
-        "seconds": score.seconds,
+        "seconds": round(score.seconds, 2),
         "tracks": [_track_result(track) for track in score.tracks],
     }
 
@@ -109,14 +113,14 @@ def _track_result(track: TrackScore) -> dict:
     frames = zip(faces.indices, faces.times, track.frame_scores, faces.boxes, faces.found, strict=True)
     return {
         "track": track.number,
-        "probability": track.probability,
-        "coverage": faces.coverage,
+        "probability": round(track.probability, 6),
+        "coverage": round(faces.coverage, 4),
         "frames": [
             {
                 "index": int(index),
-                "time": float(time),
-                "score": float(own),
-                "box": [float(side) for side in box],
+                "time": round(float(time), 3),
+                "score": round(float(own), 6),
+                "box": [round(float(side), 1) for side in box],
                 "face_found": bool(found),
             }
             for index, time, own, box, found in frames
@@ -144,7 +148,7 @@ def _write_heatmaps(track: TrackScore, path: Path) -> None:
 
 
 def _title(score: VideoScore) -> str:
-    name = score.path.name
+    name = _printable(score.path.name, "utf-8")
     name = name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
     face = f", face {score.track.number} of {len(score.tracks)}" if len(score.tracks) > 1 else ""
     return f"{name}: {score.verdict}, probability {score.probability:.2f} (threshold {score.threshold:.2f}){face}"
@@ -177,16 +181,13 @@ def _timeline(score: VideoScore) -> Figure:
         )
         for track in shown
     ]
-    found = np.zeros(len(score.faces.times), bool)
-    for track in score.tracks:
-        found[track.faces.positions] |= track.faces.found
     notes = ["The verdict is that of the frames together, in their order; it is not the mean of their own scores."]
     if len(shown) < len(score.tracks):
         notes.append(f"{len(score.tracks) - len(shown)} more faces are in result.json.")
     return draw_timeline(
         curves,
         score.faces.times,
-        found,
+        score.faces.found,
         probability=score.probability,
         threshold=score.threshold,
         title=_title(score),
@@ -249,8 +250,9 @@ def _mark(track: TrackScore, time: float, position: int, decides: bool, scale: f
 def predict_folder(detector: VideoDetector, source: Path, output: Path, *, pictures: bool = True) -> int:
     """Score every file of a folder, and write results.csv and a folder a clip.
 
-    Each file has its row, as soon as it is done; one that can't be scored has its error there. A clip's folder (see
-    `write_report`) is called like the clip, below the output as the clip is below its folder.
+    Each file has its row, as soon as it is done; one that can't be scored, whyever, has its error there. A clip's
+    folder (see `write_report`) is called like the clip, below the output as the clip is below its folder; what an
+    earlier run wrote there is removed first.
 
     Args:
         detector: Scores them.
@@ -265,26 +267,35 @@ def predict_folder(detector: VideoDetector, source: Path, output: Path, *, pictu
         UserError: No such file or folder, nothing in it, or the output can't be written to.
     """
     names = _names(source, output)
-    if (clash := next((name for name in names if (output / name).is_file()), None)) is not None:
-        raise UserError(f"the output {output} holds a file {clash}, where its results would go. Name another folder.")
+    for name, path in names.items():
+        place = output / name
+        if place.is_file() or place.resolve() == path.resolve():
+            raise UserError(f"the output {output} holds {name}, where its results would go. Name another folder.")
+    if _holds_frames(source):
+        hint = "to score them as one clip of frames, name the folder above"
+        _print(f"note: each image of {source} is scored by itself; {hint}")
     failures = 0
     with _table(output / "results.csv") as write_row:
         for name, path in tqdm(names.items(), unit="clip", disable=None):
             try:
+                for file in FILES:
+                    (output / name / file).unlink(missing_ok=True)
                 score = detector.predict(path, explain=pictures)
                 write_report(score, output / name)
-            except UserError as error:
+            except Exception as error:  # of a thousand files one may break anything: the others are scored
                 failures += 1
-                write_row({"file": name, "error": str(error)})
-                tqdm.write(f"{name}: error: {error}")
+                write_row({"file": name, "error": fault(error)})
+                _print(f"{name}: error: {fault(error)}")
             else:
                 write_row({"file": name} | _row(score))
-                tqdm.write(f"{name}: {_line(score)}")
+                _print(f"{name}: {_line(score)}")
     return failures
 
 
 def _names(source: Path, output: Path) -> dict[str, Path]:
     """What is to be scored, by its name below the source."""
+    if not source.exists():
+        raise UserError(f"{source} does not exist. Name a video, an image or a folder.")
     if source.is_file():
         return {source.name: source}
     # What is no clip has its row too.
@@ -302,12 +313,28 @@ def _names(source: Path, output: Path) -> dict[str, Path]:
     return names
 
 
+def _holds_frames(source: Path) -> bool:
+    """Whether it would be a clip of frames if it were a subfolder."""
+    entries = [entry for entry in source.iterdir() if not entry.name.startswith(".")] if source.is_dir() else []
+    return len(entries) > 1 and all(entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+
+
+def _print(line: str) -> None:
+    """Print beside the progress bar; what the terminal can't write is written in escapes."""
+    tqdm.write(_printable(line, sys.stdout.encoding or "utf-8"))
+
+
+def _printable(text: str, encoding: str) -> str:
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 @contextmanager
 def _table(path: Path) -> Iterator[Callable[[dict], None]]:
     """A function that adds a row to a new table; what was added is in the file, whatever comes after."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8", newline="")
+        # A file's name need not be UTF-8: it is written as the file system has it.
+        file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror}). Choose another place.") from error
     with file:
@@ -329,7 +356,7 @@ def _row(score: VideoScore) -> dict[str, str | float]:
         "probability": round(score.probability, 6),
         "verdict": score.verdict,
         "threshold": score.threshold,
-        "coverage": round(score.track.faces.coverage, 4),
+        "coverage": round(score.coverage, 4),
         "n_tracks": len(score.tracks),
         "track": score.track.number,
         "n_frames": len(video.times),

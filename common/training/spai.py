@@ -292,8 +292,9 @@ def validate_spai(
     Raises:
         UserError: The training diverged.
     """
-    # In 32 bits, as the test and a submission score: bounds hold for the arithmetic that they were fitted on.
-    logits, index = score_loader(accelerator.unwrap_model(model, keep_fp32_wrapper=False), loader, config)
+    # In 32 bits, as the test and a submission score: bounds hold for the arithmetic that they were fitted on. The mixed
+    # precision is wrapped about `forward`, which `score_images` does not call.
+    logits, index = score_loader(accelerator.unwrap_model(model), loader, config)
     logits, index = accelerator.gather((logits, index))
     if not torch.isfinite(logits).all():
         raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")

@@ -1,13 +1,18 @@
 """What script 8 puts together: labelled clips, their cached crops, the network with its first weights, loss, test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from common.config.video import VideoConfig
 from common.data.clip_cache import ClipCache
 from common.data.clip_dataset import ClipDataset, clip_augmentation, collate_clips
-from common.data.clips import Clip, check_clips, fingerprint, read_clip_folders, read_clip_table
+from common.data.clip_faces import MIN_FOUND
+from common.data.clips import Clip, check_clips, clip_key, fingerprint, read_clip_folders, read_clip_table
 from common.data.dataset import make_loader
 from common.data.faces import NoFace, make_face_detector
 from common.data.sampling import EpochSampler
@@ -26,8 +31,11 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 SPLITS = ("train", "val", "test")
+DECISION = {"threshold": 0.5, "min_coverage": 0.3}
+"""What a checkpoint decides with where nothing else was asked for."""
 
 
 def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
@@ -39,10 +47,12 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
     Raises:
         UserError: As the readers of `common.data.clips`, `make_face_detector`, and `ClipCache.fill`.
     """
+    # The others wait while the main process decodes.
+    PartialState(timeout=timedelta(days=2))
     set_seed(config.seed)
     config = as_trained(config) if config.evaluate else config
     if config.csv is not None:
-        clips = read_clip_table(config.csv, config.seed)
+        clips = read_clip_table(config.csv, config.identity, config.seed)
     else:
         clips = read_clip_folders(config.data_dir, config.identity, config.seed)
     if config.evaluate:
@@ -54,7 +64,7 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
     with PartialState().main_process_first():  # the others find all of them in the cache
         clips = cache.fill(clips, config.skip_bad_files)
     if not isinstance(faces, NoFace):
-        clips = with_faces(clips, cache, config.min_coverage)
+        clips = with_faces(clips, cache)
     if not config.evaluate:
         check_clips(clips)
     counts = ", ".join(f"{len(of_split(clips, split))} {split}" for split in SPLITS)
@@ -63,28 +73,38 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
     return clips, cache
 
 
-def with_faces(clips: Sequence[Clip], cache: ClipCache, min_coverage: float) -> list[Clip]:
-    """Those whose face was found often enough for a verdict; how many others there are is printed.
+def with_faces(clips: Sequence[Clip], cache: ClipCache) -> list[Clip]:
+    """Those whose face would decide in a prediction; how many others there are is printed.
 
     Raises:
         UserError: No clip is left.
     """
-    usable = [clip for clip in clips if cache.read(clip).coverage >= min_coverage]
+    found = {clip: cache.read(clip) for clip in clips}
+    usable = [clip for clip in clips if found[clip].found.sum() >= MIN_FOUND or found[clip].coverage == 1]
     if lost := len(clips) - len(usable):
-        print(f"left out: {lost} of {len(clips)} clips; their face was found in less than {min_coverage:.0%} of frames")
+        print(f"left out: {lost} of {len(clips)} clips; their face was found in fewer than {MIN_FOUND} frames")
     if not usable:
         raise UserError("no clip has a face. Are the images face crops? Then say --faces crops.")
     return usable
 
 
+def checkpoint_path(config: VideoConfig) -> Path:
+    """The checkpoint that is named, or that a training writes."""
+    return config.checkpoint or config.models_dir / f"{config.name}_best.pth"
+
+
 def as_trained(config: VideoConfig) -> VideoConfig:
-    """The configuration with the crops that models/<name>_best.pth was trained on: their number and size.
+    """The configuration with what decided in the checkpoint's training about splits and crops.
 
     Raises:
         UserError: There is no such checkpoint.
     """
-    trained = load_checkpoint(config.models_dir / f"{config.name}_best.pth", VIDEO_KEYS)["config"]
-    return replace(config, frames=trained["frames"], image_size=trained["image_size"])
+    path = checkpoint_path(config)
+    trained = load_checkpoint(path, VIDEO_KEYS)["config"]
+    try:
+        return replace(config, **{name: trained[name] for name in ("seed", "identity", "frames", "image_size")})
+    except KeyError as error:
+        raise UserError(f"{path} is no checkpoint of script 8: its config lacks {error}.") from error
 
 
 def of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
@@ -93,15 +113,17 @@ def of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
 
 
 def start_spotter(config: VideoConfig) -> tuple[TemporalCNNGRU, VideoConfig]:
-    """The network with its encoder's first weights, and the configuration with what was really loaded.
+    """The network with its first weights, and the configuration with what was really loaded and its last defaults.
 
     Raises:
         UserError: No such encoder, or its weights can't be had.
     """
+    set_seed(config.seed)  # the same weights, whatever was drawn before
     model = TemporalCNNGRU(**{field: getattr(config, field) for field in SPOTTER_FIELDS if hasattr(config, field)})
     # A continuation has its weights from the checkpoint.
     loaded = config.encoder_weights if config.resume else load_backbone_weights(model, config.encoder_weights)
-    return model, replace(config, encoder_weights=loaded)
+    decision = {name: getattr(config, name) for name in DECISION if getattr(config, name) is not None}
+    return model, replace(config, encoder_weights=loaded, **DECISION | decision)
 
 
 class ClipStep:
@@ -148,6 +170,8 @@ def fit_spotter(
     )
     val_loader = make_loader(ClipDataset(val, cache), config.batch_size, config.workers, collate=collate_clips)
 
+    kept = {"face_detector": cache.detector.name, "seen": sorted({clip_key(clip.path) for clip in [*train, *val]})}
+
     def set_stage(epoch: int) -> bool:
         model.set_stage(train_backbone=epoch >= config.frozen_epochs)
         return True
@@ -156,10 +180,10 @@ def fit_spotter(
         config,
         model,
         ClipStep(train, config.focal_gamma, config.frame_weight),
-        validate_spotter,
+        partial(validate_spotter, kept=kept),
         train_loader,
         val_loader,
-        fingerprint(clips),
+        f"{fingerprint(clips)} {cache.detector.name}",
         criterion="auc",
         shown=("auc", "frame_auc", "ap", "accuracy"),
         before_epoch=set_stage,
@@ -177,13 +201,13 @@ def score_clips(accelerator: Accelerator, model: nn.Module, loader: DataLoader) 
     Raises:
         UserError: The network's output is not finite.
     """
-    # In 32 bits, as videos are scored later.
-    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    # In 32 bits, as videos are scored later: the class's own `forward` is without the wrapper of mixed precision.
+    model = accelerator.unwrap_model(model).eval()
     device = next(model.parameters()).device
     clip_scores, frame_scores = {}, {}
     for batch in loader:
         lengths = batch["lengths"].to(device)
-        logits, frames = model(batch["frames"].to(device), lengths, return_frames=True)
+        logits, frames = type(model).forward(model, batch["frames"].to(device), lengths, return_frames=True)
         found = [(both[..., 1] - both[..., 0]).double().sigmoid() for both in (logits, frames)]
         # Padded to what the longest clip of any process has; several may have seen a clip twice, to come out even.
         found[1] = accelerator.pad_across_processes(found[1], dim=1)
@@ -197,11 +221,13 @@ def score_clips(accelerator: Accelerator, model: nn.Module, loader: DataLoader) 
     return scores, [frame_scores[position] for position in order]
 
 
-def validate_spotter(accelerator: Accelerator, model: nn.Module, loader: DataLoader) -> Validation:
+def validate_spotter(
+    accelerator: Accelerator, model: nn.Module, loader: DataLoader, kept: Mapping[str, Any] = MappingProxyType({})
+) -> Validation:
     """Score the validation clips; the AUC of the clips picks the best epoch.
 
     The metrics are those of `detection_metrics` of the clips' calibrated probability, and `frame_auc`, that of all
-    frames by their own score. The `calibration` is kept besides.
+    frames by their own score. The `calibration` is kept besides, and what is given as `kept`.
 
     Raises:
         UserError: The training diverged.
@@ -209,9 +235,11 @@ def validate_spotter(accelerator: Accelerator, model: nn.Module, loader: DataLoa
     scores, frame_scores = score_clips(accelerator, model, loader)
     fake = np.array([clip.fake for clip in loader.dataset.clips])
     calibration = fit_calibration(scores, fake)
+    if calibration["slope"] == 0 and accelerator.is_main_process:
+        tqdm.write("note: the network does not tell the validation's clips apart; it gives all the same probability")
     metrics = clip_metrics(scores, fake, calibration)
     metrics["frame_auc"] = clip_metrics(*of_frames(frame_scores, fake), calibration)["auc"]
-    return Validation(metrics, metrics["auc"], {"calibration": calibration})
+    return Validation(metrics, metrics["auc"], {"calibration": calibration, **kept})
 
 
 def of_frames(frame_scores: Sequence[np.ndarray], fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -236,11 +264,16 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
         `real` and `fake`.
 
     Raises:
-        UserError: There is no checkpoint, or the split lacks a class.
+        UserError: There is no checkpoint, it was trained on clips of the split, or the split lacks a class.
     """
-    path = config.models_dir / f"{config.name}_best.pth"
+    path = checkpoint_path(config)
     checkpoint = load_checkpoint(path, VIDEO_KEYS)
     clips = of_split(clips, "test")
+    seen = [clip.path for clip in clips if clip_key(clip.path) in set(checkpoint.get("seen", ()))]
+    if seen:
+        raise UserError(f"{path} was trained on {len(seen)} of the {len(clips)} clips to test, such as {seen[0]}.")
+    if (then := checkpoint.get("face_detector")) != (now := cache.detector.name):
+        print(f"note: {path} was trained on faces found by {then}, and is tested on those found by {now}")
     fake = np.array([clip.fake for clip in clips], bool)
     if fake.all() or not fake.any():
         raise UserError("the test split needs real and fake clips.")
@@ -248,7 +281,8 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
     loader = make_loader(ClipDataset(clips, cache), config.batch_size, config.workers, collate=collate_clips)
     model, loader = accelerator.prepare(load_spotter(checkpoint, path), loader)
     scores, frame_scores = score_clips(accelerator, model, loader)
-    judge = partial(clip_metrics, calibration=checkpoint["calibration"], threshold=config.threshold)
+    threshold = checkpoint["config"]["threshold"] if config.threshold is None else config.threshold
+    judge = partial(clip_metrics, calibration=checkpoint["calibration"], threshold=threshold)
     rows = {"clips": judge(scores, fake), "frames": judge(*of_frames(frame_scores, fake))}
     table = pd.DataFrame([{"of": name, **metrics} for name, metrics in rows.items()])
     return table.rename(columns={"n_real": "real", "n_generated": "fake"})

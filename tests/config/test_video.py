@@ -46,7 +46,8 @@ def test_quick_keeps_an_encoder_that_is_named(monkeypatch):
         ({"faces": "boxes"}, "or --boxes TABLE"),
         ({"boxes": Path("a.csv")}, "--boxes is a.csv; it must be left out, or beside --faces boxes"),
         ({"identity": "(a"}, r"--identity is \(a; it must be a regular expression"),
-        ({"image_size": 16}, "--image-size is 16"),
+        ({"image_size": 32}, "--image-size is 32; it must be 64 or more"),
+        ({"predict": Path("a.mp4"), "evaluate": True}, "--predict is a.mp4; it must be left out beside --evaluate"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused(fields, message):

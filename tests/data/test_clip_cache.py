@@ -10,6 +10,7 @@ from common.data.faces import make_face_detector
 from common.data.videos import write_video
 from common.errors import UserError
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -56,10 +57,21 @@ def test_a_cached_clip_is_its_main_face(clips, tmp_path):
             main, read = faces.tracks[0], reader.read(clip)
             assert read.crops.shape == (count, 16, 16, 3) and read.crops.dtype == np.uint8
             assert isinstance(read.crops, np.memmap) and not read.crops.flags.writeable
-            for name in ("crops", "indices", "times", "found", "boxes"):
+            for name in ("crops", "found"):
                 expected, found = getattr(main, name), getattr(read, name)
                 assert expected.dtype == found.dtype and np.array_equal(expected, found)
             assert (read.coverage, read.warnings) == (main.coverage, faces.warnings)
+
+
+def test_what_is_known_of_a_clip_is_written_down(clips, tmp_path):
+    cache(tmp_path).fill(clips)
+    (shard,) = cache(tmp_path).folder.glob("*.json")
+    for clip, entry in zip(clips, json.loads(shard.read_text())["clips"], strict=True):
+        faces = extract_faces(clip.path, make_face_detector("crops"), frames=4, size=16)
+        main = faces.tracks[0]
+        assert (entry["file"], entry["coverage"]) == (str(clip.path), main.coverage)
+        assert (tuple(entry["warnings"]), entry["indices"]) == (faces.warnings, main.indices.tolist())
+        assert (entry["found"], entry["boxes"]) == (main.found.tolist(), main.boxes.tolist())
 
 
 def test_a_second_start_decodes_nothing(images, tmp_path):
@@ -184,7 +196,44 @@ def test_clips_without_a_face_are_counted(clips, tmp_path, capsys):
     assert "no face was found in 3 of 3 clips" in capsys.readouterr().out
     assert cached.read(clips[0]).coverage == 0 and not cached.read(clips[0]).found.any()
     cache(tmp_path, kind="centre").fill(clips[:2])
-    assert "no face was found in 2 of 2 clips" in capsys.readouterr().out
+    assert "no face was found in 2 of 2 clips\n" in capsys.readouterr().out
+
+
+def test_a_table_that_names_none_of_the_clips(clips, tmp_path, capsys):
+    def filled(name):
+        (tmp_path / "faces.csv").write_text(f"file,frame,left,top,right,bottom\n{name},0,1,2,20,20\n")
+        table = make_face_detector("boxes", boxes=tmp_path / "faces.csv")
+        ClipCache(tmp_path / "cache", table, frames=4, size=16).fill(clips)
+        return capsys.readouterr().out
+
+    assert "no face was found in 3 of 3 clips: the table of boxes has none for any" in filled("faces/image.png")
+    assert "no face was found in 2 of 3 clips\n" in filled("image.png")
+
+
+def test_new_clips_that_are_unusual_are_counted_by_kind(clips, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, share in (("a.mp4", 0.6), ("b.mp4", 0.8)):
+        with av.open(str(tmp_path / name), "w", options={"movflags": "faststart"}) as file:  # its index comes first
+            stream = file.add_stream("libx264", width=32, height=32, pix_fmt="yuv420p")
+            for image in rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            file.mux(stream.encode())
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+    broken = [Clip(tmp_path / name, True, "train") for name in ("a.mp4", "b.mp4")]
+    cache(tmp_path, "centre").fill(clips[:1])
+    assert capsys.readouterr().out == "no face was found in 1 of 1 clips\n"
+    cached = cache(tmp_path, "centre")
+    assert cached.fill([*clips, *broken]) == [*clips, *broken]
+    head, *rows, _ = capsys.readouterr().out.splitlines()
+    assert head == f"of 4 new clips (each is described in {cached.folder}):"
+    assert rows == [
+        f"  one frame only: 1, for instance {clips[2].path}",
+        f"  the file breaks off: 2, for instance {broken[0].path}",
+        f"  times counted at n frames/s: 1, for instance {clips[1].path}",
+    ]
+    cached.fill([*clips, *broken])
+    assert capsys.readouterr().out == "no face was found in 5 of 5 clips\n"
 
 
 def test_one_file_under_two_names_is_decoded_once(clips, tmp_path):

@@ -55,7 +55,7 @@ def test_faces_are_followed_through_the_sampled_frames(tmp_path):
     faces = extract(clip(tmp_path, frames))
     assert faces.indices.tolist() == seen
     np.testing.assert_allclose(faces.times, np.array(seen) / 25)
-    assert faces.warnings == ("2 faces",)
+    assert faces.warnings == ("2 faces (one that was lost, as at a cut, counts anew)",)
     first, second = faces.tracks
     assert first.positions.tolist() == [2, 3, 4, 5, 6, 7]
     assert first.coverage == 6 / 8
@@ -87,6 +87,26 @@ def test_a_large_face_seen_twice_is_less_prominent_than_one_seen_throughout(tmp_
     assert [track.coverage for track in extract(clip(tmp_path, frames)).tracks] == [1, 0.25]
 
 
+def test_a_face_between_cuts_is_covered_by_all_of_its_tracks(tmp_path):
+    places = [(4, 4)] * 4 + [(110, 50)] * 3 + [(4, 60)] * 2 + [None] * 3
+    frames = [draw() if place is None else draw((*place, 32)) for place in places]
+    faces = extract(clip(tmp_path, frames), frames=12)
+    assert [track.coverage for track in faces.tracks] == pytest.approx([4 / 12, 3 / 12, 2 / 12])
+    assert faces.coverage == pytest.approx(9 / 12)
+    assert faces.found.tolist() == [True] * 9 + [False] * 3
+    assert [faces.may_decide(track) for track in faces.tracks] == [True, True, False]
+    # Two faces at once count once.
+    both = [draw((4, 4, 32), (110, 50, 24))] * 2 + [draw((4, 4, 32)), draw()]
+    assert extract(clip(tmp_path, both), frames=4).coverage == 3 / 4
+
+
+@pytest.mark.parametrize(("frames", "decides"), [(1, True), (2, True), (3, False), (8, False)])
+def test_two_finds_decide_in_a_clip_of_two_frames_only(tmp_path, frames, decides):
+    drawn = [draw((20, 40, 32))] * min(frames, 2) + [draw()] * (frames - 2)
+    faces = extract(clip(tmp_path, drawn))
+    assert faces.may_decide(faces.tracks[0]) is decides
+
+
 def test_the_only_find_is_a_face(tmp_path):
     frames = [draw() for _ in range(8)]
     frames[5] = draw((20, 40, 32))
@@ -102,7 +122,7 @@ def test_no_face_is_a_centre_crop_and_said(tmp_path):
     (track,) = faces.tracks
     assert faces.warnings == ("no face found: centre crop",)
     assert not track.found.any()
-    assert track.coverage == 0
+    assert track.coverage == faces.coverage == 0 and not faces.may_decide(track)
     assert track.boxes.tolist() == [[32, 0, 128, 96]] * 3
     for crop, frame in zip(track.crops, read_frames(open_video(path), faces.indices), strict=True):
         np.testing.assert_array_equal(crop, resize_image(frame.image[:, 32:128], 32))

@@ -1,3 +1,4 @@
+import os
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 from common.data.clips import (
     Clip,
     check_clips,
+    clip_key,
     find_clips,
     fingerprint,
     measure,
@@ -28,12 +30,55 @@ def touch(folder: Path, *names: str) -> Path:
 def test_clips_are_found(tmp_path):
     touch(tmp_path, "b.mp4", "a.JPG", "notes.txt", ".hidden.mp4", "deep/er/c.webm")
     touch(tmp_path, "frames/2.png", "frames/10.png", "frames/.DS_Store")
-    touch(tmp_path, "mixed/1.png", "mixed/1.txt", "outer/f1/0.png", "outer/f2.v2/0.png", ".thumbs/0.mp4")
+    touch(tmp_path, "noted/1.png", "noted/2.png", "noted/Thumbs.db", "noted/boxes.json", "noted/notes")
+    touch(tmp_path, "mixed/1.png", "mixed/1.mp4", "nested/1.png", "nested/more/1.png", "nested/notes/1.txt")
+    touch(tmp_path, "outer/f1/0.png", "outer/f2.v2/0.png", ".thumbs/0.mp4")
     (tmp_path / "empty").mkdir()
     found = [path.relative_to(tmp_path).as_posix() for path in find_clips(tmp_path)]
-    assert found == ["a.JPG", "b.mp4", "deep/er/c.webm", "frames", "mixed/1.png", "outer/f1", "outer/f2.v2"]
+    assert found == [
+        *("a.JPG", "b.mp4", "deep/er/c.webm", "frames", "mixed/1.mp4", "mixed/1.png", "nested/1.png", "nested/more"),
+        *("noted", "outer/f1", "outer/f2.v2"),
+    ]
     with pytest.raises(UserError, match="missing is not a folder"):
         find_clips(tmp_path / "missing")
+
+
+def test_what_links_lead_to_is_one_clip(tmp_path):
+    touch(tmp_path, "set/b.mp4", "set/frames/0.png", "set/frames/1.png", "elsewhere/c.mp4")
+    links = {"self": ".", "deep/up": "../..", "a": "frames", "a.mp4": "b.mp4", "more": "../elsewhere", "loop.mp4": ""}
+    links |= {"frames/again": "../frames", "deep/other": "../frames"}
+    for link, target in links.items():
+        (tmp_path / "set" / link).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / link).symlink_to(target or link)
+    found = [path.relative_to(tmp_path / "set").as_posix() for path in find_clips(tmp_path / "set")]
+    assert found == ["b.mp4", "frames", "loop.mp4", "more/c.mp4"]
+    with pytest.raises(UserError, match=r"loop\.mp4 can't be read"):
+        measure(tmp_path / "set" / "loop.mp4")
+
+
+@pytest.mark.parametrize("function", [find_clips, read_clip_folders])
+def test_folders_that_can_not_be_read_are_named(tmp_path, monkeypatch, function):
+    """Permissions bind no administrator, so the system's refusal is made up."""
+    touch(tmp_path, "real/a.mp4", "real/locked/b.mp4")
+    scandir = os.scandir
+
+    def refusing(folder):
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"the folder .*real.locked can't be read \(Permission denied\)"):
+        function(tmp_path)
+
+
+def test_a_data_folder_that_can_not_be_searched_is_named(tmp_path, monkeypatch):
+    def refusing(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refusing)
+    with pytest.raises(UserError, match=r"the folder .*train can't be read \(Permission denied\)"):
+        read_clip_folders(tmp_path)
 
 
 def test_given_splits(tmp_path):
@@ -190,6 +235,19 @@ def test_faults_of_a_table_name_file_and_row(table, rows, parts):
         assert part in str(error.value)
 
 
+def test_a_pattern_stands_in_for_identities_that_a_table_lacks(table):
+    rows = ("set/a.mp4,real,004;,", "set/b.mp4,fake,,", "set/c,fake, ;,")
+    assert [c.identities for c in read_clip_table(table(*rows), r"set/(.)")] == [("004",), ("b",), ("c",)]
+    assert {c.split for c in read_clip_table(table(*rows), r"(set)")[1:]} < {"train", "val", "test"}
+    without = [row.rsplit(",", 2)[0] for row in rows]
+    found = read_clip_table(table(*without, head="file,label"), "set/(.)")
+    assert [c.identities for c in found] == [("a",), ("b",), ("c",)]
+    with pytest.raises(UserError, match=r"1 wrong rows among 3:\n  row 4 \(set/c\): .*'\[ab\]' matches nothing"):
+        read_clip_table(table(*rows), "[ab]")
+    with pytest.raises(UserError, match=r"'\(' is no regular expression"):
+        read_clip_table(table(*rows), "(")
+
+
 def test_a_table_needs_its_columns(table):
     with pytest.raises(UserError, match=r"table\.csv needs the columns file, label"):
         read_clip_table(table("set/a.mp4,1", head="file,class"))
@@ -218,13 +276,46 @@ def test_an_identity_in_two_splits_is_refused():
     check_clips([replace(c, split="val") if c.identities else c for c in clips])
 
 
+def test_a_clip_in_two_splits_is_refused(tmp_path):
+    touch(tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in ("a.mp4", "f/0.png", "f/1.png")))
+    train, val = (Clip(tmp_path / split / "a.mp4", False, split) for split in ("train", "val"))
+    frames = [Clip(tmp_path / split / "f", True, split) for split in ("train", "val")]
+    with pytest.raises(UserError, match=r"^2 clips are in several splits:\n  train \(.*a\.mp4\), val \(.*a\.mp4\)\n"):
+        check_clips([train, val, *frames])
+    (tmp_path / "val/a.mp4").write_bytes(b"y")  # of the same size
+    touch(tmp_path, "val/f/2.png")
+    check_clips([train, val, *frames])
+    (tmp_path / "val/f/2.png").unlink()
+    with pytest.raises(UserError, match=r"^1 clips are in several splits:\n  train \(.*f\), val \(.*f\)\n"):
+        check_clips([train, val, *[replace(c, identities=(c.split,)) for c in frames]])
+    (tmp_path / "val/f/1.png").write_bytes(b"y")
+    check_clips([train, val, *frames])
+    copy = Clip(touch(tmp_path / "copy", "a.mp4") / "a.mp4", False, "train")
+    check_clips([train, val, *frames, copy])  # twice in one split
+
+
 def test_size_and_date_of_a_clip(tmp_path):
-    touch(tmp_path, "a.mp4", "frames/0.png", "frames/1.png", "frames/.DS_Store")
+    touch(tmp_path, "a.mp4", "frames/0.png", "frames/1.png", "frames/.DS_Store", "frames/Thumbs.db")
     assert measure(tmp_path / "frames")[:2] == (2, 2)
     count, size, changed = measure(tmp_path / "a.mp4")
     assert (count, size) == (1, 1) and changed == (tmp_path / "a.mp4").stat().st_mtime_ns
     with pytest.raises(UserError, match=r"gone\.mp4 can't be read"):
         measure(tmp_path / "gone.mp4")
+
+
+def test_a_clip_is_known_again_by_name_and_size(tmp_path):
+    for place in ("here", "there"):
+        touch(tmp_path / place, "a.mp4", "b.mp4", "frames/0.png", "frames/1.png")
+    keys = {
+        place: [clip_key(tmp_path / place / name) for name in ("a.mp4", "b.mp4", "frames")]
+        for place in ("here", "there")
+    }
+    assert keys["here"] == keys["there"] and len(set(keys["here"])) == 3
+    assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys["here"])
+    (tmp_path / "here/a.mp4").write_bytes(b"longer")
+    touch(tmp_path, "here/frames/2.png")
+    assert clip_key(tmp_path / "here/a.mp4") != keys["here"][0]
+    assert clip_key(tmp_path / "here/frames") != keys["here"][2]
 
 
 def test_fingerprint_follows_content_not_place(tmp_path):

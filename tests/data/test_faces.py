@@ -163,6 +163,19 @@ def test_other_boxes_are_another_detector(boxes):
     assert boxes("a.mp4,0,1,2,3,4").name == one
 
 
+def test_the_same_table_elsewhere_names_other_clips(tmp_path, monkeypatch):
+    names = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "faces.csv").write_text("file,frame,left,top,right,bottom\nreal/a.mp4,0,1,2,3,4\n")
+        table = make_face_detector("boxes", boxes=tmp_path / place / "faces.csv")
+        assert len(table.find(BLACK, tmp_path / "here" / "real" / "a.mp4", 0)) == (place == "here")
+        names.append(table.name)
+    assert names[0] != names[1]
+    monkeypatch.chdir(tmp_path / "here")
+    assert make_face_detector("boxes", boxes=Path("faces.csv")).name == names[0]
+
+
 @pytest.mark.parametrize(
     ("rows", "parts"),
     [

@@ -327,6 +327,29 @@ def test_unknown_codec_is_named(tmp_path):
         open_video(path)
 
 
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    encode(tmp_path / "a.mp4", numbered(3))
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "concat:a.mp4", "file:a.mp4", "http:a.mp4"):
+        with pytest.raises(UserError, match="does not exist"):
+            open_video(Path(name))
+        (tmp_path / "a.mp4").rename(tmp_path / name)
+        assert [number_of(image) for image in images_of(open_video(Path(name)))] == [0, 1, 2]
+        assert len(images_of(open_video(tmp_path / name))) == 3
+        (tmp_path / name).rename(tmp_path / "a.mp4")
+
+
+def test_a_folder_that_can_not_be_read_is_named(tmp_path, monkeypatch):
+    """Permissions bind no administrator, so the system's refusal is made up."""
+
+    def refusing(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    with pytest.raises(UserError, match=r"the folder .* can't be read \(Permission denied\)"):
+        open_video(tmp_path)
+
+
 def test_missing_file_and_foreign_suffix(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         open_video(tmp_path / "a.mp4")

@@ -78,16 +78,25 @@ def test_maps_explain_fake_against_real_whatever_the_verdict(load, save_video_de
     detector = load()
     found = detector.predict(clip)
     cam = MultiScaleGradCAM(detector.model, detector.model.cam_layers)
-    for track in found.tracks:
-        crops = torch.from_numpy(track.faces.crops).permute(0, 3, 1, 2)[None]
-        wanted = cam(crops, target=lambda logits: logits[:, 1] - logits[:, 0], clips=1).fused
-        np.testing.assert_allclose(track.heatmaps, wanted, atol=1e-5)
-        assert track.heatmaps.shape == (6, 28, 28) and track.heatmaps.dtype == np.float32
-        assert track.heatmaps.max() > 0
+    crops = torch.from_numpy(found.track.faces.crops).permute(0, 3, 1, 2)[None]
+    wanted = cam(crops, target=lambda logits: logits[:, 1] - logits[:, 0], clips=1).fused
+    heatmaps = found.track.heatmaps
+    np.testing.assert_allclose(heatmaps, wanted, atol=1e-5)
+    assert heatmaps.shape == (6, 28, 28) and heatmaps.dtype == np.float32
+    assert heatmaps.max() > 0
     calibration = {"slope": 1.5, "intercept": -100.0}
     real = load(save_video_detector(tmp_path / "real.pth", calibration=calibration)).predict(clip)
     assert (found.verdict, real.verdict) == ("fake" if found.probability >= 0.5 else "real", "real")
-    np.testing.assert_allclose(real.tracks[0].heatmaps, found.tracks[0].heatmaps, atol=1e-6)
+    np.testing.assert_allclose(real.track.heatmaps, heatmaps, atol=1e-6)
+
+
+def test_only_the_deciding_face_is_explained(load, clip):
+    detector = load()
+    runs = []
+    detector.model.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    found = detector.predict(clip)
+    assert runs == [False, False, True]
+    assert [track.heatmaps is not None for track in found.tracks] == [track is found.track for track in found.tracks]
 
 
 def test_without_maps_the_scores_are_the_same(load, clip):
@@ -100,29 +109,59 @@ def test_without_maps_the_scores_are_the_same(load, clip):
     assert not any(parameter.requires_grad for parameter in detector.model.parameters())
 
 
-def test_of_the_faces_found_often_enough_the_most_suspicious_decides(load, clip):
-    """One face in all frames, the other, more suspicious one in three of the six that are sampled."""
-    both = load().predict(clip)
-    assert both.track.probability == both.probability == max(track.probability for track in both.tracks)
-    worse = "left" if both.track.faces.boxes[0, 0] < 72 else "right"
-    rare = load(**{worse: both.faces.indices[:3]}, min_coverage=0.6).predict(clip)
-    assert sorted(track.faces.coverage for track in rare.tracks) == [0.5, 1]
-    assert rare.track.faces.coverage == 1
-    assert rare.probability == min(track.probability for track in both.tracks)
-    neither = load(left=both.faces.indices[:3], right=both.faces.indices[3:5], min_coverage=0.6).predict(clip)
-    assert neither.verdict == "inconclusive" and neither.track is neither.tracks[0]
-    assert neither.warnings[-1] == "inconclusive: a face was found in 50% of the sampled frames, a verdict needs 60%"
-    assert neither.warnings[:-1] == neither.faces.warnings
-    enough = load(left=both.faces.indices[:3], right=both.faces.indices[3:5], min_coverage=0.5).predict(clip)
-    assert enough.verdict != "inconclusive" and enough.track.faces.coverage == 0.5
+def test_of_the_faces_that_may_decide_the_most_suspicious_does(load, clip):
+    """One face in all frames, the other, more suspicious one in three or two of the six that are sampled."""
+    sampled = load().predict(clip, explain=False).faces.indices
+    for count, decides in ((3, True), (2, False)):
+        found = load(left=sampled[2 : 2 + count], min_coverage=0.9).predict(clip)
+        always, rare = found.tracks
+        assert (always.faces.coverage, rare.faces.coverage) == (1, count / 6)
+        assert rare.probability > always.probability
+        assert found.track is (rare if decides else always)
+        assert found.probability == found.track.probability and found.verdict == "fake"
+        assert found.coverage == 1 and found.warnings == found.faces.warnings
+
+
+def test_a_clip_is_covered_by_its_faces_together(load, clip):
+    """A face in every frame is one, however often it is cut."""
+    sampled = load().predict(clip, explain=False).faces.indices
+
+    def found(left, right, min_coverage):
+        return load(left=left, right=right, min_coverage=min_coverage).predict(clip, explain=False)
+
+    cut = found(sampled[:3], sampled[3:], 0.9)
+    assert cut.verdict in ("fake", "real") and cut.coverage == 1
+    assert [track.faces.coverage for track in cut.tracks] == [0.5, 0.5]
+    few = found(sampled[:3], sampled[1:4], 0.7)
+    assert few.coverage == pytest.approx(4 / 6)
+    assert few.verdict == "inconclusive" and few.track is few.tracks[0]
+    wanted = "inconclusive: a face was found in 4 of 6 sampled frames, a verdict needs 70% of them"
+    assert few.warnings == (*few.faces.warnings, wanted)
+    assert found(sampled[:3], sampled[1:4], 0.6).verdict in ("fake", "real")
+    short = found(sampled[:2], sampled[2:4], 0.6)
+    assert short.verdict == "inconclusive" and short.track is short.tracks[0]
+    wanted = "no face that was followed was found in more than 2 of 6 sampled frames, a verdict needs 3"
+    assert short.warnings == (*short.faces.warnings, f"inconclusive: {wanted}")
 
 
 def test_without_a_face_there_is_a_probability_but_no_verdict(load, clip):
-    found = load(kind="centre").predict(clip)
-    assert found.verdict == "inconclusive" and 0 < found.probability < 1
-    assert found.track.faces.coverage == 0
-    assert "found in 0%" in found.warnings[-1]
-    assert load(kind="centre", min_coverage=0.0).predict(clip).verdict in ("fake", "real")
+    for min_coverage, reason in ((0.3, "found in 0 of 6"), (0.0, "found in more than 0 of 6")):
+        found = load(kind="centre", min_coverage=min_coverage).predict(clip, explain=False)
+        assert found.verdict == "inconclusive" and 0 < found.probability < 1
+        assert found.coverage == found.track.faces.coverage == 0
+        assert reason in found.warnings[-1]
+
+
+def test_what_one_should_know_of_the_detector_is_said_of_every_clip(load, save_video_detector, tmp_path, clip):
+    def said(**fields):
+        found = load(save_video_detector(tmp_path / "a.pth", **fields), kind="crops").predict(clip, explain=False)
+        assert found.warnings[: len(found.faces.warnings)] == found.faces.warnings
+        return found.warnings[len(found.faces.warnings) :]
+
+    assert said() == said(face_detector="crops") == ()
+    assert said(face_detector="mtcnn 480") == ("trained on faces found by mtcnn 480, here by crops",)
+    (warning,) = said(calibration={"slope": 0.0, "intercept": 0.2})
+    assert warning == "the network told nothing apart in its validation: every clip gets the same probability"
 
 
 def test_the_threshold_is_the_checkpoint_s_or_another(load, save_video_detector, tmp_path, clip):

@@ -2,15 +2,18 @@
 
 import csv
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from common.data.faces import make_face_detector
 from common.data.images import read_image
 from common.data.videos import write_video
+from common.errors import UserError
 from common.inference.generated import load_detector
 from common.inference.rle import parse_annotation
 from common.inference.settings import Settings
@@ -21,6 +24,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -323,21 +328,31 @@ def mixed_dir(copied_dir):
 VIDEOS = ["1.mp4", "broken.mp4", "sub/clip.mov"]
 
 
-def decide_without_network(run_program, folder, models, *flags):
-    """Of copies alone."""
-    output = models.parent / "submission.csv"
-    arguments = ["--input", folder, "--models-dir", models, "--output", output, "--allow-missing", "--workers", "1"]
-    result = run_program("make_submission.py", *arguments, *flags)
-    assert result.returncode == 0, result.stderr
-    scores = pd.read_csv(output.with_name("scores.csv"), dtype={"case_id": str, "error": str})
-    return result, pd.read_csv(output, dtype=str), scores.set_index("case_id")
+@pytest.fixture(scope="module")
+def program():
+    """What make_submission.py defines, without a process."""
+    return runpy.run_path(str(ROOT / "make_submission.py"))
 
 
-def test_videos_are_scored_after_the_images(run_program, mixed_dir, save_video_detector, tmp_path):
+@pytest.fixture
+def decide(program, mixed_dir, tmp_path):
+    """Decides `mixed_dir` by copies alone: the submission, and the scores by case."""
+
+    def decide(**fields):
+        output = tmp_path / "submission.csv"
+        folders = {"input": mixed_dir, "models_dir": tmp_path / "models", "output": output}
+        program["main"](program["SubmissionConfig"](allow_missing=True, workers=1, **folders, **fields))
+        scores = pd.read_csv(output.with_name("scores.csv"), dtype={"case_id": str, "error": str})
+        return pd.read_csv(output, dtype=str), scores.set_index("case_id")
+
+    return decide
+
+
+def test_videos_are_scored_after_the_images(decide, mixed_dir, save_video_detector, tmp_path, capsys):
     path = save_video_detector(tmp_path / "models" / "deepfake_video_best.pth")
-    arguments = (run_program, mixed_dir, tmp_path / "models")
-    result, submission, scores = decide_without_network(*arguments, "--faces", "crops")
-    assert "4 images: 2 forged, 2 authentic; 3 videos: " in result.stdout and "1 not scored" in result.stdout
+    submission, scores = decide(faces="crops")
+    printed = capsys.readouterr().out
+    assert "4 images: 2 forged, 2 authentic; 3 videos: " in printed and "1 not scored" in printed
     assert submission["case_id"].tolist() == list("0123")
     assert scores.index.tolist() == [*"0123", *VIDEOS]
     assert scores["kind"].tolist() == ["image"] * 4 + ["video"] * 3
@@ -351,37 +366,52 @@ def test_videos_are_scored_after_the_images(run_program, mixed_dir, save_video_d
     assert "broken.mp4" in scores.loc["broken.mp4", "error"]
     assert scores.loc[["broken.mp4", *"0123"], ["fake_probability", "fake_verdict"]].isna().all(axis=None)
     # Without them the images are decided as before.
-    _, _, without = decide_without_network(*arguments, "--no-videos")
+    _, without = decide(videos=False)
     pd.testing.assert_frame_equal(without, scores.loc[list("0123")], check_dtype=False)
     (tmp_path / "masks").mkdir()
-    result = run_program("evaluate.py", "--submission", tmp_path / "submission.csv", "--masks", tmp_path / "masks")
-    assert result.returncode == 0 and "4 authentic" in result.stdout
+    evaluation = runpy.run_path(str(ROOT / "evaluate.py"))
+    config = evaluation["EvaluateConfig"](submission=tmp_path / "submission.csv", masks=tmp_path / "masks")
+    evaluation["main"](config)
+    assert "4 authentic" in capsys.readouterr().out
 
 
-def test_videos_without_a_detector_have_rows_that_say_so(run_program, mixed_dir, tmp_path):
+def test_whatever_a_video_breaks_is_its_error(program, mixed_dir, save_video_detector, tmp_path):
+    class Breaking:
+        name = "breaking"
+
+        def find(self, image, path, index):
+            raise cv2.error("no size")
+
+    path = save_video_detector(tmp_path / "deepfake_video_best.pth")
+    detector = load_video_detector(path, torch.device("cpu"), Breaking())
+    config = program["SubmissionConfig"](input=mixed_dir)
+    assert program["_score_video"](config, detector, mixed_dir / "1.mp4") == {"error": "error: no size"}
+
+
+def test_videos_without_a_detector_have_rows_that_say_so(decide, tmp_path, capsys):
     (tmp_path / "models").mkdir()
-    result, submission, scores = decide_without_network(run_program, mixed_dir, tmp_path / "models")
+    submission, scores = decide()
     assert submission["case_id"].tolist() == list("0123")
     errors = scores["error"]
     assert errors[list("0123")].isna().all()
     assert (
         errors[VIDEOS].str.contains(r"models/deepfake_video_best\.pth.*script_8_deepfake_video\.py.*--no-videos").all()
     )
-    assert "3 videos: 3 not scored" in result.stdout
+    assert "3 videos: 3 not scored" in capsys.readouterr().out
 
 
-def test_a_single_video_needs_no_other_network(run_program, mixed_dir, save_video_detector, tmp_path):
+def test_a_single_video_needs_no_other_network(run_program, program, mixed_dir, save_video_detector, tmp_path):
     save_video_detector(tmp_path / "models" / "deepfake_video_b3_best.pth")
-    flags = ["--input", mixed_dir / "1.mp4", "--models-dir", tmp_path / "models", "--output", tmp_path / "s.csv"]
+    places = {"input": mixed_dir / "1.mp4", "models_dir": tmp_path / "models", "output": tmp_path / "s.csv"}
+    flags = [part for name, path in places.items() for part in (f"--{name.replace('_', '-')}", path)]
     result = run_program("make_submission.py", *flags, "--faces", "centre")
     assert result.returncode == 0, result.stderr
     assert "images" not in result.stdout and "1 videos: 1 inconclusive" in result.stdout
     assert (tmp_path / "s.csv").read_text().splitlines() == ["case_id,annotation"]
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert scores["case_id"].tolist() == ["1.mp4"] and scores["fake_verdict"].tolist() == ["inconclusive"]
-    result = run_program("make_submission.py", *flags, "--no-videos")
-    assert result.returncode == 1
-    assert "1.mp4 holds no images" in result.stderr
+    with pytest.raises(UserError, match=r"1\.mp4 holds no images"):
+        program["main"](program["SubmissionConfig"](videos=False, **places))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal to a group of processes")

@@ -122,6 +122,26 @@ def test_everything_in_a_folder_is_scored_or_named(run_program, trained, clips, 
     files = {path.name for path in (tmp_path / "out" / "1.mp4").iterdir()}
     assert files == {"result.json", "contact_sheet.png", "timeline.png", "annotated.mp4", "heatmaps.npz"}
     assert np.load(tmp_path / "out" / "1.mp4" / "heatmaps.npz")["heatmaps"].shape == (4, 28, 28)
+    assert f"→ {tmp_path / 'out' / 'results.csv'}; 2 could not be scored" in done.stdout
+
+
+def test_a_single_file_that_can_t_be_scored_is_a_failure(main, trained, tmp_path, capsys):
+    _, folder = trained
+    (tmp_path / "notes.txt").write_text("no video")
+    config = VideoConfig(name="deepfake_video", models_dir=folder, faces="crops", output=tmp_path / "out")
+    with pytest.raises(SystemExit) as status:
+        main(replace(config, predict=tmp_path / "notes.txt"))
+    assert status.value.code == 1
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(1e-6, "fake"), (1 - 1e-6, "real"), (None, None)])
+def test_the_threshold_is_the_flag_s_or_the_training_s(main, trained, clips, tmp_path, threshold, verdict):
+    _, folder = trained
+    config = VideoConfig(name="deepfake_video", models_dir=folder, faces="crops", output=tmp_path, pictures=False)
+    main(replace(config, predict=clips / "fake" / "17.png", threshold=threshold))
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    assert float(row["threshold"]) == (threshold or 0.5)
+    assert verdict in (None, row["verdict"])
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -227,3 +228,92 @@ def test_a_class_that_is_missing_is_said(config, faces, tmp_path):
     with pytest.raises(UserError, match="train"):
         load_clips(replace(config, data_dir=tmp_path / "some"))
     assert not config.cache_dir.exists()
+
+
+@pytest.fixture
+def accelerator_of_16_bits():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(mixed_precision="bf16", cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_validation_leaves_mixed_precision_as_it_is(accelerator_of_16_bits):
+    """And scores without it."""
+    set_seed(0)
+    accelerator = accelerator_of_16_bits
+    seen = []
+    model = TemporalCNNGRU(**TINY)
+    model.head[0].register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    model, loader = accelerator.prepare(model, DataLoader(Clips(), 8, collate_fn=collate_clips))
+    batch = next(iter(loader))
+    for _ in range(2):
+        model.train()(batch["frames"], batch["lengths"])
+        score_clips(accelerator, model, loader)
+    # of the clips in training; of the clips and of their frames in validation
+    assert seen == [torch.bfloat16, torch.float32, torch.float32] * 2
+
+
+def test_what_was_trained_on_is_not_tested_on(config, faces, tmp_path):
+    clips, cache = load_clips(config)
+    model, config = start_spotter(replace(config, epochs=1, frozen_epochs=0))
+    fit_spotter(config, model, clips, cache)
+    (tmp_path / "again" / "test").mkdir(parents=True)
+    for label in ("real", "fake"):
+        (tmp_path / "again" / "test" / label).symlink_to(faces / "train" / label)
+    again, cache = load_clips(replace(config, data_dir=tmp_path / "again", evaluate=True))
+    with pytest.raises(UserError, match=r"tiny_best.pth was trained on 22 of the 22 clips to test, such as .*png"):
+        evaluate_spotter(config, again, cache)
+
+
+def test_a_test_draws_the_splits_of_the_training(config, faces, tmp_path):
+    """With its seed, whatever the command line has; and says when it finds faces in another way."""
+    both = tmp_path / "both"
+    both.mkdir()
+    for label in ("real", "fake"):
+        (both / label).symlink_to(faces / "train" / label)
+    clips, cache = load_clips(replace(config, data_dir=both, seed=3))
+    tested = {clip.path for clip in clips if clip.split == "test"}
+    model, trained = start_spotter(replace(config, data_dir=both, seed=3, epochs=0))
+    fit_spotter(trained, model, clips, cache)
+    again, _ = load_clips(replace(config, data_dir=both, evaluate=True))
+    assert {clip.path for clip in again} == tested
+    assert {clip.path for clip in load_clips(replace(config, data_dir=both))[0] if clip.split == "test"} != tested
+
+
+def test_clips_whose_face_was_hardly_found_are_left_out(config, tmp_path, capsys):
+    """Of four frames in two; and an image without a face."""
+    rows = ["file,frame,left,top,right,bottom"]
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in ("real", "fake"):
+            for name, frames in (("often", 4), ("twice", 2), ("never", 0)):
+                folder = tmp_path / "boxed" / split / label / f"{name}_{split}_{label}"
+                folder.mkdir(parents=True)
+                for number in range(4):
+                    cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+                path = folder.relative_to(tmp_path)
+                rows += [f"{path},{number},8,8,40,40" for number in range(frames)]
+    (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    config = replace(config, data_dir=tmp_path / "boxed", faces="boxes", boxes=tmp_path / "boxes.csv")
+    clips, _ = load_clips(config)
+    assert [clip.path.name[:5] for clip in clips] == ["often"] * 4
+    assert "left out: 8 of 12 clips; their face was found in fewer than 3 frames" in capsys.readouterr().out
+    (tmp_path / "boxes.csv").write_text("\n".join([rows[0], f"{path},0,8,8,40,40"]))
+    with pytest.raises(UserError, match="no clip has a face"):
+        load_clips(config)
+
+
+def test_patience_begins_with_the_encoder_and_augmentation_is_an_option(config, monkeypatch):
+    clips, cache = load_clips(config)
+    config = replace(config, epochs=5, frozen_epochs=3, patience=1, lr=1e-9)  # nothing is learned: no better epoch
+    augmented = []
+    for augment in (True, False):
+        run = replace(config, name=f"augment_{augment}", augment=augment)
+        model, run = start_spotter(run)
+        first = []
+        model.register_forward_pre_hook(lambda _, inputs, seen=first: seen.append(inputs[0]))
+        fit_spotter(run, model, clips, cache)
+        augmented.append(first[0])
+        # Epochs 0 to 3: without `patience_from` it would end after epoch 1.
+        assert load_checkpoint(run.models_dir / f"{run.name}_last.pth", VIDEO_KEYS)["epoch"] == 3
+    assert not torch.equal(*augmented)
