@@ -45,7 +45,7 @@ def test_clips_are_found(tmp_path):
 
 def test_what_links_lead_to_is_one_clip(tmp_path):
     touch(tmp_path, "set/b.mp4", "set/frames/0.png", "set/frames/1.png", "elsewhere/c.mp4")
-    links = {"self": ".", "deep/up": "../..", "a": "frames", "a.mp4": "b.mp4", "more": "../elsewhere", "loop.mp4": ""}
+    links = {"self": ".", "a": "frames", "a.mp4": "b.mp4", "more": "../elsewhere", "loop.mp4": ""}
     links |= {"frames/again": "../frames", "deep/other": "../frames"}
     for link, target in links.items():
         (tmp_path / "set" / link).parent.mkdir(exist_ok=True)
