@@ -176,7 +176,7 @@ def _warnings(checkpoint: dict[str, Any], faces: FaceDetector) -> list[str]:
     """What one should know of every score."""
     warnings = []
     if (trained := checkpoint.get("face_detector", faces.name)) != faces.name:
-        warnings.append(f"trained on faces found by {trained}, here by {faces.name}")
+        warnings.append(f"the faces of the training came from: {trained}; these from: {faces.name}")
     if checkpoint["calibration"]["slope"] == 0:
         warnings.append("the network told nothing apart in its validation: every clip gets the same probability")
     return warnings

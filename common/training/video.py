@@ -273,7 +273,7 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
     if seen:
         raise UserError(f"{path} was trained on {len(seen)} of the {len(clips)} clips to test, such as {seen[0]}.")
     if (then := checkpoint.get("face_detector")) != (now := cache.detector.name):
-        print(f"note: {path} was trained on faces found by {then}, and is tested on those found by {now}")
+        print(f"note: the faces that {path} was trained on came from: {then}; those of this test from: {now}")
     fake = np.array([clip.fake for clip in clips], bool)
     if fake.all() or not fake.any():
         raise UserError("the test split needs real and fake clips.")

@@ -159,7 +159,7 @@ def test_what_one_should_know_of_the_detector_is_said_of_every_clip(load, save_v
         return found.warnings[len(found.faces.warnings) :]
 
     assert said() == said(face_detector="crops") == ()
-    assert said(face_detector="mtcnn 480") == ("trained on faces found by mtcnn 480, here by crops",)
+    assert said(face_detector="mtcnn 480") == ("the faces of the training came from: mtcnn 480; these from: crops",)
     (warning,) = said(calibration={"slope": 0.0, "intercept": 0.2})
     assert warning == "the network told nothing apart in its validation: every clip gets the same probability"
 
