@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from common.data.transforms import resize_image, to_tensor
-from common.errors import UserError
 from common.evaluation.calibration import calibrated
 from common.evaluation.conformal import fit_bounds
 from common.inference.gate import DETECTOR
 from common.networks.spai import ImageScore, Spai
-from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai
+from common.training.checkpoint import SPAI_KEYS, find_checkpoint, load_checkpoint, load_spai
 
 import numpy as np
 import torch
@@ -81,14 +80,7 @@ def find_detector(models_dir: Path) -> Path | None:
     Raises:
         UserError: There are several.
     """
-    found = sorted(models_dir.glob(f"{DETECTOR}*_best.pth"))
-    if len(found) > 1:
-        listing = ", ".join(path.name for path in found)
-        raise UserError(
-            f"{models_dir} has several detectors of generated images: {listing}. Keep one there, or ask none: "
-            "--no-generated."
-        )
-    return found[0] if found else None
+    return find_checkpoint(models_dir, DETECTOR, "generated images", "ask none: --no-generated")
 
 
 def load_detector(path: Path, device: torch.device) -> Detector:

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.evaluation.calibration import calibrated
 from common.networks.gradcam import MultiScaleGradCAM
 from common.networks.spotter import TemporalCNNGRU
-from common.training.checkpoint import VIDEO_KEYS, load_checkpoint, load_spotter
+from common.training.checkpoint import VIDEO_KEYS, find_checkpoint, load_checkpoint, load_spotter
 
 import numpy as np
 import torch
@@ -194,14 +194,7 @@ def find_video_detector(models_dir: Path) -> Path | None:
     Raises:
         UserError: There are several.
     """
-    found = sorted(models_dir.glob(f"{NAME}*_best.pth"))
-    if len(found) > 1:
-        listing = ", ".join(path.name for path in found)
-        raise UserError(
-            f"{models_dir} has several detectors of deepfake videos: {listing}. Keep one there, or leave the videos "
-            "out: --no-videos."
-        )
-    return found[0] if found else None
+    return find_checkpoint(models_dir, NAME, "deepfake videos", "leave the videos out: --no-videos")
 
 
 def load_video_detector(

@@ -60,6 +60,25 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS) -> dict
     return checkpoint
 
 
+def find_checkpoint(models_dir: Path, name: str, of: str, otherwise: str) -> Path | None:
+    """The one checkpoint `<name>*_best.pth` in a folder; None where there is none.
+
+    Args:
+        models_dir: The folder.
+        name: What its own begins with.
+        of: What it detects, for the message.
+        otherwise: What the user can do besides keeping one, for the message.
+
+    Raises:
+        UserError: There are several.
+    """
+    found = sorted(models_dir.glob(f"{name}*_best.pth"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{models_dir} has several detectors of {of}: {names}. Keep one there, or {otherwise}.")
+    return found[0] if found else None
+
+
 def build_network(config: Any) -> AttentionFPN:
     """The network that a configuration (object or dict of plain values) describes, with random weights."""
     values = config if isinstance(config, dict) else vars(config)
