@@ -90,6 +90,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.rle
 	$(BIN)/python -m benchmarks.process_settings
 	$(BIN)/python -m benchmarks.copy_move speed
+	$(BIN)/python -m benchmarks.video_decode
 
 lint: setup
 	$(BIN)/ruff check .

@@ -129,6 +129,7 @@ def test_a_second_fit_needs_no_network(fitted, variables):
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
+@pytest.mark.slow
 def test_a_fit_without_evidence_is_one_for_submissions_without(fitted, variables, pairs_dir, run_program, tmp_path):
     models = shutil.copytree(fitted[0], tmp_path / "models")
     result = make("fit", *variables, f"MODELS={models}", "FLAGS_fit=--no-copy-move")
