@@ -210,6 +210,8 @@ def load_video_detector(
     Raises:
         UserError: It can't be read, or is of another kind.
     """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Train it with script_8_deepfake_video.py, or name another checkpoint.")
     checkpoint = load_checkpoint(path, VIDEO_KEYS)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -156,7 +156,7 @@ def main():
         ({"data_dir": Path("nowhere")}, "nowhere holds neither"),
         ({"csv": Path("nowhere.csv")}, "nowhere.csv"),
         ({"evaluate": True}, "deepfake_video_best.pth does not exist"),
-        ({"predict": Path("nowhere.mp4"), "faces": "centre"}, "deepfake_video_best.pth does not exist"),
+        ({"predict": Path("nowhere.mp4"), "faces": "centre"}, "_best.pth does not exist. Train it with script_8"),
     ],
 )
 def test_what_is_wrong_is_said(main, fields, message, tmp_path):
