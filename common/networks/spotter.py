@@ -70,7 +70,11 @@ class MultiScaleFusion(nn.Module):
             nn.Sequential(nn.Conv2d(channels, width, kernel_size=1, bias=False), nn.GroupNorm(8, width), nn.SiLU())
             for channels in in_channels
         )
-        self.project = nn.Conv2d(2 * width * len(in_channels), out_channels, kernel_size=1)
+        pooled = 2 * width * len(in_channels)
+        self.project = nn.Conv2d(pooled, out_channels, kernel_size=1)
+        # Adam moves every weight by the learning rate: the sum of so many would outgrow the backbone's features within
+        # some steps, and all that reads them would have to follow.
+        self.gain = pooled**-0.5
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -85,7 +89,7 @@ class MultiScaleFusion(nn.Module):
         for scale, tap in zip(self.scales, taps, strict=True):
             features = scale(tap)
             pooled += [F.adaptive_avg_pool2d(features, grid), F.adaptive_max_pool2d(features, grid)]
-        return self.project(torch.cat(pooled, dim=1))
+        return self.gain * self.project(torch.cat(pooled, dim=1))
 
 
 class MultiScaleFeatureExtractor(nn.Module):

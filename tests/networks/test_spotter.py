@@ -176,10 +176,22 @@ def test_a_single_strong_place_at_the_fine_scale_outlives_the_pooling():
     fine, grid = torch.zeros(1, 8, 8, 8), torch.zeros(1, 8, 2, 2)
     fine[0, :, 1, 2] = 16.0
     fusion.scales.append(nn.Identity())
-    fusion.project = nn.Identity()
+    fusion.project, fusion.gain = nn.Identity(), 1.0
     of_fine = fusion([fine, grid])[0, :16]
     assert (of_fine[:8, 0, 0] == 1).all() and (of_fine[8:, 0, 0] == 16).all()
     assert not of_fine[:, 1].any() and not of_fine[:, 0, 1].any()
+
+
+def test_a_step_of_the_optimiser_moves_the_fusion_little():
+    """Adam moves each of 768 weights by the rate: over features of size 1 their sum by up to 768 rates, here by 28."""
+    torch.manual_seed(0)
+    fusion = MultiScaleFusion([4, 4, 4], 1, width=128)
+    fusion.scales = nn.ModuleList(nn.Identity() for _ in range(3))
+    taps = [torch.ones(1, 128, side, side) for side in (4, 2, 1)]
+    optimizer = torch.optim.Adam(fusion.project.parameters(), lr=1e-3)
+    fusion(taps).sum().backward()
+    optimizer.step()
+    assert abs(fusion(taps).item()) == pytest.approx(1e-3 * 769 / 768**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["no_such_net", "vit_tiny_patch16_224"])
