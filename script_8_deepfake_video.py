@@ -12,7 +12,7 @@ three scales shows what speaks for a fake. Images count as clips of one frame.
 Training decodes every clip once, into --cache-dir; nobody known (--identity) is in two splits. It writes
 models/deepfake_video_best.pth, ..._last.pth, ..._metrics.json, and tests on the split that it was not trained on.
 Prediction writes results.csv, and for each video result.json, contact sheet, timeline, annotated video, heatmaps.npz.
-Measured: the full recipe not yet. Quick, MobileNetV2 with ImageNet weights, 700 face crops: test AUC 0.908 ± 0.017 (a
+Measured: the full recipe not yet. Quick, MobileNetV2 with ImageNet weights, 700 face crops: test AUC 0.907 ± 0.008 (a
 plain classifier 0.839 ± 0.018), which does not carry over to other fakes. Ten seconds of 720p take B0 5.7 s, and 7.5 s
 for the pictures. Two CPU cores (README).
 """
