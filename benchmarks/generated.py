@@ -19,13 +19,14 @@ from common.config.spai import SpaiConfig
 from common.data.degradations import DEGRADATIONS, degrade
 from common.data.generated import LabelledImage
 from common.data.images import read_image
+from common.data.splits import of_split
 from common.evaluation.detection import by_generator
 from common.files import written_whole
 from common.networks.classifier import PatchClassifier
 from common.networks.spai import Spai
 from common.tables import markdown_table
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint
-from common.training.spai import fit_spai, load_images, of_split, start_spai
+from common.training.spai import fit_spai, load_images, start_spai
 from common.training.spai_evaluation import evaluate_model
 
 import numpy as np

@@ -129,12 +129,13 @@ def _peak_of_image(batch: int) -> float:
 def _peak(work: Callable) -> float:
     """MB that the process holds at most while it works, beyond what it held before."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = _high_water()
+    before = high_water()
     work()
-    return _high_water() - before
+    return high_water() - before
 
 
-def _high_water() -> float:
+def high_water() -> float:
+    """MB that this process has held at most so far (Linux)."""
     # Not getrusage: its peak is handed down from the process that started this one.
     return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 

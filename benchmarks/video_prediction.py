@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.spai_speed import _high_water
+from benchmarks.spai_speed import high_water
 from common.config.video import VideoConfig
 from common.data.clip_faces import extract_faces
 from common.data.faces import FaceKind, make_face_detector
@@ -65,7 +65,7 @@ def _predict(clip: Path, encoder_name: str, image_size: int, faces: FaceKind) ->
 
     def done(part: str) -> None:
         nonlocal start
-        rows.append([part, f"{time.perf_counter() - start:.1f}", f"{_high_water():.0f} MB"])
+        rows.append([part, f"{time.perf_counter() - start:.1f}", f"{high_water():.0f} MB"])
         start = time.perf_counter()
 
     config = VideoConfig(name="benchmark", encoder_name=encoder_name, image_size=image_size).plain() | DECISION

@@ -2,12 +2,21 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from typing import Protocol, TypeVar
 
 from common.errors import UserError
 
 SPLITS = ("train", "val", "test")
+
+
+class _Split(Protocol):
+    @property
+    def split(self) -> str: ...
+
+
+Labelled = TypeVar("Labelled", bound=_Split)
 
 
 def draw_splits(
@@ -48,6 +57,11 @@ def draw_splits(
         for name, width, end in zip(names, widths, ends, strict=True):
             splits[name] = SPLITS[sum((end - width + phase * width) / ends[-1] >= bound for bound in bounds)]
     return splits
+
+
+def of_split(labelled: Iterable[Labelled], split: str) -> list[Labelled]:
+    """Those of one split."""
+    return [one for one in labelled if one.split == split]
 
 
 def _draw(text: str) -> float:

@@ -20,6 +20,7 @@ from common.data.generated import (
 )
 from common.data.generated_dataset import GeneratedTestSet, GeneratedTrainSet, make_generated_loader, mix
 from common.data.sampling import WeightedSampler
+from common.data.splits import SPLITS, of_split
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
 from common.evaluation.detection import RANKED, detection_metrics
@@ -63,14 +64,9 @@ def load_images(config: SpaiConfig) -> list[LabelledImage]:
         images = [image for image in images if image.split != "test"] + readable
     else:
         images = inspect(images, config.skip_bad_files)
-    counts = {name: sum(image.split == name for image in images) for name in ("train", "val", "test")}
+    counts = {name: sum(image.split == name for image in images) for name in SPLITS}
     print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
     return images
-
-
-def of_split(images: Sequence[LabelledImage], split: str) -> list[LabelledImage]:
-    """Those of one split."""
-    return [image for image in images if image.split == split]
 
 
 def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:

@@ -8,6 +8,7 @@ from typing import Any
 from common.config.spai import SpaiConfig
 from common.data.generated import LabelledImage, fingerprint, prompt_list
 from common.data.generated_dataset import GeneratedTestSet, make_generated_loader
+from common.data.splits import of_split
 from common.errors import UserError
 from common.evaluation.calibration import calibrated
 from common.evaluation.conformal import fit_bounds
@@ -17,7 +18,7 @@ from common.networks.pixels import unit_range
 from common.networks.published_spai import convert, read_published
 from common.networks.spai import Spai
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai, save_checkpoint, versions
-from common.training.spai import TEST_BATCH, architecture, embed_prompts, of_split, score_loader
+from common.training.spai import TEST_BATCH, architecture, embed_prompts, score_loader
 
 import pandas as pd
 import torch

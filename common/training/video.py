@@ -16,6 +16,7 @@ from common.data.clips import Clip, check_clips, clip_key, fingerprint, read_cli
 from common.data.dataset import make_loader
 from common.data.faces import NoFace, make_face_detector
 from common.data.sampling import EpochSampler
+from common.data.splits import SPLITS, of_split
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
 from common.evaluation.detection import RANKED, detection_metrics
@@ -33,13 +34,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-SPLITS = ("train", "val", "test")
 DECISION = {"threshold": 0.5, "min_coverage": 0.3}
 """What a checkpoint decides with where nothing else was asked for."""
 
 
 def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
-    """Seed everything, list the labelled clips, and decode into the cache what is not there yet.
+    """List the labelled clips, and decode into the cache what is not there yet.
 
     Returns:
         The clips that could be read, and their crops.
@@ -49,7 +49,6 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
     """
     # The others wait while the main process decodes.
     PartialState(timeout=timedelta(days=2))
-    set_seed(config.seed)
     config = as_trained(config) if config.evaluate else config
     if config.csv is not None:
         clips = read_clip_table(config.csv, config.identity, config.seed)
@@ -105,11 +104,6 @@ def as_trained(config: VideoConfig) -> VideoConfig:
         return replace(config, **{name: trained[name] for name in ("seed", "identity", "frames", "image_size")})
     except KeyError as error:
         raise UserError(f"{path} is no checkpoint of script 8: its config lacks {error}.") from error
-
-
-def of_split(clips: Sequence[Clip], split: str) -> list[Clip]:
-    """Those of one split."""
-    return [clip for clip in clips if clip.split == split]
 
 
 def start_spotter(config: VideoConfig) -> tuple[TemporalCNNGRU, VideoConfig]:
