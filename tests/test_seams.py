@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 GROUND = ("common.errors", "common.sizes", "common.files", "common.tables")
 METRICS = tuple(f"common.evaluation.{name}" for name in ("metrics", "calibration", "conformal", "detection"))
-FLOORS = (*GROUND, "common.data", "common.forensics", "common.networks", *METRICS)
+FLOORS = (*GROUND, "common.devices", "common.data", "common.forensics", "common.networks", *METRICS)
 
 # Which parts of `common` a part may import: the longest matching name rules.
 MAY_IMPORT = {
