@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from common.errors import UserError
 def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path`, and rename it to `path` when the block ends.
 
-    Whatever interrupts the block, `path` is afterwards what it was before, or the new file, whole.
+    Whatever interrupts the block, `path` is afterwards what it was before, or the new file, whole. Of several processes
+    that write it at once, on whatever machines, the last one's is kept.
 
     Args:
         path: Its folder is made when it is missing.
@@ -24,7 +26,7 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
     Raises:
         UserError: The folder can't be written to.
     """
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""}))

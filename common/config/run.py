@@ -18,7 +18,9 @@ Plain = str | int | float | bool
 class RunConfig:
     """A training run. The kinds of networks add their fields in subclasses."""
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"models_dir", "workers", "tracker", "resume", "skip_bad_files"})
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"models_dir", "workers", "tracker", "resume", "skip_bad_files", "compile"}
+    )
     """Fields that may differ between a run and its continuation: they do not shape the weights."""
     INHERITED: ClassVar[frozenset[str]] = frozenset()
     """Those of them whose value a continuation takes over from the checkpoint."""
@@ -51,6 +53,9 @@ class RunConfig:
     """Of AdamW; 0 makes it the seed's Adam."""
     clip_grad: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
+    ema_decay: float = 0.0
+    """Validates and keeps an exponential moving average of the weights, of which a step leaves this share (0.999 for
+    runs of thousands of steps); 0 keeps the weights themselves."""
     patience: int = 0
     """Epochs without a better score after which the training ends; 0 never ends it early."""
 
@@ -60,6 +65,9 @@ class RunConfig:
     """Processes that load images, 0 for none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the network's arithmetic; auto is bf16 on a GPU that has it, else fp32."""
+    compile: bool = False
+    """Compile the training steps, of scripts 1 to 6 (torch.compile; needs a C++ compiler). After twelve steps it is
+    printed what that took, and after how many steps it pays."""
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     """Where the metrics of each epoch go (logs in models/runs; wandb and mlflow must be installed)."""
     resume: bool = False
@@ -92,6 +100,7 @@ class RunConfig:
             ),
             "restart_epochs": (self.restart_epochs > 0, "1 or more"),
             "clip_grad": (self.clip_grad >= 0, "0 or more"),
+            "ema_decay": (0 <= self.ema_decay < 1, "0 or more, below 1"),
             "patience": (self.patience >= 0, "0 or more"),
             "workers": (self.workers >= 0, "0 or more"),
             "seed": (self.seed >= 0, "0 or more"),

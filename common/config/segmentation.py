@@ -15,12 +15,17 @@ class TrainConfig(RunConfig):
     What only some of the scripts need is in the subclasses below, so that no script has a flag without effect.
     """
 
-    FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {"data_dir", "encoder_weights"}
+    FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {"data_dir", "encoder_weights", "cache_gb", "cache_dir"}
     # A continuation loads no encoder weights: only the checkpoint knows which ones the run began with.
     INHERITED: ClassVar[frozenset[str]] = frozenset({"encoder_weights"})
 
     data_dir: Path = Path("data")
     """Data folder (data/README.md shows the layout)."""
+    cache_gb: float = 4.0
+    """Gigabytes that decoded images may take on disk, those of other runs included; 0 decodes in every epoch."""
+    cache_dir: Path | None = None
+    """Where they are kept; by default the folder cache in --models-dir (of models/fold_1: in models, for all folds). It
+    can be deleted at any time."""
     profile: Literal["full", "quick"] = "full"
     """quick is the same recipe shrunk for two CPU cores: lighter encoder, 256 px, fewer epochs. Other flags win."""
 
@@ -40,6 +45,9 @@ class TrainConfig(RunConfig):
 
     image_size: int = 512
     """Side of the square that images are resized to, in pixels; a multiple of 32."""
+    reduced_decode: bool = False
+    """Decode a JPEG at a half, a quarter or an eighth of its sides, as long as both keep --image-size: faster, and
+    slightly other pixels. A submission always decodes fully: it looks at large images through tiles too."""
 
     focal_alpha: float = 0.75
     """Weight of forged pixels in the focal loss; authentic ones get the rest."""
@@ -66,7 +74,14 @@ class TrainConfig(RunConfig):
             "folds": (self.folds > 1, "2 or more"),
             "fold": (0 <= self.fold < self.folds, f"from 0 to {self.folds - 1}"),
             "recall_weight": (0 <= self.recall_weight <= 1, "from 0 to 1"),
+            "cache_gb": (self.cache_gb >= 0, "0 or more"),
         }
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images are kept."""
+        one_of_several = self.models_dir.name.startswith("fold_")
+        return self.cache_dir or (self.models_dir.parent if one_of_several else self.models_dir) / "cache"
 
     def quick(self) -> Self:
         """The recipe for two CPU cores.
@@ -110,7 +125,10 @@ class ElaConfig(OversamplingConfig):
     """Channels of the network's input: RGB and error level analysis."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
-        return super()._rules() | {"in_channels": (self.in_channels == 4, "4")}
+        return super()._rules() | {
+            "in_channels": (self.in_channels == 4, "4"),
+            "reduced_decode": (not self.reduced_decode, "False: error levels are those of the untouched pixels"),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +145,7 @@ class CopyPasteConfig(OversamplingConfig):
         return super()._rules() | {
             "paste_probability": (0 <= self.paste_probability <= 1, "from 0 to 1"),
             "paste_scales": (0 < low <= high, "two numbers above 0, the smaller one first"),
+            "reduced_decode": (not self.reduced_decode, "False: parts are moved at their image's own size"),
         }
 
 
@@ -201,4 +220,5 @@ class SpecialistConfig(TrainConfig):
             "small_weight": (self.small_weight > 0, "above 0"),
             "crop_factors": (1 <= low <= high, "two numbers of 1 or more, the smaller one first"),
             "min_crop": (self.min_crop > 0, "1 or more"),
+            "reduced_decode": (not self.reduced_decode, "False: crops are cut at their image's own size"),
         }

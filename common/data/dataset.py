@@ -1,10 +1,13 @@
 """Samples as tensors."""
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.data.images import read_image, read_mask
+from common.data.packed import PackedList
+from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample
 from common.data.transforms import augment, resize_image, resize_mask, to_channels, to_tensor
 
@@ -23,7 +26,7 @@ class ForgeryDataset(Dataset):
 
     def __init__(
         self,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         image_size: int,
         augmentation: A.Compose | None = None,
         *,
@@ -39,11 +42,32 @@ class ForgeryDataset(Dataset):
             in_channels: 3 for RGB, 4 for RGB and error level analysis.
             edit: Applied before resizing, to every item: crops, synthetic forgeries.
         """
-        self.samples = samples
+        self.samples = samples if isinstance(samples, PackedList) else PackedList(samples)
         self.image_size = image_size
         self.augmentation = augmentation
         self.in_channels = in_channels
         self.edit = edit
+        self.reduced_decode = False
+        """Whether JPEGs are decoded at a part of their size, where that is more than the network's and neither an edit
+        nor error level analysis needs the untouched pixels."""
+        self._cache: PixelCache | None = None
+
+    @property
+    def form(self) -> Form:
+        """What an item is before its randomness, which a cache may keep."""
+        if self.edit is not None:
+            return Form(self.in_channels, None)
+        return Form(self.in_channels, self.image_size, self.reduced_decode and self.in_channels == 3)
+
+    def use_cache(self, cache: PixelCache) -> None:
+        """Read items from a cache, and put into it what it lacks; they stay the same to the bit.
+
+        Raises:
+            ValueError: The cache keeps another form.
+        """
+        if cache.form != self.form:
+            raise ValueError(f"a cache of {cache.form} for a data set of {self.form}")
+        self._cache, self._slots = cache, cache.slots(self.samples)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,15 +82,33 @@ class ForgeryDataset(Dataset):
             image: uint8 (C, S, S), RGB first; mask: uint8 (1, S, S); index: position in `samples`.
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
-        sample = self.samples[index]
-        image = to_channels(read_image(sample.image), self.in_channels)
-        mask = np.zeros(image.shape[:2], np.uint8) if sample.mask is None else read_mask(sample.mask).max(axis=0)
+        image, mask = self._load(index)
         if self.edit is not None:
             image, mask = self.edit(image, mask, np.random.default_rng(index if seed is None else seed))
-        image, mask = resize_image(image, self.image_size), resize_mask(mask[None], self.image_size)
+            image, mask = self._resize(image, mask)
         if self.augmentation is not None and seed is not None:
             image, mask = augment(self.augmentation, seed, image, mask)
         return {"image": to_tensor(image), "mask": to_tensor(mask[..., None]), "index": index}
+
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image and union mask in their form, read from the cache or decoded."""
+        slot = -1 if self._cache is None else self._slots[index]
+        if slot < 0:
+            return self._decode(index)
+        found = self._cache.read(slot)
+        if found is None:
+            found = self._decode(index)
+            self._cache.write(slot, *found)
+        return found
+
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        sample, form = self.samples[index], self.form
+        image = to_channels(read_image(sample.image, self.image_size if form.reduced else None), form.channels)
+        mask = np.zeros(image.shape[:2], np.uint8) if sample.mask is None else read_mask(sample.mask).max(axis=0)
+        return (image, mask) if form.size is None else self._resize(image, mask)
+
+    def _resize(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return resize_image(image, self.image_size), resize_mask(mask[None], self.image_size)
 
 
 def make_loader(
@@ -88,4 +130,10 @@ def make_loader(
         num_workers=min(workers, os.cpu_count() or 1),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_alone_what_is_shared,
     )
+
+
+def _leave_alone_what_is_shared(worker: int) -> None:
+    """Keep a forked worker's garbage collector from the objects of its parent: a look at them copies their memory."""
+    gc.freeze()

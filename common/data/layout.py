@@ -20,7 +20,7 @@ import pandas as pd
 ENTRIES = frozenset(
     {
         *("train_images", "train_masks", "supplemental_images", "supplemental_masks", "test_images", "test_masks"),
-        *("groups.csv", "sample_submission.csv"),
+        *("groups.csv", "sample_submission.csv", "train_index.csv", "supplemental_index.csv"),
     }
 )
 """What a data folder may hold."""

@@ -5,6 +5,7 @@ The layout (that of the competition):
     train_images/authentic/<case_id>.png     train_images/forged/<case_id>.png
     train_masks/<case_id>.npy                supplemental_images/, supplemental_masks/  (forged, flat)
     groups.csv                               optional: case_id,group,kind
+    train_index.csv, supplemental_index.csv  made here (see `common.data.index`)
 
 `groups.csv` names the source that an image was made from. Without it the case id is the group, which is right for
 the competition, where a forged image has the case id of its authentic original.
@@ -18,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.data.images import find_images, read_image, read_mask
+from common.data.images import find_images
+from common.data.index import Entry, Facts, inspect, read_index, stamps_of, write_index
 from common.errors import UserError, listing
 from common.sizes import size_of
 from common.tables import read_table
@@ -42,7 +44,10 @@ class Sample:
     height: int = 0
     width: int = 0
     area_share: float = 0.0
-    """Forged share of the image, all channels together, in [0, 1]. It and the sides are known once inspected."""
+    """Forged share of the image, all channels together, in [0, 1]. It, sides and hashes are known once inspected."""
+    image_hash: str = ""
+    mask_hash: str = ""
+    """SHA-256 of the files; empty for no mask."""
 
     @property
     def forged(self) -> bool:
@@ -73,7 +78,8 @@ def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
     if not authentic and not forged:
         raise UserError(f"{images_dir} holds no images.")
     masks = {case_id: masks_dir / f"{case_id}.npy" for case_id in forged}
-    missing = [path for path in masks.values() if not path.is_file()]
+    there = {f"{parent}{os.sep}{name}" for parent, _, names in os.walk(masks_dir) for name in names}
+    missing = [path for path in masks.values() if str(path) not in there]
     if missing:
         raise UserError(_listing(f"{len(missing)} forged images have no mask. Expected:", map(str, missing)))
     sources = read_groups(data_dir / "groups.csv")
@@ -104,33 +110,37 @@ def inspect_samples(samples: list[Sample]) -> tuple[list[Sample], list[tuple[Sam
     """Decode every image and mask once.
 
     Returns:
-        The sound samples with their sides and area shares, and the others, each with what is wrong with it.
+        The sound samples with what their files hold, and the others, each with what is wrong with it.
     """
+    return _parted(samples, _inspect_all(samples))
+
+
+def _inspect_all(samples: list[Sample]) -> list[Facts | str]:
+    """What the files of each sample hold, or what is wrong with them."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(tqdm(pool.map(_inspect, samples), "reading", len(samples), unit="img", leave=False, disable=None))
-    sound = [sample for sample in found if isinstance(sample, Sample)]
-    bad = [(sample, fault) for sample, fault in zip(samples, found, strict=True) if isinstance(fault, str)]
+        return list(tqdm(pool.map(_inspect, samples), "reading", len(samples), unit="img", leave=False, disable=None))
+
+
+def _inspect(sample: Sample) -> Facts | str:
+    try:
+        return inspect(sample.image, sample.mask)
+    except UserError as error:
+        return str(error)
+
+
+def _parted(samples: list[Sample], found: list[Facts | str]) -> tuple[list[Sample], list[tuple[Sample, str]]]:
+    sound, bad = [], []
+    for sample, facts in zip(samples, found, strict=True):
+        if isinstance(facts, str):
+            bad.append((sample, facts))
+            continue
+        known = {"height": facts.height, "width": facts.width, "area_share": facts.area_share}
+        sound.append(replace(sample, **known, image_hash=facts.image_hash, mask_hash=facts.mask_hash))
     return sound, bad
 
 
-def _inspect(sample: Sample) -> Sample | str:
-    """The sample with its sides and area share, or what is wrong with it."""
-    try:
-        height, width = read_image(sample.image).shape[:2]
-        if sample.mask is None:
-            return replace(sample, height=height, width=width)
-        mask = read_mask(sample.mask)
-    except UserError as error:
-        return str(error)
-    if mask.shape[1:] != (height, width):
-        return f"{sample.mask}: the mask is {mask.shape[1]}×{mask.shape[2]}, its image {height}×{width}"
-    if not mask.size or not mask.any(axis=(1, 2)).all():
-        return f"{sample.mask}: a mask channel marks no pixel"
-    return replace(sample, height=height, width=width, area_share=float(mask.any(axis=0).mean()))
-
-
 def load_samples(data_dir: Path, split: str = "train", skip_bad_files: bool = False) -> list[Sample]:
-    """Find and inspect the samples of a split.
+    """Find and inspect the samples of a split; files that the folder's index knows are not opened again.
 
     Args:
         data_dir: Folder in the layout above.
@@ -140,12 +150,40 @@ def load_samples(data_dir: Path, split: str = "train", skip_bad_files: bool = Fa
     Raises:
         UserError: With the list of all bad files, each with its fault.
     """
-    return _sound(find_samples(data_dir, split), data_dir, skip_bad_files)
+    samples = find_samples(data_dir, split)
+    path = data_dir / f"{split}_index.csv"
+    index = read_index(path)
+    start = len(str(data_dir / "_")) - 1
+    # Before any file is opened: what changes meanwhile has other stamps at the next start.
+    rows = [_entry(sample, start) for sample in samples]
+    found = [_known(index.get((row.case_id, row.forged)), row) for row in rows]
+    new = [position for position, facts in enumerate(found) if facts is None]
+    for position, facts in zip(new, _inspect_all([samples[position] for position in new]), strict=True):
+        found[position] = facts
+
+    pairs = zip(rows, found, strict=True)
+    entries = [row._replace(facts=facts) for row, facts in pairs if row.stamps and isinstance(facts, Facts)]
+    if entries != list(index.values()):
+        write_index(path, entries)
+    sound, bad = _parted(samples, found)
+    return _sound(sound, bad, data_dir, skip_bad_files)
 
 
-def _sound(samples: list[Sample], folder: Path, skip_bad_files: bool) -> list[Sample]:
-    """The inspected samples without the bad ones, which are raised or printed."""
-    sound, bad = inspect_samples(samples)
+def _entry(sample: Sample, start: int) -> Entry:
+    """The row of a sample whose files are not opened yet; their paths begin at a character."""
+    image, mask = str(sample.image)[start:], str(sample.mask)[start:] if sample.mask else ""
+    stamps = stamps_of(sample.image, sample.mask)
+    return Entry(sample.case_id, sample.forged, image, mask, sample.group, sample.kind, stamps, None)
+
+
+def _known(entry: Entry | None, now: Entry) -> Facts | None:
+    """What the index has of a sample's files, if they are still the same."""
+    same = entry is not None and now.stamps is not None and (entry.image, entry.stamps) == (now.image, now.stamps)
+    return entry.facts if same else None
+
+
+def _sound(sound: list[Sample], bad: list[tuple[Sample, str]], folder: Path, skip_bad_files: bool) -> list[Sample]:
+    """The sound samples, after the bad ones were raised or printed."""
     if bad:
         text = _listing(f"{len(bad)} bad files in {folder}:", (fault for _, fault in bad))
         if not skip_bad_files:
@@ -157,9 +195,11 @@ def _sound(samples: list[Sample], folder: Path, skip_bad_files: bool) -> list[Sa
 def load_authentic(folder: Path, foreign_to: list[Sample], skip_bad_files: bool = False) -> list[Sample]:
     """Samples of a folder of authentic images, beside those of the data folder; case ids begin with `extra/`.
 
+    They are opened at every start: no index is kept in a folder that is not a data folder.
+
     Args:
         folder: With its subfolders; every image counts as a source of its own.
-        foreign_to: Images that must not be among them: those that validate.
+        foreign_to: Inspected images that must not be among them: those that validate.
         skip_bad_files: Leave unreadable files out and print each, instead of raising.
 
     Raises:
@@ -169,16 +209,13 @@ def load_authentic(folder: Path, foreign_to: list[Sample], skip_bad_files: bool 
     if not ids:
         raise UserError(f"{folder} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
     samples = [Sample(case_id=case_id, image=path, mask=None, group=case_id) for case_id, path in ids.items()]
-    hashes = {_file_hash(sample.image): sample for sample in foreign_to}
-    copies = [(s.image, hashes[h].image) for s in samples if (h := _file_hash(s.image)) in hashes]
+    sound, bad = inspect_samples(samples)
+    hashes = {sample.image_hash: sample for sample in foreign_to}
+    copies = [(s.image, hashes[s.image_hash].image) for s in sound if s.image_hash in hashes]
     if copies:
         text = _listing(f"{len(copies)} images of {folder} also validate:", (f"{a} is {b}" for a, b in copies))
         raise UserError(f"{text}\nRemove them from {folder}: what is trained on can't validate.")
-    return _sound(samples, folder, skip_bad_files)
-
-
-def _file_hash(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+    return _sound(sound, bad, folder, skip_bad_files)
 
 
 def _listing(head: str, rows: Iterable[str]) -> str:

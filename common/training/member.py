@@ -1,14 +1,19 @@
 """What every segmentation script does: the images of a fold, the network with its first weights, the training."""
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, make_loader
+from common.data.packed import PackedList
+from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample, assign_folds, fingerprint, load_samples
 from common.data.sampling import WeightedSampler
+from common.devices import process_state
 from common.errors import UserError
 from common.networks.pretrained import load_encoder_weights
 from common.networks.segmentation import AttentionFPN
@@ -25,8 +30,8 @@ from torch import Tensor, nn
 class Split:
     """The images of a run."""
 
-    train: list[Sample]
-    val: list[Sample]
+    train: PackedList[Sample]
+    val: PackedList[Sample]
     fingerprint: str
     """Of all images of the data folder."""
 
@@ -38,11 +43,14 @@ def load_split(config: TrainConfig) -> Split:
         UserError: As `load_samples` and `assign_folds`.
     """
     set_seed(config.seed)
-    samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
+    state = process_state()
+    # The others then find the index that the main process has written, and need not say again what it said.
+    with state.main_process_first(), redirect_stdout(sys.stdout if state.is_main_process else None):
+        samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
     folds = assign_folds(samples, config.folds, config.seed)
-    train = [sample for sample, fold in zip(samples, folds, strict=True) if fold != config.fold]
-    val = [sample for sample, fold in zip(samples, folds, strict=True) if fold == config.fold]
-    print(f"{config.name}: {len(train)} images to train on, {len(val)} to validate on (fold {config.fold})")
+    train = PackedList(sample for sample, fold in zip(samples, folds, strict=True) if fold != config.fold)
+    val = PackedList(sample for sample, fold in zip(samples, folds, strict=True) if fold == config.fold)
+    state.print(f"{config.name}: {len(train)} images to train on, {len(val)} to validate on (fold {config.fold})")
     return Split(train, val, fingerprint(samples))
 
 
@@ -73,7 +81,9 @@ def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, Trai
     checkpoint = load_checkpoint(path)
     theirs = checkpoint["config"]
     if checkpoint.get("data_fingerprint") != split.fingerprint:
-        print(f"note: {path} was trained on other data; if they share images with this fold, its figures flatter")
+        process_state().print(
+            f"note: {path} was trained on other data; if they share images with this fold, its figures flatter"
+        )
     elif differing := [f for f in ("folds", "fold", "seed") if theirs[f] != getattr(config, f)]:
         flags = ", ".join(f"--{field} {theirs[field]}" for field in differing)
         raise UserError(
@@ -83,7 +93,7 @@ def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, Trai
     if theirs["in_channels"] != config.in_channels:
         raise UserError(f"{path} reads {theirs['in_channels']} channels, {config.name} {config.in_channels}.")
     taken = {field: theirs[field] for field in (*NETWORK_FIELDS, "image_size", "encoder_weights")}
-    print(f"{config.name}: starts from {path} ({taken['encoder_name']}, {taken['image_size']} px)")
+    process_state().print(f"{config.name}: starts from {path} ({taken['encoder_name']}, {taken['image_size']} px)")
     return load_network(checkpoint, path), replace(config, **taken)
 
 
@@ -103,6 +113,8 @@ def fit_member(
 ) -> None:
     """Train with focal and Dice loss as configured (`common.training.engine.fit`), and print the best epoch's figures.
 
+    Decoded images are kept in the cache as configured.
+
     Args:
         config: What to do.
         split: Where the data sets come from.
@@ -118,6 +130,7 @@ def fit_member(
         focal_weight=config.focal_weight,
         dice_weight=config.dice_weight,
     )
+    _keep_decoded(config, split, train_set, val_set)
     train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
     val_loader = make_loader(val_set, config.batch_size, config.workers)
     metrics = fit(
@@ -130,8 +143,24 @@ def fit_member(
         split.fingerprint,
         before_epoch=before_epoch,
     )
-    print(
+    process_state().print(
         f"{config.name}: dice {metrics['dice']:.4f}, pixel F1 {metrics['pixel_f1']:.4f}, "
         f"recall {metrics['pixel_recall']:.4f}, image AUC {metrics['image_auc']:.4f}, "
         f"false positives {metrics['image_fpr']:.1%} → {config.models_dir / config.name}_best.pth"
     )
+
+
+def _keep_decoded(config: TrainConfig, split: Split, *datasets: ForgeryDataset) -> None:
+    """Give the data sets a cache of the split's images, one for all of the same form."""
+    caches: dict[Form, PixelCache] = {}
+    for dataset in datasets:
+        dataset.reduced_decode = config.reduced_decode
+        if not config.cache_gb:
+            continue
+        if dataset.form not in caches:
+            samples, bound = [*split.train, *split.val], 1e9 * config.cache_gb
+            cache = PixelCache(config.cache_folder, samples, dataset.form, bound, tuple(caches.values()))
+            caches[dataset.form] = cache
+            if cache.note:
+                process_state().print(f"{config.name}: {cache.note}")
+        dataset.use_cache(caches[dataset.form])

@@ -89,6 +89,8 @@ def test_flags_must_suit_the_chosen_profile_alone(monkeypatch):
         ({"workers": -1}, "--workers is -1"),
         ({"seed": -1}, "--seed is -1"),
         ({"clip_grad": -1.0}, "--clip-grad is -1.0; it must be 0 or more"),
+        ({"ema_decay": 1.0}, "--ema-decay is 1.0; it must be 0 or more, below 1"),
+        ({"ema_decay": -0.1}, "--ema-decay is -0.1"),
         ({"warmup_epochs": 1.0}, "--warmup-epochs is 1.0; it must be 0, or with --schedule cosine from 0 to below"),
         ({"warmup_epochs": 1.0, "schedule": "one_cycle"}, "--warmup-epochs is 1.0"),
         ({"warmup_epochs": 30.0, "schedule": "cosine"}, "--warmup-epochs is 30.0"),

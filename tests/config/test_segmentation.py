@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+from pathlib import Path
 
 from common.config.run import parse_config
 from common.config.segmentation import (
@@ -134,8 +135,25 @@ def test_no_script_has_flags_without_effect(monkeypatch, capsys):
         (TrainConfig, "in_channels", 4, "--in-channels is 4; it must be 3"),
         (ElaConfig, "in_channels", 3, "--in-channels is 3; it must be 4"),
         (TrainConfig, "recall_weight", 1.1, "--recall-weight is 1.1"),
+        (TrainConfig, "cache_gb", -1.0, "--cache-gb is -1.0; it must be 0 or more"),
+        (ElaConfig, "reduced_decode", True, "--reduced-decode is True; it must be False: error levels"),
+        (CopyPasteConfig, "reduced_decode", True, "--reduced-decode is True; it must be False"),
+        (SpecialistConfig, "reduced_decode", True, "--reduced-decode is True; it must be False"),
     ],
 )
 def test_impossible_values_of_the_recipes_are_refused(config, field, value, wanted):
     with pytest.raises(UserError, match=wanted):
         config(name="a", **{field: value})
+
+
+def test_all_folds_and_members_keep_their_decoded_images_in_one_place():
+    folder = Path("models/cache")
+    assert TrainConfig(name="a").cache_folder == folder
+    assert TrainConfig(name="b", models_dir=Path("models/fold_3")).cache_folder == folder
+    assert TrainConfig(name="a", models_dir=Path("elsewhere")).cache_folder == Path("elsewhere/cache")
+    chosen = TrainConfig(name="a", models_dir=Path("models/fold_3"), cache_dir=Path("scratch"))
+    assert chosen.cache_folder == Path("scratch")
+
+
+def test_only_reduced_decoding_shapes_the_weights():
+    assert {"cache_gb", "cache_dir"} <= TrainConfig.FREE and "reduced_decode" not in TrainConfig.FREE

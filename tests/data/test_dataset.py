@@ -1,12 +1,17 @@
+from common.data import dataset as module
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.images import read_image
+from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import load_samples
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation, resize_image
 from common.forensics.ela import error_level
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 
 @pytest.fixture
@@ -66,3 +71,107 @@ def test_an_edit_comes_before_the_resize_and_follows_from_the_seed(samples):
     draws = [draw for *_, draw in seen]
     assert draws[0] == draws[1] != draws[2] and draws[3] == draws[4]
     assert items[0]["image"].shape == (3, 32, 32) and items[0]["mask"].shape == (1, 32, 32)
+
+
+def quarter(image, mask, rng):
+    top = int(rng.integers(36))
+    return image[top : top + 36, :48], mask[top : top + 36, :48]
+
+
+def items_of(dataset, workers=0):
+    """Two epochs as a training draws them."""
+    sampler = WeightedSampler([1.0] * len(dataset), seed=3)
+    loader, batches = make_loader(dataset, 5, workers, sampler), []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        batches += list(loader)
+    return batches
+
+
+def check_same(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        assert all(torch.equal(batch[key], other[key]) for key in batch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("settings", [{}, {"in_channels": 4}, {"edit": quarter}, {"in_channels": 4, "edit": quarter}])
+def test_items_from_the_cache_are_the_same_to_the_bit(samples, tmp_path, settings, workers):
+    plain, cached = (ForgeryDataset(samples, 32, basic_augmentation(), **settings) for _ in range(2))
+    # Of two images there is no slot: one that does not fit, and one of another folder.
+    form = cached.form
+    space = PixelCache(tmp_path / "a", samples[1:], form, 1e9).size - 1
+    cached.use_cache(PixelCache(tmp_path / "b", samples[1:], form, space))
+    expected = items_of(plain)
+    check_same(items_of(cached, workers), expected)
+    check_same(items_of(cached, workers), expected)
+    for index in range(len(samples)):  # as validation asks
+        check_same([cached[index] | {"index": torch.tensor(0)}], [plain[index] | {"index": torch.tensor(0)}])
+
+
+def test_what_the_cache_holds_is_not_decoded(samples, tmp_path, monkeypatch):
+    first, second = ForgeryDataset(samples, 32), ForgeryDataset(samples[::-1], 32)
+    for dataset in (first, second):  # training and validation share one
+        dataset.use_cache(PixelCache(tmp_path, samples, Form(3, 32), 1e9))
+    expected = [first[index]["image"] for index in range(len(samples))]
+
+    def read(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(module, "read_image", read)
+    for index, image in enumerate(reversed(expected)):
+        assert torch.equal(second[index]["image"], image)
+
+
+def test_a_cache_of_another_form_is_refused(samples, tmp_path):
+    cache = PixelCache(tmp_path, samples, Form(3, 64), 1e9)
+    with pytest.raises(ValueError, match="size=64"):
+        ForgeryDataset(samples, 32).use_cache(cache)
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_forked_share_the_cache(samples, tmp_path):
+    dataset = ForgeryDataset(samples, 32)
+    expected = [dataset[index]["image"] for index in range(len(samples))]
+    cache = PixelCache(tmp_path, samples, Form(3, 32), 1e9)
+    dataset.use_cache(cache)
+    images = [
+        image
+        for batch in DataLoader(dataset, 4, num_workers=2, multiprocessing_context="spawn")
+        for image in batch["image"]
+    ]
+    assert all(map(torch.equal, images, expected))
+    assert all(cache.read(slot) is not None for slot in range(len(samples)))
+
+
+@pytest.fixture
+def jpegs(tmp_path):
+    """Two pairs of JPEGs, 160×240, of which one is forged in its upper left quarter."""
+    rows, columns = np.mgrid[:160, :240]
+    pixels = np.stack([rows, columns, 255 - columns], axis=-1).astype(np.uint8)
+    for label in ("authentic", "forged"):
+        (tmp_path / "train_images" / label).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "train_images" / label / "1.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    mask = np.zeros((1, 160, 240), np.uint8)
+    mask[:, :80, :120] = 1
+    (tmp_path / "train_masks").mkdir()
+    np.save(tmp_path / "train_masks" / "1.npy", mask)
+    return load_samples(tmp_path)
+
+
+def test_reduced_decoding_changes_the_pixels_a_little_and_the_mask_not_at_all(jpegs):
+    whole, reduced = ForgeryDataset(jpegs, 64), ForgeryDataset(jpegs, 64)
+    reduced.reduced_decode = True
+    for index in range(2):
+        item, other = whole[index], reduced[index]
+        difference = (item["image"].int() - other["image"].int()).abs()
+        assert difference.max() > 0 and difference.float().mean() < 2
+        assert torch.equal(item["mask"], other["mask"]) and item["mask"].any() == bool(index)
+    assert reduced.form == Form(3, 64, reduced=True) != whole.form
+
+
+@pytest.mark.parametrize("settings", [{"in_channels": 4}, {"edit": quarter}])
+def test_what_needs_the_untouched_pixels_is_decoded_whole(jpegs, settings):
+    whole, reduced = ForgeryDataset(jpegs, 64, **settings), ForgeryDataset(jpegs, 64, **settings)
+    reduced.reduced_decode = True
+    assert torch.equal(whole[1]["image"], reduced[1]["image"]) and reduced.form == whole.form

@@ -2,6 +2,7 @@
 
 from common.data.images import read_image, read_mask
 from common.data.layout import new_folder, write_groups, write_image, write_mask, write_sample_submission
+from common.data.samples import load_samples
 from common.errors import UserError
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_other_folders_and_files_are_never_replaced(tmp_path):
     with pytest.raises(UserError, match="no folder"), new_folder(precious / "thesis.tex", overwrite=True):
         pass
     assert names(precious) == ["thesis.tex", "train_images"]
+
+
+def test_the_index_of_its_images_belongs_to_a_data_folder(tmp_path):
+    with new_folder(tmp_path / "data") as folder:
+        write_image(folder / "train_images" / "authentic" / "1.png", np.zeros((8, 8, 3), np.uint8))
+    load_samples(tmp_path / "data")
+    assert (tmp_path / "data" / "train_index.csv").is_file()
+    with new_folder(tmp_path / "data", overwrite=True):
+        pass
+    assert names(tmp_path / "data") == ["train_images", "train_masks"]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

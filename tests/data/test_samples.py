@@ -1,6 +1,7 @@
 """Samples, their faults, and folds that never split a group."""
 
 from pathlib import Path
+from shutil import copyfile, copytree
 
 from common.data.samples import (
     Sample,
@@ -169,8 +170,8 @@ def test_folds_share_labels_and_sizes_about_evenly():
 
 
 @pytest.mark.skipif(not (SHARED / "competition_sample").is_dir(), reason="the competition's sample is not here")
-def test_real_pairs_of_the_competition():
-    samples = load_samples(SHARED / "competition_sample")
+def test_real_pairs_of_the_competition(tmp_path):
+    samples = load_samples(copytree(SHARED / "competition_sample", tmp_path / "data", copy_function=copyfile))
     assert sorted((s.case_id, s.forged, s.height, s.width) for s in samples) == [
         ("10", False, 512, 648),
         ("10", True, 512, 648),

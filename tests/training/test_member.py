@@ -18,6 +18,42 @@ def config(pairs_dir, tmp_path):
     return replace(config, image_size=64, decoder_channels=32)
 
 
+def fit_anew(config):
+    """The last checkpoint of a network that begins with the same weights each time."""
+    split = load_split(config)
+    train_set, val_set = (ForgeryDataset(part, config.image_size) for part in (split.train, split.val))
+    sampler = WeightedSampler([1.0] * len(train_set), config.seed)
+    torch.manual_seed(0)
+    fit_member(config, split, build_network(config), train_set, val_set, sampler)
+    return load_checkpoint(config.models_dir / "new_last.pth")
+
+
+def test_the_cache_changes_no_weight_and_no_metric(config):
+    config = replace(config, epochs=2, tracker="none")
+    plain = fit_anew(replace(config, cache_gb=0.0))
+    assert not config.cache_folder.exists()
+    for _ in range(2):  # while it is filled, and from it
+        cached = fit_anew(config)
+        assert cached["metrics"] == pytest.approx(plain["metrics"], rel=0, abs=0, nan_ok=True)
+        for name, value in plain["model_state_dict"].items():
+            assert torch.equal(cached["model_state_dict"][name], value), name
+    (file,) = config.cache_folder.iterdir()
+    assert file.stat().st_size == 20 * (4 + 64 * 64 * 4)  # all images of the folder, one file for both data sets
+
+
+def test_a_run_without_room_for_its_cache_says_so_and_goes_on(config, capsys):
+    fit_anew(replace(config, epochs=0, tracker="none", cache_gb=5e-5))
+    assert "new: 3 of 20 images fit into the cache" in capsys.readouterr().out
+
+
+def test_reduced_decoding_reaches_both_data_sets(config):
+    split = load_split(config)
+    config = replace(config, reduced_decode=True, epochs=0, tracker="none")
+    train_set, val_set = (ForgeryDataset(part, config.image_size) for part in (split.train, split.val))
+    fit_member(config, split, AllForged(), train_set, val_set, WeightedSampler([1.0] * len(train_set), config.seed))
+    assert train_set.form.reduced and val_set.form.reduced
+
+
 @pytest.fixture
 def base(config):
     """A checkpoint of another member, of the same folds, and its network."""

@@ -1,0 +1,159 @@
+"""Decoded pixels on disk: what one epoch has decoded, the next ones read back.
+
+One file holds the images of a data folder in one form, each in a slot of known size at a known place, so that any
+number of processes may read and fill it at once. Before the pixels of a slot stands their CRC-32; an empty slot is all
+zeros. What was written in part, by a process that died or on a disk that filled up, has another sum and counts as
+empty. The pixels depend on nothing but the content of the images and the form, which the file's name stands for.
+"""
+
+import hashlib
+import os
+import shutil
+import weakref
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.data.samples import Sample
+from common.forensics import ela
+
+import cv2
+import numpy as np
+import PIL
+
+VERSION = 1
+"""Of the pixels: to be raised when the same images and form begin to give others."""
+SUM_BYTES = 4
+
+
+class Form(NamedTuple):
+    """What is kept of an image and its union mask."""
+
+    channels: int
+    """3 for RGB; 4 for RGB and error level analysis."""
+    size: int | None
+    """Side of the square that both were resized to; None for the pixels as they were decoded."""
+    reduced: bool = False
+    """Whether JPEGs were decoded at a part of their size (see `read_image`)."""
+
+
+class PixelCache:
+    """The images of a data folder in one form."""
+
+    def __init__(
+        self, folder: Path, samples: Sequence[Sample], form: Form, bound: float, beside: Sequence["PixelCache"] = ()
+    ) -> None:
+        """Open the file or make it; where that can't be, nothing is kept, and `note` says why.
+
+        As an epoch draws at random, no image is worth more than another: the first ones that fit are kept, the others
+        never.
+
+        Args:
+            folder: Of all caches.
+            samples: All inspected samples of the data folder, in any order, so that every fold finds the same slots.
+            form: What is kept.
+            bound: Bytes that the folder may take, its other files included. Half of the free disk stays free.
+            beside: Caches in the folder that are being filled too; they count as if they were full.
+        """
+        samples = sorted(samples, key=lambda sample: (sample.case_id, sample.forged))
+        self.form = form
+        self.path = folder / f"{form.size or 'whole'}_{form.channels}ch_{_key(samples, form)}.pixels"
+        self.note = ""
+        """What is to be told of it: why nothing is kept, or not all images."""
+        self._sides = np.array([(form.size or s.height, form.size or s.width) for s in samples]).reshape(-1, 2)
+        ends = np.cumsum(SUM_BYTES + self._sides.prod(axis=1) * (form.channels + 1))
+        self._starts = np.append(0, ends)[:-1]
+        self._file: int | None = None
+        self._open()
+        room = 0.0 if self._file is None else self._room(bound, beside)
+        self.kept = int(np.searchsorted(ends, room, side="right"))
+        """Number of images that fit."""
+        self.size = int(ends[self.kept - 1]) if self.kept else 0
+        """Bytes of all of them."""
+        if self.kept < len(samples) and not self.note:
+            self.note = (
+                f"{self.kept} of {len(samples)} images fit into the cache, {max(room, 0) / 1e6:,.0f} of "
+                f"{ends[-1] / 1e6:,.0f} MB. For more raise --cache-gb, or delete {folder} if others' images fill it"
+            )
+        self._slots = {str(sample.image): slot for slot, sample in enumerate(samples[: self.kept])}
+
+    def slots(self, samples: Sequence[Sample]) -> np.ndarray:
+        """The slot of each sample, int64 (len(samples),); -1 for one that is not kept."""
+        return np.array([self._slots.get(str(sample.image), -1) for sample in samples], np.int64)
+
+    def read(self, slot: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The image, uint8 (H, W, C), and the union mask, uint8 (H, W), of a slot; None while it is empty."""
+        height, width = self._sides[slot]
+        count = height * width
+        content = np.empty(SUM_BYTES + count * (self.form.channels + 1), np.uint8)
+        # Not a memory map: a failing disk or a file cut short would end the process.
+        if os.preadv(self._file, [content], self._starts[slot]) < len(content):
+            return None
+        expected, mask, image = np.split(content, (SUM_BYTES, SUM_BYTES + count))
+        if expected.tobytes() != _sum(content[SUM_BYTES:]):
+            return None
+        return image.reshape(height, width, self.form.channels), mask.reshape(height, width)
+
+    def write(self, slot: int, image: np.ndarray, mask: np.ndarray) -> None:
+        """Fill a slot; after a failure, of a disk that is full for instance, no more are filled."""
+        if not self._writes or image.shape[:2] != tuple(self._sides[slot]):  # the image has changed under the run
+            return
+        content = np.concatenate([np.zeros(SUM_BYTES, np.uint8), mask.ravel(), image.ravel()])
+        content[:SUM_BYTES] = np.frombuffer(_sum(content[SUM_BYTES:]), np.uint8)
+        try:
+            whole = os.pwrite(self._file, content, self._starts[slot]) == len(content)
+        except OSError:
+            whole = False
+        if not whole:
+            self._writes = False
+            print(f"note: {self.path} can't be filled further (is the disk full?); the run goes on without")
+
+    def _open(self) -> None:
+        self._writes = True
+        if not hasattr(os, "preadv"):
+            self.note = "no decoded image is kept: this system can't read at a place in a file"
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            self._writes = False
+            self.note = f"{self.path} can't be written ({error.strerror}): no decoded image is added to it"
+            try:
+                self._file = os.open(self.path, os.O_RDONLY)
+            except OSError:
+                return
+        weakref.finalize(self, os.close, self._file)
+
+    def _room(self, bound: float, beside: Sequence["PixelCache"]) -> float:
+        """Bytes that this file may take."""
+        taken = {path: _taken(path) for path in self.path.parent.glob("*.pixels")}
+        own = taken.pop(self.path, 0)
+        taken |= {cache.path: cache.size for cache in beside}
+        return min(bound - sum(taken.values()), own + shutil.disk_usage(self.path.parent).free // 2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is not forked: it opens the file itself, and asks for slots by number alone."""
+        return self.__dict__ | {"_file": None, "_slots": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+def _key(samples: Sequence[Sample], form: Form) -> str:
+    """Of everything that decides where a slot lies and which pixels belong into it."""
+    made_by = [VERSION, *form, cv2.__version__, PIL.__version__, ela.QUALITY, ela.AMPLIFICATION]
+    lines = (f"{s.case_id},{s.forged},{s.height},{s.width},{s.image_hash},{s.mask_hash}" for s in samples)
+    return hashlib.sha256("\n".join([str(made_by), *lines]).encode()).hexdigest()[:16]
+
+
+def _sum(pixels: np.ndarray) -> bytes:
+    """CRC-32, which is never that of an empty slot."""
+    return (zlib.crc32(pixels) or 1).to_bytes(SUM_BYTES, "little")
+
+
+def _taken(path: Path) -> int:
+    """Bytes of a file on disk, without the slots that are still holes."""
+    return path.stat().st_blocks * 512
