@@ -20,12 +20,11 @@ Measured: the full recipe not yet. Quick, from scratch, 8 epochs on 308 portrait
 
 from common.config.run import parse_config
 from common.config.spai import SpaiConfig
+from common.devices import process_state
 from common.evaluation.detection import format_table
 from common.files import written_whole
 from common.training.spai import fit_spai, load_images, start_spai
 from common.training.spai_evaluation import convert_published, evaluate_spai
-
-from accelerate import PartialState
 
 CONFIG = SpaiConfig(name="spai_fusion")
 
@@ -39,13 +38,13 @@ def main(config: SpaiConfig) -> None:
     if not config.evaluate:
         model, config = start_spai(config)
         metrics = fit_spai(config, model, images)
-        print(
+        process_state().print(
             f"{config.name}: validation AUC {metrics['auc']:.4f}, AP {metrics['ap']:.4f}, "
             f"accuracy {metrics['accuracy']:.4f} → {config.models_dir / config.name}_best.pth"
         )
     if not config.evaluate and {image.generated for image in images if image.split == "test"} != {False, True}:
-        print(f"{config.name}: not tested, since the test split lacks a class")
-    elif PartialState().is_main_process:
+        process_state().print(f"{config.name}: not tested, since the test split lacks a class")
+    elif process_state().is_main_process:
         table = evaluate_spai(config, images)
         print(format_table(table))
         if config.table is not None:

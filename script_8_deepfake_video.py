@@ -21,12 +21,11 @@ from common.config.run import parse_config
 from common.config.video import VideoConfig
 from common.data.faces import make_face_detector
 from common.data.splits import of_split
+from common.devices import process_state
 from common.evaluation.detection import format_table
 from common.evaluation.video_report import predict_folder
 from common.inference.video import load_video_detector
 from common.training.video import checkpoint_path, evaluate_spotter, fit_spotter, load_clips, start_spotter
-
-from accelerate import PartialState
 
 CONFIG = VideoConfig(name="deepfake_video")
 
@@ -41,17 +40,19 @@ def main(config: VideoConfig) -> None:
     if not config.evaluate:
         model, config = start_spotter(config)
         metrics = fit_spotter(config, model, clips, cache)
-        print(f"{config.name}: validation AUC {metrics['auc']:.4f}, frames {metrics['frame_auc']:.4f} → {best}")
+        process_state().print(
+            f"{config.name}: validation AUC {metrics['auc']:.4f}, frames {metrics['frame_auc']:.4f} → {best}"
+        )
     if not config.evaluate and {clip.fake for clip in of_split(clips, "test")} != {False, True}:
-        print(f"{config.name}: not tested, since the test split lacks a class")
+        process_state().print(f"{config.name}: not tested, since the test split lacks a class")
     else:
-        print(format_table(evaluate_spotter(config, clips, cache)))
+        process_state().print(format_table(evaluate_spotter(config, clips, cache)))
 
 
 def predict(config: VideoConfig) -> None:
     """Score a video, or all of a folder."""
     faces = make_face_detector(config.faces, model=config.face_model, boxes=config.boxes)
-    path, device = checkpoint_path(config), PartialState().device
+    path, device = checkpoint_path(config), process_state().device
     limits = {"threshold": config.threshold, "min_coverage": config.min_coverage}
     detector = load_video_detector(path, device, faces, **limits)
     failures = predict_folder(detector, config.predict, config.output, pictures=config.pictures)

@@ -1,10 +1,16 @@
 """The device of this process, and the other processes of its run."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+PATIENCE = timedelta(days=2)
+"""How long processes wait for each other: the main one goes first where data are indexed, decoded or fetched. One
+that dies is not waited for, since the launcher ends the others."""
 
 
 def process_state(**options: Any) -> PartialState:
@@ -16,4 +22,5 @@ def process_state(**options: Any) -> PartialState:
         options: Of `PartialState`; only those of the first call count.
     """
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return PartialState(cpu=several and not torch.cuda.is_available(), **options)
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
+    return PartialState(cpu=cpu, **{"timeout": PATIENCE} | options)

@@ -35,12 +35,14 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
-def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS) -> dict[str, Any]:
+def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU: tensors and plain types only.
 
     Args:
         path: Of the file.
         required: The keys that it must have.
+        mapped: Map the file instead of reading it, so that what is never looked at takes no memory: the states of
+            optimiser and average are two thirds of it. For those who let go of the tensors before the file may change.
 
     Raises:
         UserError: The file is missing, broken, holds anything but plain types, or lacks a required key: it is no
@@ -49,7 +51,7 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS) -> dict
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} can't be read as a checkpoint ({reason}). Train it again.") from error

@@ -2,42 +2,27 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from common.config.run import RunConfig
+from common.devices import process_state
 from common.errors import UserError
-from common.files import write_json
-from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
-from common.training.optimizing import schedule_of
+from common.training.compiling import CompiledStep
+from common.training.optimizing import averaged, schedule_of
+from common.training.run_files import Run, Validation
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-# What a run needs of a checkpoint to go on from it.
-CONTINUATION_KEYS = (
-    *("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "epoch", "config", "data_fingerprint"),
-    *("best_epoch", "best_score", "best_metrics", "seconds"),
-)
-
 Step = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 """The scalar loss of a batch; the batch's `index` has an entry an image."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What one validation found."""
-
-    metrics: dict[str, float]
-    score: float
-    """What picks the best epoch, the larger the better; nan is the worst."""
-    kept: dict[str, Any] = field(default_factory=dict)
-    """What the checkpoint keeps besides, for those who decide with this network: plain types."""
 
 
 def fit(
@@ -60,7 +45,13 @@ def fit(
 
     Writes `<name>_best.pth`, `<name>_last.pth` after every epoch, and `<name>_metrics.json` at the end. All randomness
     of an epoch follows from the seed and its number, so that a run that was interrupted and resumed ends with the
-    same weights on a CPU.
+    same weights on a CPU (not with `compile`, since the first steps of a continuation are not compiled).
+
+    With `ema_decay`, what is validated, and what checkpoints have as `model_state_dict`, is the averaged network.
+
+    Several processes (`torchrun`, `accelerate launch`) each take a batch a step, and train as one with as many times
+    the batch. But batch norm takes its statistics from a process's own batch, and those that are kept for validation
+    are the main process's.
 
     Args:
         config: What to do; see its fields.
@@ -89,17 +80,24 @@ def fit(
         UserError: The training diverged, or `--resume` finds another configuration or other data.
     """
     accelerator = _accelerator(config, some_unused)
+    torch.backends.cudnn.benchmark = True  # of sizes that stay the same
     optimizer = torch.optim.AdamW(
-        model.parameters() if parameters is None else parameters, lr=config.lr, weight_decay=config.weight_decay
+        model.parameters() if parameters is None else parameters,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        fused=accelerator.device.type in ("cpu", "cuda"),
     )
+    average = averaged(model, config.ema_decay) if config.ema_decay else None
     scheduler = schedule_of(config, optimizer, math.ceil(len(train_loader) / config.accumulation))
     model, optimizer, train_loader, val_loader, scheduler = accelerator.prepare(
         model, optimizer, train_loader, val_loader, scheduler
     )
-    run = _Run(config, accelerator, model, optimizer, scheduler, fingerprint, criterion)
+    # On the device, and in the precision, that the network itself is validated with.
+    scored = model if average is None else accelerator.prepare_model(average.module, evaluation_mode=True)
+    run = Run(config, accelerator, model, average, optimizer, scheduler, fingerprint, criterion)
     first = run.resume() if config.resume else 0
     if config.epochs == 0:
-        run.finish_epoch(-1, validate(accelerator, model, val_loader))
+        run.finish_epoch(-1, validate(accelerator, scored, val_loader))
 
     images = len(train_loader.dataset)
     with tqdm(
@@ -109,6 +107,9 @@ def fit(
         unit="img",
         disable=None if accelerator.is_main_process else True,
     ) as bar:
+        if config.compile:
+            steps = (config.epochs - first) * len(train_loader)
+            step = CompiledStep(step, config.batch_size, steps, accelerator.on_main_process(bar.write))
         for epoch in range(first, config.epochs):
             if 0 < config.patience < epoch - max(run.best_epoch, patience_from - 1):
                 if accelerator.is_main_process:
@@ -120,18 +121,20 @@ def fit(
                 set_seed(config.seed + epoch, device_specific=True)
                 train_loader.set_epoch(epoch)
                 started = time.perf_counter()
-                mean_loss = train_one_epoch(
-                    accelerator, model, step, optimizer, scheduler, train_loader, bar, config.clip_grad
+                mean_loss, waiting = train_one_epoch(
+                    accelerator, model, step, optimizer, scheduler, train_loader, bar, config.clip_grad, average
                 )
                 rate = images / (time.perf_counter() - started)
-                validation = validate(accelerator, model, val_loader)
+                validation = validate(accelerator, scored, val_loader)
+                if accelerator.is_main_process:
+                    figures = ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in shown)
+                    speed = f"{rate:.1f} img/s, {waiting:.0%} waiting for data"
+                    bar.write(f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, {figures}, {speed}")
+                pace = {"images_per_second": rate, "waiting_share": waiting}
+                accelerator.log(validation.metrics | {"loss": mean_loss} | pace, step=epoch)
+                run.finish_epoch(epoch, validation)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(run.advice(epoch)) from None
-            if accelerator.is_main_process:
-                figures = ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in shown)
-                bar.write(f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, {figures}, {rate:.1f} img/s")
-            accelerator.log(validation.metrics | {"loss": mean_loss, "images_per_second": rate}, step=epoch)
-            run.finish_epoch(epoch, validation)
+                raise KeyboardInterrupt(run.advice()) from None
     # Not `end_training`: it would take the processes apart, and a script may have more to do with them.
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -149,12 +152,18 @@ def train_one_epoch(
     loader: DataLoader,
     bar: tqdm,
     clip_grad: float = 0.0,
-) -> float:
-    """One pass over a prepared loader; the mean loss, over all processes."""
+    average: AveragedModel | None = None,
+) -> tuple[float, float]:
+    """One pass over a prepared loader.
+
+    Returns:
+        The mean loss, and the share of the time that was spent waiting for a batch, both over all processes. While it
+        is waited for, a GPU may still be at work: for one, the share is an upper bound.
+    """
     model.train()
-    total, steps = torch.zeros((), device=accelerator.device), 0
-    for batch in loader:
-        with accelerator.accumulate(model):
+    total, steps, clock = torch.zeros((), device=accelerator.device), 0, _Clock()
+    for batch in clock.waiting(loader):
+        with step if isinstance(step, CompiledStep) else nullcontext(), accelerator.accumulate(model):
             value = step(model, batch)
             accelerator.backward(value)
             if clip_grad and accelerator.sync_gradients:
@@ -162,106 +171,42 @@ def train_one_epoch(
             optimizer.step()
             scheduler.step()  # accelerate's: waits for the accumulated step
             optimizer.zero_grad()
+        if average is not None and accelerator.sync_gradients:
+            average.update_parameters(accelerator.unwrap_model(model))
         total, steps = total + value.detach(), steps + 1
         bar.update(len(batch["index"]) * accelerator.num_processes)
-    return accelerator.reduce(total / steps, "mean").item()
+    means = accelerator.reduce(torch.stack([total / steps, total.new_tensor(clock.share())]), "mean")
+    return means[0].item(), means[1].item()
 
 
-class _Run:
-    """The files of a run: what to write after an epoch, and where to go on."""
+class _Clock:
+    """Which share of a loop's time goes by before its next item is there."""
 
-    def __init__(self, config, accelerator, model, optimizer, scheduler, fingerprint, criterion) -> None:
-        self.config, self.accelerator, self.fingerprint = config, accelerator, fingerprint
-        self.criterion = criterion
-        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
-        self.best_path = config.models_dir / f"{config.name}_best.pth"
-        self.last_path = config.models_dir / f"{config.name}_last.pth"
-        self.best_score, self.best_epoch = -math.inf, -1
-        self.best_metrics: dict[str, float] = {}
-        self.seconds, self.started = 0.0, time.perf_counter()
-        self.saved = False
+    def __init__(self) -> None:
+        self.started, self.waited = time.perf_counter(), 0.0
 
-    def finish_epoch(self, epoch: int, validation: Validation) -> None:
-        """Save the last state, and the best if this is it."""
-        score = -math.inf if math.isnan(validation.score) else validation.score
-        is_best = not self.best_metrics or score > self.best_score
-        if is_best:
-            self.best_score, self.best_epoch = score, epoch
-            self.best_metrics = validation.metrics
-        if not self.accelerator.is_main_process:
-            return
-        config = self.config.plain()
-        checkpoint = {
-            "model_state_dict": self.accelerator.unwrap_model(self.model).state_dict(),
-            "optimizer_state_dict": self.optimizer.state_dict(),
-            "epoch": epoch,
-            f"best_{self.criterion}": self.best_metrics[self.criterion],
-            "config": config,
-            "metrics": validation.metrics,
-            "versions": versions(),
-            "data_fingerprint": self.fingerprint,
-        }
-        checkpoint |= validation.kept | ({"fold": config["fold"]} if "fold" in config else {})
-        if is_best:
-            save_checkpoint(checkpoint, self.best_path)
-        continuation = {
-            "scheduler_state_dict": self.scheduler.state_dict(),
-            "best_epoch": self.best_epoch,
-            "best_score": self.best_score,
-            "best_metrics": self.best_metrics,
-            "seconds": self._elapsed(),
-        }
-        save_checkpoint(checkpoint | continuation, self.last_path)
-        self.saved = True
+    def waiting(self, items: Iterable[Any]) -> Iterator[Any]:
+        iterator = iter(items)
+        while True:
+            before = time.perf_counter()
+            item = next(iterator, None)
+            self.waited += time.perf_counter() - before
+            if item is None:
+                return
+            yield item
 
-    def resume(self) -> int:
-        """Load the last state; the epoch to go on with."""
-        if not self.last_path.is_file():
-            raise UserError(f"--resume: {self.last_path} does not exist; start the run without --resume.")
-        last = load_checkpoint(self.last_path, CONTINUATION_KEYS)
-        now = self.config.plain()
-        # A field that the checkpoint does not name was not there yet: the training was as its default is.
-        then = type(self.config)(name=self.config.name).plain() | last["config"]
-        open_ended = self.config.schedule in ("constant", "warm_restarts")
-        free = self.config.FREE | ({"epochs"} if open_ended else set())
-        changed = [f"{k} ({then.get(k)} → {now[k]})" for k in now if k not in free and then.get(k) != now[k]]
-        if changed:
-            raise UserError(f"--resume: {self.last_path} was trained with other settings: {', '.join(changed)}.")
-        if last["data_fingerprint"] != self.fingerprint:
-            raise UserError(f"--resume: the data are not those that {self.last_path} was trained on.")
-        self.accelerator.unwrap_model(self.model).load_state_dict(last["model_state_dict"])
-        self.optimizer.load_state_dict(last["optimizer_state_dict"])
-        self.scheduler.load_state_dict(last["scheduler_state_dict"])
-        self.best_score, self.best_epoch = last["best_score"], last["best_epoch"]
-        self.best_metrics, self.seconds = last["best_metrics"], last["seconds"]
-        self.config = replace(self.config, **{name: then[name] for name in self.config.INHERITED})
-        self.saved = True
-        return last["epoch"] + 1
-
-    def finish(self) -> dict[str, float]:
-        """Write the metrics file; the best metrics."""
-        if self.accelerator.is_main_process:
-            result = self.best_metrics | {"epoch": self.best_epoch, "seconds": round(self._elapsed(), 1)}
-            path = self.config.models_dir / f"{self.config.name}_metrics.json"
-            write_json(result | {"config": self.config.plain()}, path)
-        return self.best_metrics
-
-    def advice(self, epoch: int) -> str:
-        """What is lost when the run stops in this epoch, and how to go on."""
-        if not self.saved:
-            return "no epoch was finished, nothing of this run is saved"
-        return f"{self.last_path} holds the run up to epoch {epoch}; go on with --resume"
-
-    def _elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self.started
+    def share(self) -> float:
+        return self.waited / (time.perf_counter() - self.started)
 
 
 def _accelerator(config: RunConfig, some_unused: bool) -> Accelerator:
+    # Before the accelerator, which would take several processes without a GPU for several runs.
+    gpu = process_state().device.type == "cuda"
     precision = config.precision
     if precision == "auto":
         # Without hardware support bf16 is 7 times slower in training: only a GPU that has it gets it.
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "fp32"
-    elif precision != "fp32" and not torch.cuda.is_available():
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(False) else "fp32"
+    elif precision != "fp32" and not gpu:
         raise UserError(f"--precision {precision} needs a GPU; use auto or fp32.")
     try:
         accelerator = Accelerator(

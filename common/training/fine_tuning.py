@@ -9,12 +9,12 @@ from common.data.dataset import ForgeryDataset
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
+from common.devices import process_state
 from common.training.checkpoint import load_checkpoint, load_network
 from common.training.member import Split, fit_member, start_network
 from common.training.mining import Miner, comparison, misses_by_size, scan
 
 import pandas as pd
-from accelerate import PartialState
 
 
 def mine_and_fit(
@@ -39,7 +39,7 @@ def mine_and_fit(
     model, config = start_network(config, split)
     config = replace(config, epochs=config.epochs * config.rounds)
     look = partial(scan, image_size=config.image_size, batch_size=config.batch_size, workers=config.workers)
-    before = look(model.to(PartialState().device), split.val)
+    before = look(model.to(process_state().device), split.val)
 
     sampler = WeightedSampler([1.0] * len(train), config.seed)
     miner = Miner(
@@ -59,7 +59,7 @@ def mine_and_fit(
     fit_member(config, split, model, train_set, val_set, sampler, miner.before_epoch)
 
     best = config.models_dir / f"{config.name}_best.pth"
-    after = look(load_network(load_checkpoint(best), best).to(PartialState().device), split.val)
-    if PartialState().is_main_process:
+    after = look(load_network(load_checkpoint(best), best).to(process_state().device), split.val)
+    if process_state().is_main_process:
         print(f"the {len(split.val)} images of the validation fold, before and after:\n{comparison(before, after)}")
         print(f"misses by size, before:\n{misses_by_size(before)}\nafter:\n{misses_by_size(after)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler, mining_weights
+from common.devices import process_state
 from common.errors import UserError
 from common.evaluation.metrics import pixel_recall
 from common.files import written_whole
@@ -55,7 +56,7 @@ def scan(
         share of pixels at 0.5 or above; `recall`, the pixel recall there, nan for an authentic image.
     """
     device, was_training = next(model.parameters()).device, model.training
-    state = PartialState()
+    state = process_state()
     with state.split_between_processes(list(samples)) as part:
         loader = make_loader(ForgeryDataset(part, image_size), batch_size, workers)
     rows = []
@@ -194,7 +195,7 @@ class Miner:
         found = self.find(scanned)
         new = set(found) - self.hard
         go_on = bool(new) or number == 1  # in the first, no hard example only means plain weights
-        if PartialState().is_main_process:
+        if process_state().is_main_process:
             write_round(self._path(number), scanned, found)
             among = f"{len(scanned)} {_label(self.samples[self.candidates[0]].forged)} images"
             tqdm.write(f"round {number}: {len(found)} {self._plural} among {among}, {len(new)} of them new")

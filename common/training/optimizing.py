@@ -1,4 +1,4 @@
-"""What the optimiser is given: groups of parameters, and their learning rates from step to step."""
+"""What the optimiser is given, groups of parameters and their learning rates; and the average of what it makes."""
 
 import math
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from typing import Any
 
 from common.config.run import RunConfig
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 FLOOR = 5e-4
 """Where `cosine` begins and ends, as a share of the peak (SPAI, CVPR 2025: 2.5e-7 of 5e-4)."""
@@ -64,6 +65,24 @@ def schedule_of(config: RunConfig, optimizer: Optimizer, steps_per_epoch: int) -
     # Not CosineAnnealingLR: its floor is one rate for all groups, here it is a share of each group's peak.
     warmup = config.warmup_epochs * steps_per_epoch
     return LambdaLR(optimizer, lambda step: FLOOR + (1 - FLOOR) * _cosine(step, warmup, steps))
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a model's weights and buffers (the statistics of batch norm among them).
+
+    After t updates the decay is min(decay, (1 + t) / (10 + t)), as in TensorFlow's `ExponentialMovingAverage`: with
+    `decay` from the start, the random first weights would stay in for about 1 / (1 − decay) steps.
+
+    Args:
+        model: With its first weights; its copy is the result's `module`.
+        decay: In [0, 1): how much of the average an update keeps.
+    """
+
+    def update(averages: list[Tensor], now: list[Tensor], updates: Tensor | int) -> None:
+        count = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, now, updates)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def _cosine(step: int, warmup: float, steps: int) -> float:

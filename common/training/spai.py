@@ -21,6 +21,7 @@ from common.data.generated import (
 from common.data.generated_dataset import GeneratedTestSet, GeneratedTrainSet, make_generated_loader, mix
 from common.data.sampling import WeightedSampler
 from common.data.splits import SPLITS, of_split
+from common.devices import process_state
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
 from common.evaluation.detection import RANKED, detection_metrics
@@ -35,7 +36,7 @@ from common.training.spai_losses import SpaiLoss
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -48,8 +49,10 @@ def load_images(config: SpaiConfig) -> list[LabelledImage]:
     """Seed everything, and read the table or the folders that are named; every file that is used is decoded once.
 
     Raises:
-        UserError: Neither or both are named, or as the readers of `common.data.generated`.
+        UserError: Neither or both are named, `compile` is asked for, or as the readers of `common.data.generated`.
     """
+    if config.compile:
+        raise UserError("--compile is for scripts 1 to 6: it makes no code for the complex numbers of spectra.")
     if foreign := set(config.degradations) - set(DEGRADATIONS):
         raise UserError(f"--degrade {', '.join(sorted(foreign))} is unknown; there are {', '.join(DEGRADATIONS)}.")
     set_seed(config.seed)
@@ -65,7 +68,7 @@ def load_images(config: SpaiConfig) -> list[LabelledImage]:
     else:
         images = inspect(images, config.skip_bad_files)
     counts = {name: sum(image.split == name for image in images) for name in SPLITS}
-    print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
+    process_state().print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
     return images
 
 
@@ -89,7 +92,7 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
             raise UserError(f"--init {config.init} is a fusion already; name a checkpoint of --fusion none.")
         config = replace(config, **{name: plain["config"][name] for name in PLAIN_FIELDS})
         config = replace(config, backbone_weights=str(config.init))
-        print(f"{config.name}: starts from {config.init}, and has its sizes ({config.backbone_name})")
+        process_state().print(f"{config.name}: starts from {config.init}, and has its sizes ({config.backbone_name})")
     model = Spai(**architecture(config), text_tokens=len(prompts), text_head=config.text_weight > 0)
     if plain is not None:
         lacking = model.load_state_dict(plain["model_state_dict"], strict=False).missing_keys
@@ -103,7 +106,7 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
             loaded = load_vit_weights(model.tower, config.semantic_name, config.semantic_weights, "--semantic-weights")
             config = replace(config, semantic_weights=loaded)
         if prompts:
-            with PartialState().main_process_first():  # the others find them in the file
+            with process_state().main_process_first():  # the others find them in the file
                 model.set_text(embed_prompts(config, prompts, model))
     model.set_stage("joint", config.train_backbone)
     return model, config
@@ -224,7 +227,7 @@ def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence
     train_loader = make_generated_loader(train_set, config.batch_size, config.workers, sampler)
     val_loader = make_generated_loader(GeneratedTestSet(val, whole_size=model.whole_size), TEST_BATCH, config.workers)
 
-    with PartialState().main_process_first():
+    with process_state().main_process_first():
         texts = embed_prompts(config, prompts, model) if prompts else None
 
     def set_stage(epoch: int) -> bool:

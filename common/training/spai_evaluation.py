@@ -9,6 +9,7 @@ from common.config.spai import SpaiConfig
 from common.data.generated import LabelledImage, fingerprint, prompt_list
 from common.data.generated_dataset import GeneratedTestSet, make_generated_loader
 from common.data.splits import of_split
+from common.devices import process_state
 from common.errors import UserError
 from common.evaluation.calibration import calibrated
 from common.evaluation.conformal import fit_bounds
@@ -22,7 +23,6 @@ from common.training.spai import TEST_BATCH, architecture, embed_prompts, score_
 
 import pandas as pd
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 
@@ -54,14 +54,16 @@ def _check_unseen(path: Path, checkpoint: dict[str, Any], config: SpaiConfig, im
         raise UserError(
             f"{path} was trained with {flags}: it may have seen what is tested here. Use the same, or train."
         )
-    print(f"note: {path} was trained on other data; if they share images with this test, its figures flatter")
+    process_state().print(
+        f"note: {path} was trained on other data; if they share images with this test, its figures flatter"
+    )
 
 
 def evaluate_model(
     model: Spai | PatchClassifier, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]
 ) -> pd.DataFrame:
     """As `evaluate_spai`, of a network that has its weights, with the calibration of its checkpoint."""
-    model.to(PartialState().device)
+    model.to(process_state().device)
     test, validation = of_split(images, "test"), checkpoint["validation"]
     bounds = fit_bounds(validation["probs"], validation["generated"], config.target_fpr)
     config = replace(config, cover_edges=checkpoint["config"]["cover_edges"])

@@ -1,6 +1,7 @@
 """What a network is worth on images that it has not seen, authentic ones among them."""
 
 import math
+from itertools import compress
 
 from common.errors import UserError
 from common.evaluation.calibration import fit_calibration
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -52,20 +54,29 @@ def validate(
     Raises:
         UserError: The network's output is no longer finite.
     """
-    samples = loader.dataset.samples
+    samples, process = loader.dataset.samples, accelerator.process_index
     model.eval()
-    rows, curve = [], np.zeros(len(THRESHOLDS))
+    rows, curve, finite = [], np.zeros(len(THRESHOLDS)), True
+    seen: set[int] = set()
     for batch in loader:
-        probs = torch.sigmoid(model(batch["image"]).float())
-        gathered = accelerator.gather_for_metrics((probs[:, 0], batch["mask"][:, 0], batch["index"]))
-        if not torch.isfinite(gathered[0]).all():  # of all processes, so that all of them stop
-            raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
-        for prob, mask, index in zip(*(part.cpu().numpy() for part in gathered), strict=True):
-            sample = samples[index]
-            rows.append(_score(prob, mask.astype(bool)) | {"forged": sample.forged, "size": sample.size})
+        probs = torch.sigmoid(model(batch["image"]).float())[:, 0]
+        finite = finite and bool(torch.isfinite(probs).all())
+        # Each process scores its own images; several may have been given an image twice, to come out even.
+        index = accelerator.gather(batch["index"]).tolist()
+        first = [not (position in seen or seen.add(position)) for position in index]
+        own = [finite and new for new in first[process * len(probs) : (process + 1) * len(probs)]]
+        images = zip(batch["index"].tolist(), probs.cpu().numpy(), batch["mask"][:, 0].cpu().numpy(), strict=True)
+        for position, prob, mask in compress(images, own):
+            sample = samples[position]
+            figures = _score(prob, mask.astype(bool))
+            rows.append({"position": position, "forged": sample.forged, "size": sample.size} | figures)
             if sample.forged:
                 curve += pixel_f1_curve(prob, mask)
-    table = pd.DataFrame(rows)
+    parts = gather_object([(rows, curve, finite)])
+    if not all(finite for *_, finite in parts):  # of all processes, so that all of them stop
+        raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
+    table = pd.DataFrame([row for rows, *_ in parts for row in rows]).sort_values("position", ignore_index=True)
+    curve = sum(curve for _, curve, _ in parts)
     forged, authentic = table[table["forged"]], table[~table["forged"]]
     best_f1, threshold = best_threshold(curve / len(forged)) if len(forged) else (np.nan, PIXEL_THRESHOLD)
     metrics = {
@@ -109,5 +120,5 @@ def _score(prob: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         "truth": np.count_nonzero(mask),
         "pixel_f1": pixel_f1(pred, mask),
         "pixel_recall": pixel_recall(pred, mask),
-        "pixel_auc": pixel_auc(prob, mask),
+        "pixel_auc": pixel_auc(prob, mask) if mask.any() else math.nan,  # which it would be, after much counting
     }

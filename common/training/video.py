@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from common.data.dataset import make_loader
 from common.data.faces import NoFace, make_face_detector
 from common.data.sampling import EpochSampler
 from common.data.splits import SPLITS, of_split
+from common.devices import process_state
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
 from common.evaluation.detection import RANKED, detection_metrics
@@ -28,7 +28,7 @@ from common.training.losses import ClassFocalLoss
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -45,10 +45,13 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
         The clips that could be read, and their crops.
 
     Raises:
-        UserError: As the readers of `common.data.clips`, `make_face_detector`, and `ClipCache.fill`.
+        UserError: `compile` is asked for; or as the readers of `common.data.clips`, `make_face_detector`, and
+            `ClipCache.fill`.
     """
-    # The others wait while the main process decodes.
-    PartialState(timeout=timedelta(days=2))
+    if config.compile:
+        raise UserError(
+            "--compile is for scripts 1 to 6: clips differ in length, and each new one would be compiled for."
+        )
     config = as_trained(config) if config.evaluate else config
     if config.csv is not None:
         clips = read_clip_table(config.csv, config.identity, config.seed)
@@ -60,7 +63,7 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
         check_clips(clips)  # before hours of decoding
     faces = make_face_detector(config.faces, model=config.face_model, boxes=config.boxes)
     cache = ClipCache(config.cache_dir, faces, frames=config.frames, size=config.image_size)
-    with PartialState().main_process_first():  # the others find all of them in the cache
+    with process_state().main_process_first():  # the others find all of them in the cache
         clips = cache.fill(clips, config.skip_bad_files)
     if not isinstance(faces, NoFace):
         clips = with_faces(clips, cache)
@@ -68,7 +71,7 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
         check_clips(clips)
     counts = ", ".join(f"{len(of_split(clips, split))} {split}" for split in SPLITS)
     identities = len({identity for clip in clips for identity in clip.identities})
-    print(f"{config.name}: {counts} clips; {identities or 'no known'} identities")
+    process_state().print(f"{config.name}: {counts} clips; {identities or 'no known'} identities")
     return clips, cache
 
 
@@ -81,7 +84,9 @@ def with_faces(clips: Sequence[Clip], cache: ClipCache) -> list[Clip]:
     found = {clip: cache.read(clip) for clip in clips}
     usable = [clip for clip in clips if found[clip].found.sum() >= MIN_FOUND or found[clip].coverage == 1]
     if lost := len(clips) - len(usable):
-        print(f"left out: {lost} of {len(clips)} clips; their face was found in fewer than {MIN_FOUND} frames")
+        process_state().print(
+            f"left out: {lost} of {len(clips)} clips; their face was found in fewer than {MIN_FOUND} frames"
+        )
     if not usable:
         raise UserError("no clip has a face. Are the images face crops? Then say --faces crops.")
     return usable
@@ -267,10 +272,13 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
     if seen:
         raise UserError(f"{path} was trained on {len(seen)} of the {len(clips)} clips to test, such as {seen[0]}.")
     if (then := checkpoint.get("face_detector")) != (now := cache.detector.name):
-        print(f"note: the faces that {path} was trained on came from: {then}; those of this test from: {now}")
+        process_state().print(
+            f"note: the faces that {path} was trained on came from: {then}; those of this test from: {now}"
+        )
     fake = np.array([clip.fake for clip in clips], bool)
     if fake.all() or not fake.any():
         raise UserError("the test split needs real and fake clips.")
+    process_state()
     accelerator = Accelerator()
     loader = make_loader(ClipDataset(clips, cache), config.batch_size, config.workers, collate=collate_clips)
     model, loader = accelerator.prepare(load_spotter(checkpoint, path), loader)

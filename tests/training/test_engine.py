@@ -3,6 +3,7 @@ import importlib.util
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 from common.config.run import RunConfig
 from common.config.segmentation import TrainConfig
@@ -11,7 +12,7 @@ from common.data.samples import fingerprint, load_samples
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.errors import UserError
-from common.training.checkpoint import build_network, load_checkpoint
+from common.training.checkpoint import build_network, load_checkpoint, load_network
 from common.training.engine import Validation, fit
 from common.training.losses import CombinedLoss
 from common.training.member import segmentation_step
@@ -20,6 +21,7 @@ from common.training.validation import selection_score, validate
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader
@@ -104,6 +106,30 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedul
         assert torch.equal(resumed, best[name]), name
 
 
+def test_the_averaged_network_is_what_is_validated_and_resumes_to_the_same(train, pairs_dir, tmp_path):
+    """Its statistics of batch norm too."""
+    fields = {"ema_decay": 0.9, "schedule": "constant"}
+    train(**fields)
+    unbroken = load_checkpoint(tmp_path / "tiny_last.pth")
+    average, trained = unbroken["model_state_dict"], unbroken["trained_state_dict"]
+    assert unbroken["averaged"] == 3 * 3
+    for name in ("head.0.weight", "encoder.model.bn1.running_mean"):
+        assert not torch.equal(average[name], trained[name]), name
+    loader = make_loader(ForgeryDataset(load_samples(pairs_dir), 64), 8, 0)
+    network = load_network(unbroken, tmp_path)
+    assert validate(Accelerator(), network, loader).metrics == pytest.approx(unbroken["metrics"], nan_ok=True)
+
+    (tmp_path / "tiny_last.pth").unlink()
+    with pytest.raises(KeyboardInterrupt, match="up to epoch 1"):
+        train(Interrupting(step=5), **fields)
+    train(resume=True, **fields)
+    resumed = load_checkpoint(tmp_path / "tiny_last.pth")
+    for key in ("model_state_dict", "trained_state_dict"):
+        for name, weight in resumed[key].items():
+            assert torch.equal(weight, unbroken[key][name]), (key, name)
+    assert resumed["averaged"] == unbroken["averaged"]
+
+
 def test_interrupted_before_anything_was_saved(train, tmp_path):
     """Neither by this run nor, which would mislead, by an older one."""
     (tmp_path / "tiny_last.pth").write_bytes(b"of an older run")
@@ -159,7 +185,46 @@ def test_a_tracker_that_is_not_installed_is_named(train):
 
 def test_tensorboard_gets_the_metrics(train, tmp_path):
     train(epochs=1, tracker="tensorboard")
-    assert list((tmp_path / "runs" / "tiny").rglob("events.out.tfevents*"))
+    files = list((tmp_path / "runs" / "tiny").rglob("events.out.tfevents*"))
+    assert files
+    written = b"".join(file.read_bytes() for file in files)
+    for name in (b"dice", b"loss", b"images_per_second", b"waiting_share"):
+        assert name in written
+
+
+def test_the_share_of_waiting_is_that_of_the_loader(train, monkeypatch, capsys):
+    """By a clock of our own: each image takes one second to read, each of the three steps four."""
+    now = [0.0]
+
+    class Slow(CombinedLoss):
+        def forward(self, logits, target):
+            now[0] += 4
+            return super().forward(logits, target)
+
+    real = ForgeryDataset.__getitem__
+
+    def getitem(self, key):
+        now[0] += 1
+        return real(self, key)
+
+    monkeypatch.setattr(ForgeryDataset, "__getitem__", getitem)
+    monkeypatch.setattr("common.training.engine.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    train(Slow(), epochs=1)
+    # 20 s of 32 s
+    assert ", 0.6 img/s, 62% waiting for data" in capsys.readouterr().out
+
+
+def test_a_checkpoint_from_before_the_fused_optimiser_resumes(train, tmp_path):
+    train(schedule="constant", epochs=2)
+    fused = weights(tmp_path / "tiny_last.pth")
+    train(schedule="constant", epochs=1)
+    last = torch.load(tmp_path / "tiny_last.pth", weights_only=True)
+    for group in last["optimizer_state_dict"]["param_groups"]:
+        group["fused"] = None
+    torch.save(last, tmp_path / "tiny_last.pth")
+    train(schedule="constant", epochs=2, resume=True)
+    for name, weight in weights(tmp_path / "tiny_last.pth").items():
+        torch.testing.assert_close(weight, fused[name], rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_the_hook_is_called_before_every_epoch_and_can_end_the_run(train, tmp_path):

@@ -314,3 +314,8 @@ def test_published_checkpoint_becomes_ours(config, tmp_path, monkeypatch):
     torch.save({"model": missing | {"surplus.weight": torch.zeros(1)}}, tmp_path / "spai.pth")
     with pytest.raises(UserError, match=r"to_kv\.weight.*surplus\.weight"):
         convert_published(replace(config, convert=tmp_path / "spai.pth"))
+
+
+def test_spectra_are_not_compiled(config):
+    with pytest.raises(UserError, match="--compile is for scripts 1 to 6"):
+        load_images(replace(config, compile=True))

@@ -168,6 +168,11 @@ def test_it_learns_and_is_tested(config):
     assert evaluate_spotter(config, again, cache).equals(table)
 
 
+def test_clips_of_many_lengths_are_not_compiled(config):
+    with pytest.raises(UserError, match="--compile is for scripts 1 to 6"):
+        load_clips(replace(config, compile=True))
+
+
 def test_the_encoder_is_frozen_for_its_epochs(config):
     clips, cache = load_clips(config)
     config = replace(config, epochs=2, frozen_epochs=1)

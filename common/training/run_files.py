@@ -1,0 +1,142 @@
+"""The files of a run: what is written after an epoch, and where a continuation goes on."""
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from common.config.run import RunConfig
+from common.errors import UserError
+from common.files import write_json
+from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+# What a run needs of a checkpoint to go on from it.
+CONTINUATION_KEYS = (
+    *("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "epoch", "config", "data_fingerprint"),
+    *("best_epoch", "best_score", "best_metrics", "seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one validation found."""
+
+    metrics: dict[str, float]
+    score: float
+    """What picks the best epoch, the larger the better; nan is the worst."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What the checkpoint keeps besides, for those who decide with this network: plain types."""
+
+
+class Run:
+    """A run that saves itself. Every process holds one; the main process's writes."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        model: nn.Module,
+        average: AveragedModel | None,
+        optimizer: Any,
+        scheduler: Any,
+        fingerprint: str,
+        criterion: str,
+    ) -> None:
+        """Hold what is saved: the prepared model, its average if there is one, optimiser and schedule (see `fit`)."""
+        self.config, self.accelerator, self.fingerprint = config, accelerator, fingerprint
+        self.criterion, self.average = criterion, average
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.best_path = config.models_dir / f"{config.name}_best.pth"
+        self.last_path = config.models_dir / f"{config.name}_last.pth"
+        self.best_score, self.best_epoch = -math.inf, -1
+        self.best_metrics: dict[str, float] = {}
+        self.seconds, self.started = 0.0, time.perf_counter()
+        self.saved: int | None = None
+
+    def finish_epoch(self, epoch: int, validation: Validation) -> None:
+        """Save the last state, and the best if this is it."""
+        score = -math.inf if math.isnan(validation.score) else validation.score
+        is_best = not self.best_metrics or score > self.best_score
+        if is_best:
+            self.best_score, self.best_epoch = score, epoch
+            self.best_metrics = validation.metrics
+        if self.accelerator.is_main_process:
+            self._save(epoch, validation, is_best)
+        self.saved = epoch + 1
+
+    def _save(self, epoch: int, validation: Validation, is_best: bool) -> None:
+        config = self.config.plain()
+        trained = self.accelerator.unwrap_model(self.model)
+        checkpoint = {
+            "model_state_dict": (self.average.module if self.average else trained).state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "epoch": epoch,
+            f"best_{self.criterion}": self.best_metrics[self.criterion],
+            "config": config,
+            "metrics": validation.metrics,
+            "versions": versions(),
+            "data_fingerprint": self.fingerprint,
+        }
+        checkpoint |= validation.kept | ({"fold": config["fold"]} if "fold" in config else {})
+        if is_best:
+            save_checkpoint(checkpoint, self.best_path)
+        continuation = {
+            "scheduler_state_dict": self.scheduler.state_dict(),
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "best_metrics": self.best_metrics,
+            "seconds": self._elapsed(),
+        }
+        if self.average:
+            continuation |= {"trained_state_dict": trained.state_dict(), "averaged": int(self.average.n_averaged)}
+        save_checkpoint(checkpoint | continuation, self.last_path)
+
+    def resume(self) -> int:
+        """Load the last state; the epoch to go on with."""
+        if not self.last_path.is_file():
+            raise UserError(f"--resume: {self.last_path} does not exist; start the run without --resume.")
+        last = load_checkpoint(self.last_path, CONTINUATION_KEYS)
+        now = self.config.plain()
+        # A field that the checkpoint does not name was not there yet: the training was as its default is.
+        then = type(self.config)(name=self.config.name).plain() | last["config"]
+        open_ended = self.config.schedule in ("constant", "warm_restarts")
+        free = self.config.FREE | ({"epochs"} if open_ended else set())
+        changed = [f"{k} ({then.get(k)} → {now[k]})" for k in now if k not in free and then.get(k) != now[k]]
+        if changed:
+            raise UserError(f"--resume: {self.last_path} was trained with other settings: {', '.join(changed)}.")
+        if last["data_fingerprint"] != self.fingerprint:
+            raise UserError(f"--resume: the data are not those that {self.last_path} was trained on.")
+        trained = last["model_state_dict"]
+        if self.average:
+            self.average.module.load_state_dict(last["model_state_dict"])
+            self.average.n_averaged.fill_(last["averaged"])
+            trained = last["trained_state_dict"]
+        self.accelerator.unwrap_model(self.model).load_state_dict(trained)
+        self.optimizer.load_state_dict(last["optimizer_state_dict"])
+        self.scheduler.load_state_dict(last["scheduler_state_dict"])
+        self.best_score, self.best_epoch = last["best_score"], last["best_epoch"]
+        self.best_metrics, self.seconds = last["best_metrics"], last["seconds"]
+        self.config = replace(self.config, **{name: then[name] for name in self.config.INHERITED})
+        self.saved = last["epoch"] + 1
+        return self.saved
+
+    def finish(self) -> dict[str, float]:
+        """Write the metrics file; the best metrics."""
+        if self.accelerator.is_main_process:
+            result = self.best_metrics | {"epoch": self.best_epoch, "seconds": round(self._elapsed(), 1)}
+            path = self.config.models_dir / f"{self.config.name}_metrics.json"
+            write_json(result | {"config": self.config.plain()}, path)
+        return self.best_metrics
+
+    def advice(self) -> str:
+        """What is lost when the run stops now, and how to go on."""
+        if self.saved is None:
+            return "no epoch was finished, nothing of this run is saved"
+        return f"{self.last_path} holds the run up to epoch {self.saved}; go on with --resume"
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.started
