@@ -1,10 +1,11 @@
-"""Run lengths: what the transposed diff and the one pass over labels bring.
+"""Regions and run lengths: what the work on runs, and on spectra, brings over full masks.
 
     python -m benchmarks.rle
 
-Two ratios, above 1 is faster, medians of interleaved rounds: `encode` against numpy's `flatten(order="F")` with a diff,
-and `encode_labels` against a full mask for each of 1,000 instances on 4000 × 3000 pixels (timed on 20 of them, because
-all take half a minute).
+Ratios above 1 are faster; medians of interleaved rounds, after a check that both ways give the same. Plain are: for
+`encode`, numpy's `flatten(order="F")` with a diff; for instances, a full mask for each (timed on 20 of them, because
+all take half a minute); for components, OpenCV's with statistics and a look-up for each pixel; for groups, 32 blobs
+each of which is searched in every larger one, all eight symmetries of it by masked template matching.
 """
 
 import os
@@ -12,34 +13,61 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 from common.inference import rle
+from common.inference.instances import find_instances
+from common.inference.lookalikes import MOST_BLOBS, _Core, join_lookalikes
+from common.tables import markdown_table
 
 import cv2
 import numpy as np
 
 ROUNDS = 7
 SAMPLED = 20
+LARGE = (3000, 4000)
 
 
 def main() -> None:
     """Check that the ways agree, time them, print the table."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, OpenCV {cv2.__version__}, numpy {np.__version__}\n")
-    print(f"| {'what':<44} | {'plain':>12} | {'ours':>12} | ratio |")
-    print(f"|{'-' * 46}|{'-' * 13}:|{'-' * 13}:|{'-' * 6}:|")
-    rng = np.random.default_rng(0)
-    for height, width in ((512, 512), (2048, 2048), (3000, 4000)):
+    rng, rows = np.random.default_rng(0), []
+    for height, width in ((512, 512), (2048, 2048), LARGE):
         mask = (_blobs(rng, height, width, 6, height // 10) > 0).astype(np.uint8)
         plain, ours = _race(lambda mask=mask: _encode_plainly(mask), lambda mask=mask: rle.encode(mask))
-        _print(f"encode, {width} × {height}, 6 blobs", plain, ours)
-    labels = _blobs(rng, 3000, 4000, 1000, 20)
+        rows.append(_row(f"encode, {width} × {height}, 6 blobs", plain, ours))
+
+    labels = _blobs(rng, *LARGE, 1000, 20)
     numbers = np.unique(labels)[1:]
     sampled = numbers[:: max(1, len(numbers) // SAMPLED)][:SAMPLED]
     plain, ours = _race(
         lambda: [_encode_plainly(labels == number) for number in sampled],
         lambda: np.take(np.array(rle.encode_labels(labels), object), np.searchsorted(numbers, sampled)).tolist(),
     )
-    _print(f"encode_labels, 4000 × 3000, {len(numbers)} instances", plain * len(numbers) / len(sampled), ours)
+    rows.append(_row(f"encode_labels, {len(numbers)} instances", plain * len(numbers) / len(sampled), ours))
+
+    prob = np.zeros(LARGE, np.float32)  # a thousand instances that don't touch
+    for number in range(1000):
+        centre = (
+            50 + 100 * (number % 40) + int(rng.integers(-20, 20)),
+            50 + 110 * (number // 40) + int(rng.integers(40)),
+        )
+        cv2.ellipse(prob, centre, rng.integers(10, 25, 2).tolist(), float(rng.integers(180)), 0, 360, 0.9, -1)
+    plain, ours = _race(lambda: _components_plainly(prob), lambda: find_instances(prob, 0.5, 1e-5, "components"))
+    rows.append(_row("find_instances, components", plain, ours))
+    count = find_instances(prob, 0.5, 1e-5, "components").max()
+    sampled = np.linspace(0, count - 1, SAMPLED).astype(int)
+    labelling = plain
+    plain, ours = _race(lambda: _written_plainly(prob, sampled), lambda: _written(prob, sampled))
+    plain = labelling + (plain - labelling) * count / SAMPLED
+    rows.append(_row(f"find_instances to annotation, {count} instances", plain, ours))
+
+    image, labels = _lookalikes(rng)
+    everywhere = patch.object(_Core, "_likely", lambda self, field: range(8))
+    plainly, fast = everywhere(lambda: join_lookalikes(image, labels)), lambda: join_lookalikes(image, labels)
+    plain, ours = _race(plainly, fast, rounds=3)
+    rows.append(_row(f"groups, {MOST_BLOBS} blobs", plain, ours))
+    print(markdown_table([f"{LARGE[1]} × {LARGE[0]} where nothing else is said", "plain", "ours", "ratio"], rows))
 
 
 def _encode_plainly(mask: np.ndarray) -> list[int]:
@@ -47,6 +75,23 @@ def _encode_plainly(mask: np.ndarray) -> list[int]:
     flat = np.concatenate([none, mask.flatten(order="F"), none])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     return np.stack([edges[::2] + 1, edges[1::2] - edges[::2]], axis=1).ravel().tolist()
+
+
+def _components_plainly(prob: np.ndarray) -> np.ndarray:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((prob >= 0.5).astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= 1e-5 * labels.size
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
+
+
+def _written_plainly(prob: np.ndarray, sampled: np.ndarray) -> list[str]:
+    labels = _components_plainly(prob)
+    return [rle.format_annotation([_encode_plainly(labels == number + 1)]) for number in sampled]
+
+
+def _written(prob: np.ndarray, sampled: np.ndarray) -> list[str]:
+    annotation = rle.format_annotation(rle.encode_labels(find_instances(prob, 0.5, 1e-5, "components")))
+    return np.array(annotation.split(";"), object)[sampled].tolist()
 
 
 def _blobs(rng: np.random.Generator, height: int, width: int, count: int, radius: int) -> np.ndarray:
@@ -59,11 +104,24 @@ def _blobs(rng: np.random.Generator, height: int, width: int, count: int, radius
     return labels
 
 
-def _race(plain: Callable[[], list], ours: Callable[[], list]) -> tuple[float, float]:
+def _lookalikes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A textured image and blobs on it, of which every fourth is a mirrored copy of the one before."""
+    image = cv2.GaussianBlur(rng.integers(0, 256, (*LARGE, 3), dtype=np.uint8), (0, 0), 1.5)
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    labels = np.zeros(LARGE, np.int32)
+    for number in range(MOST_BLOBS):
+        x, y = 250 + 480 * (number % 8), 300 + 600 * (number // 8)
+        cv2.ellipse(labels, (x, y), rng.integers(60, 110, 2).tolist(), float(rng.integers(180)), 0, 360, number + 1, -1)
+        if number % 4 == 3:
+            image[y - 120 : y + 120, x - 120 : x + 120] = image[y - 120 : y + 120, x - 600 : x - 360][:, ::-1]
+    return image, labels
+
+
+def _race(plain: Callable, ours: Callable, rounds: int = ROUNDS) -> tuple[float, float]:
     """Median seconds of both, after a check that they give the same."""
-    assert plain() == ours()
+    assert np.array_equal(np.array(plain(), object), np.array(ours(), object))
     times = ([], [])
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for way, taken in zip((plain, ours), times, strict=True):
             start = time.perf_counter()
             way()
@@ -71,8 +129,8 @@ def _race(plain: Callable[[], list], ours: Callable[[], list]) -> tuple[float, f
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def _print(what: str, plain: float, ours: float) -> None:
-    print(f"| {what:<44} | {1e3 * plain:>9.1f} ms | {1e3 * ours:>9.1f} ms | {plain / ours:>4.0f}× |")
+def _row(what: str, plain: float, ours: float) -> list[str]:
+    return [what, f"{1e3 * plain:,.1f} ms", f"{1e3 * ours:,.1f} ms", f"{plain / ours:,.1f}×"]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Literal
 
 from common.forensics.holes import fill_holes
 from common.inference.lookalikes import join_lookalikes
+from common.inference.runs import relabel, row_runs
 
 import cv2
 import numpy as np
@@ -63,12 +64,14 @@ def find_instances(
     if grouping == "groups" and (image is None or image.shape != (*prob.shape, 3)):
         given = "none" if image is None else f"one of shape {image.shape}"
         raise ValueError(f"`groups` compares the content of an image {(*prob.shape, 3)}; {given} given")
-    mask = _clean((prob >= threshold).astype(np.uint8), cleanup)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_32S)
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_area_share * mask.size
+    mask = _clean((prob >= threshold).view(np.uint8), cleanup)
+    # Not with statistics, nor with labels of 16 bits: neither is spread over the cores.
+    count, labels = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
+    runs = row_runs(labels)
+    keep = np.bincount(*runs, minlength=count) >= min_area_share * mask.size
     keep[0] = False
     numbers = keep.astype(np.int32) if grouping == "merge" else np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    labels = numbers[labels]
+    labels = relabel(runs, numbers, mask.shape)
     return join_lookalikes(image, labels, groups) if grouping == "groups" else labels
 
 

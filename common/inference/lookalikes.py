@@ -1,16 +1,19 @@
 """Blobs that show the same: the source and the copy of a copy-move belong to one instance."""
 
+import os
 from collections.abc import Sequence
-from itertools import combinations, pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
 
 from common.forensics.connecting import connected
+from common.inference.runs import relabel, row_runs
 
 import cv2
 import numpy as np
 from scipy.ndimage import find_objects
 
 THRESHOLD = 0.7  # correlation of two blobs that show the same; see `join_lookalikes` for what it was measured on
-MOST_BLOBS = 32  # that are compared: 496 pairs take some 6 s on a core, and among more, chance would join some
+MOST_BLOBS = 32  # that are compared: 496 pairs take about a second on a core, and among more, chance would join some
 _MAX_RATIO = 3.0  # of areas and of longer sides of blobs on one content: outlines are predicted, not drawn
 _SIDE = 64  # longer side of the smaller blob on the working scale, in pixels
 _PADDING = 0.25  # of that side: how far two outlines of one content lie apart
@@ -18,6 +21,7 @@ _CORE = 0.3  # of a blob's greatest depth: what lies nearer to its outline need 
 _MIN_CORE = 100  # pixels on the working scale; fewer correlate by chance
 _INSIDE = 0.5  # of a blob's pixels that lie in a known group: it belongs to it
 _HOLDS = 0.125  # of a known group's pixels that a blob holds: likewise, however far its outline bleeds beyond
+_FLAT = 0.01  # squared texture of a whole window: below it there are rounding errors alone
 _MIN_STD = 3.0  # gray levels; below it there is only the noise of an empty background
 
 
@@ -46,54 +50,135 @@ def join_lookalikes(image: np.ndarray, labels: np.ndarray, groups: Sequence[np.n
     Returns:
         int32 (H, W): 0 background, 1 … m ≤ n the groups, in the order of their first blob. Matches are transitive.
     """
-    boxes = find_objects(labels)
-    areas = np.bincount(labels.ravel())[1:]
+    boxes, runs = find_objects(labels), row_runs(labels)
+    areas = np.bincount(*runs, minlength=len(boxes) + 1)[1:]
     sizes = np.column_stack([areas, [max(s.stop - s.start for s in box) for box in boxes]])
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     largest = np.argsort(-areas, kind="stable")[:MOST_BLOBS]
-    pairs = [
-        (large, small)
-        for large, small in combinations(largest, 2)
-        if (sizes[large] <= _MAX_RATIO * sizes[small]).all()
-        and _similarity(gray, labels, boxes, small, large) >= THRESHOLD
-    ]
+
+    def pairs_of(position: int) -> list[tuple[int, int]]:
+        small, larger = largest[position], largest[:position]
+        larger = larger[(sizes[larger] <= _MAX_RATIO * sizes[small]).all(axis=1)]
+        core = _Core.of(gray, labels, boxes, small) if len(larger) else None
+        return [(large, small) for large in larger if core is not None and core.is_in(gray, labels, boxes, large)]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = list(chain.from_iterable(pool.map(pairs_of, range(1, len(largest)))))
     for mask in groups:
-        shared = np.bincount(labels[mask], minlength=len(areas) + 1)[1:]
-        belong = (shared >= _INSIDE * areas) | (shared >= _HOLDS * np.count_nonzero(mask))
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        box = slice(y, y + height), slice(x, x + width)
+        shared = np.bincount(labels[box][mask[box]], minlength=len(areas) + 1)[1:]
+        belong = (shared >= _INSIDE * areas) | (shared >= _HOLDS * np.count_nonzero(mask[box]))
         pairs += pairwise(np.flatnonzero(belong & (shared > 0)))
     groups = connected(pairs, len(boxes))
-    return np.array([0, *(group + 1 for group in groups)], np.int32)[labels]
+    return relabel(runs, np.array([0, *(group + 1 for group in groups)], np.int32), labels.shape)
 
 
-def _similarity(gray: np.ndarray, labels: np.ndarray, boxes: list, small: int, large: int) -> float:
-    """Best correlation in [-1, 1] of one blob's inner part in another; the blobs are given by indices of `boxes`."""
-    side = max(s.stop - s.start for s in boxes[small])
-    margin, scale = int(np.ceil(_PADDING * side)), min(1.0, _SIDE / side)
+class _Core:
+    """What of a blob is searched for in larger ones: its inner part, on a working scale."""
 
-    def cut(index: int) -> list[np.ndarray]:
-        window = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in boxes[index])
-        parts = gray[window], (labels[window] == index + 1).astype(np.uint8)
-        size = [max(round(length * scale), 1) for length in parts[0].shape[::-1]]
-        return [cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts]
+    def __init__(self, patch: np.ndarray, mask: np.ndarray, margin: int, scale: float) -> None:
+        """Hold it under the eight symmetries of the square.
 
-    (patch, blob), (field, other) = cut(small), cut(large)
-    depth = cv2.distanceTransform(blob, cv2.DIST_L2, 5)
-    core = (depth > _CORE * depth.max()).astype(np.uint8)
-    size = np.count_nonzero(core)
-    if size < _MIN_CORE or patch[core > 0].std() < _MIN_STD:
-        return -1.0
-    x, y, width, height = cv2.boundingRect(core)
-    inner = slice(y, y + height), slice(x, x + width)
-    field, other, best = _texture(field), other.astype(np.float32), -1.0
-    turned = _symmetries(_texture(patch)[inner]), _symmetries(core[inner].astype(np.float32))
-    for template, mask in zip(*turned, strict=True):
-        if (np.array(template.shape) > field.shape).any():
-            continue
+        Args:
+            patch: Texture of its bounding box, float32 (h, w).
+            mask: Which pixels of it count, float32 (h, w) of 0 and 1.
+            margin: Pixels of the image around a larger blob in which it is searched too.
+            scale: Of the patch, on lengths.
+        """
+        self.templates, self.masks = _symmetries(patch), _symmetries(mask)
+        self.margin, self.scale = margin, scale
+        centred = mask * (patch - patch[mask > 0].mean())
+        self.kernels = [_kernels(_symmetries(centred)[turned::2], self.masks[turned::2]) for turned in (0, 1)]
+        self.spectra: dict[tuple[int, ...], list[list[np.ndarray]]] = {}
+
+    @classmethod
+    def of(cls, gray: np.ndarray, labels: np.ndarray, boxes: list, index: int) -> "_Core | None":
+        """That of a blob, given by its index of `boxes`; None if the blob is tiny, thin or flat."""
+        side = max(s.stop - s.start for s in boxes[index])
+        margin, scale = int(np.ceil(_PADDING * side)), min(1.0, _SIDE / side)
+        window = _widened(boxes[index], margin)
+        patch, blob = _scaled(gray[window], scale), _scaled((labels[window] == index + 1).astype(np.uint8), scale)
+        depth = cv2.distanceTransform(blob, cv2.DIST_L2, 5)
+        core = (depth > _CORE * depth.max()).astype(np.uint8)
+        if np.count_nonzero(core) < _MIN_CORE or patch[core > 0].std() < _MIN_STD:
+            return None
+        x, y, width, height = cv2.boundingRect(core)
+        inner = slice(y, y + height), slice(x, x + width)
+        return cls(_texture(patch)[inner], core[inner].astype(np.float32), margin, scale)
+
+    def is_in(self, gray: np.ndarray, labels: np.ndarray, boxes: list, index: int) -> bool:
+        """Whether it correlates by `THRESHOLD` with a place in a blob, given by its index of `boxes`, or around it."""
+        window = _widened(boxes[index], self.margin)
+        field = _texture(_scaled(gray[window], self.scale))
+        likely = self._likely(field)
+        if not likely:
+            return False
+        other = _scaled((labels[window] == index + 1).astype(np.uint8), self.scale).astype(np.float32)
+        return any(self._correlation(field, other, number) >= THRESHOLD for number in likely)
+
+    def _likely(self, field: np.ndarray) -> list[int]:
+        """Which symmetries may correlate by `THRESHOLD` somewhere in a field (H, W): all that do, and few others.
+
+        A correlation is a covariance over the deviations of both sides. Over all pixels of a mask the squared deviation
+        from their mean is at least that over some of them: those that the mask shares with its mirror images, which
+        are the same for four of the eight symmetries.
+        """
+        size = tuple(-(-length // 16) * 16 for length in field.shape)  # few sizes: spectra serve for many fields
+        if size not in self.spectra:
+            self.spectra[size] = [[_spectrum(kernel, size) for kernel in kernels] for kernels in self.kernels]
+        here = [*[_spectrum(field, size)] * 5, _spectrum(field * field, size)]
+        likely = []
+        for turned, spectra in enumerate(self.spectra[size]):
+            height, width = np.maximum(np.subtract(field.shape, self.masks[turned].shape) + 1, 0)
+            *covariances, total, squares = (
+                _product(*pair)[:height, :width] for pair in zip(here, spectra, strict=True)
+            )
+            bound = (THRESHOLD - 0.01) * np.sqrt(np.maximum(squares - total * total, _FLAT))
+            likely += [turned + 2 * turns for turns, found in enumerate(covariances) if (found >= bound).any()]
+        return likely
+
+    def _correlation(self, field: np.ndarray, other: np.ndarray, number: int) -> float:
+        """Best of one symmetry at a place of which the blob, the mask `other`, covers half; in [-1, 1]."""
+        template, mask = self.templates[number], self.masks[number]
+        if (np.array(mask.shape) > field.shape).any():
+            return -1.0
         found = cv2.matchTemplate(field, template, cv2.TM_CCOEFF_NORMED, mask=mask)
         # Beside the larger blob lies perhaps the smaller one, which is not its own copy; flat windows divide by 0.
-        valid = (cv2.matchTemplate(other, mask, cv2.TM_CCORR) >= size / 2) & (np.abs(found) <= 1.001)
-        best = max(best, float(found[valid].max(initial=-1)))
-    return best
+        valid = (cv2.matchTemplate(other, mask, cv2.TM_CCORR) >= mask.sum() / 2) & (np.abs(found) <= 1.001)
+        return float(found[valid].max(initial=-1))
+
+
+def _kernels(centred: list[np.ndarray], masks: list[np.ndarray]) -> list[np.ndarray]:
+    """What a field and its square are correlated with, six (h, w), for four symmetries of one shape.
+
+    Four templates less their mean, of norm 1; and for the squared deviation in the part that the masks share, Σ x² −
+    (Σ x)² / n: that part over √n, and that part for the squares.
+    """
+    shared = np.minimum.reduce(masks)
+    norm = max(np.linalg.norm(centred[0]), 1e-6)
+    return [*(part / norm for part in centred), shared / max(shared.sum(), 1) ** 0.5, shared]
+
+
+def _spectrum(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Of a part (h, w) with zeros up to a size, as OpenCV packs it."""
+    rows, columns = np.subtract(size, part.shape).tolist()
+    return cv2.dft(cv2.copyMakeBorder(part, 0, rows, 0, columns, cv2.BORDER_CONSTANT))
+
+
+def _product(field: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Correlation of a field with a kernel at all places, of their spectra; at 0, 0 their first pixels coincide."""
+    product = cv2.mulSpectrums(field, kernel, 0, conjB=True)
+    return cv2.dft(product, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT)
+
+
+def _widened(box: tuple[slice, slice], margin: int) -> tuple[slice, slice]:
+    return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in box)
+
+
+def _scaled(part: np.ndarray, scale: float) -> np.ndarray:
+    size = [max(round(length * scale), 1) for length in part.shape[::-1]]
+    return cv2.resize(part, size, interpolation=cv2.INTER_AREA)
 
 
 def _texture(gray: np.ndarray) -> np.ndarray:

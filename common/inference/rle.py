@@ -20,15 +20,8 @@ AUTHENTIC = "authentic"
 
 def encode(mask: np.ndarray) -> list[int]:
     """Run lengths of one mask (H, W) of bool or numbers; an empty list for an empty mask."""
-    flat = _columns(mask if mask.dtype == bool else mask != 0).view(bool)
-    if not flat.size:
-        return []
-    bounds = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if flat[0]:
-        bounds = np.insert(bounds, 0, 0)
-    if flat[-1]:
-        bounds = np.append(bounds, flat.size)
-    return _interleave(bounds[::2], bounds[1::2]).tolist()
+    starts, ends, values = _runs(mask if mask.dtype == bool else mask != 0)
+    return _interleave(starts[values], ends[values]).tolist()
 
 
 def encode_labels(labels: np.ndarray) -> list[list[int]]:
@@ -43,19 +36,15 @@ def encode_labels(labels: np.ndarray) -> list[list[int]]:
     Raises:
         ValueError: `labels` holds anything but integers from 0 to 2³¹ − 1.
     """
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0 or labels.max(initial=0) >= 2**31:
+    starts, ends, values = _runs(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or values.min(initial=0) < 0 or values.max(initial=0) >= 2**31:
         raise ValueError(f"labels must be integers from 0 to 2³¹ - 1; {labels.dtype} with others given")
-    flat = _columns(labels if labels.dtype in (np.uint8, np.uint16, np.int32) else labels.astype(np.int32))
-    if not flat.any():
-        return []
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts, ends = np.insert(edges, 0, 0), np.append(edges, flat.size)
-    values = flat[starts]
     forged = np.flatnonzero(values)
     # Stable, so that the runs of each label stay in the order of their starts.
     order = forged[np.argsort(values[forged], kind="stable")]
     runs, values = _interleave(starts[order], ends[order]), values[order]
-    return [part.tolist() for part in np.split(runs, 2 * (np.flatnonzero(values[1:] != values[:-1]) + 1))]
+    parts = np.split(runs, 2 * (np.flatnonzero(values[1:] != values[:-1]) + 1))
+    return [part.tolist() for part in parts if part.size]
 
 
 def decode(runs: Sequence[int], height: int, width: int) -> np.ndarray:
@@ -120,7 +109,7 @@ def format_annotation(instances: Iterable[Sequence[int]]) -> str:
 
     Empty instances are left out, because the metric punishes a written `[]`; without any other it is `authentic`.
     """
-    lists = ["[" + ", ".join(map(str, runs)) + "]" for runs in instances if len(runs)]
+    lists = [str(list(map(int, runs))) for runs in instances if len(runs)]
     return ";".join(lists) or AUTHENTIC
 
 
@@ -162,6 +151,21 @@ def parse_annotation(text: str, height: int, width: int) -> np.ndarray:
     """
     masks = [decode(runs, height, width) for runs in parse_runs(text, height, width)]
     return np.stack(masks) if masks else np.zeros((0, height, width), bool)
+
+
+def _runs(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts and ends, 0-based and half-open, of the runs of equal pixels down the columns, and their values."""
+    if image.ndim != 2:
+        raise ValueError(f"run lengths are made of an array (H, W), not one of shape {image.shape}")
+    height = image.shape[0]
+    # Pixels are compared where they lie; what is brought into the columns' order is one byte a pixel.
+    begins = np.empty(image.shape, bool)
+    np.not_equal(image[1:], image[:-1], out=begins[1:])
+    begins[:1, 1:] = image[:1, 1:] != image[-1:, :-1]
+    begins[:1, :1] = True
+    starts = np.flatnonzero(_columns(begins).view(bool))
+    ends = np.append(starts[1:], image.size)[: starts.size]  # an image without pixels has no run
+    return starts, ends, image[starts % height, starts // height]
 
 
 def _columns(image: np.ndarray) -> np.ndarray:

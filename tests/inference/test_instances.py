@@ -4,6 +4,9 @@ from common.inference.instances import Cleanup, find_instances
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 
 @pytest.fixture
@@ -41,6 +44,22 @@ def test_small_components_are_dropped_by_their_share(prob, grouping):
 def test_the_threshold_belongs_to_the_region(prob):
     assert np.count_nonzero(find_instances(prob, float(prob[5, 5]))) == 6 + 5
     assert not find_instances(prob, 0.95).any()
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0.5, 1])),
+    st.sampled_from([0, 0.02, 0.1]),
+)
+def test_instances_are_what_a_mask_for_each_component_makes(prob, min_area_share):
+    _, labels = cv2.connectedComponents((prob >= 0.5).astype(np.uint8), connectivity=8)
+    masks = [labels == number for number in range(1, labels.max() + 1)]
+    kept = [mask for mask in masks if mask.sum() >= min_area_share * mask.size]
+    components, union = np.zeros(prob.shape, np.int32), np.zeros(prob.shape, bool)
+    for number, mask in enumerate(kept, 1):
+        components[mask] = number
+        union |= mask
+    assert (find_instances(prob, 0.5, min_area_share, "components") == components).all()
+    assert (find_instances(prob, 0.5, min_area_share) == union).all()
 
 
 @pytest.fixture

@@ -171,3 +171,65 @@ def test_only_the_largest_are_compared(rng, monkeypatch):
 def test_fewer_than_two_blobs_stay_as_they_are(rng, count):
     image, labels = scene(rng, [texture(rng)] * count)
     assert (join_lookalikes(image, labels) == labels).all()
+
+
+def plainly(gray, labels, small, large):
+    """Best correlation of one blob's inner part in another, every symmetry searched in full."""
+    (y, x), (y2, x2) = (np.nonzero(labels == number) for number in (small, large))
+    side = max(np.ptp(y), np.ptp(x)) + 1
+    margin, scale = int(np.ceil(0.25 * side)), min(1.0, 64 / side)
+
+    def cut(number, y, x):
+        window = np.s_[max(y.min() - margin, 0) : y.max() + 1 + margin, max(x.min() - margin, 0) : x.max() + 1 + margin]
+        parts = gray[window], (labels[window] == number).astype(np.uint8)
+        size = [max(round(length * scale), 1) for length in parts[0].shape[::-1]]
+        return [cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts]
+
+    (patch, blob), (field, other) = cut(small, y, x), cut(large, y2, x2)
+    depth = cv2.distanceTransform(blob, cv2.DIST_L2, 5)
+    core = depth > 0.3 * depth.max()
+    if core.sum() < 100 or patch[core].std() < 3:
+        return -1
+    rows, columns = np.nonzero(core.any(axis=1))[0], np.nonzero(core.any(axis=0))[0]
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    field, patch, core = lookalikes._texture(field), lookalikes._texture(patch)[box], core[box].astype(np.float32)
+    best = -1.0
+    for turns in range(8):
+        template, mask = (
+            np.ascontiguousarray(np.rot90(part[:, ::-1] if turns > 3 else part, turns)) for part in (patch, core)
+        )
+        if template.shape[0] > field.shape[0] or template.shape[1] > field.shape[1]:
+            continue
+        found = cv2.matchTemplate(field, template, cv2.TM_CCOEFF_NORMED, mask=mask)
+        half = cv2.matchTemplate(other.astype(np.float32), mask, cv2.TM_CCORR) >= core.sum() / 2
+        best = max(best, found[half & (np.abs(found) <= 1.001)].max(initial=-1))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_skipped_would_not_have_matched(seed):
+    """Ellipses of all sizes over weakly textured ground, some of them noisy copies: as if all were searched in full."""
+    rng = np.random.default_rng(seed)
+    image, labels = texture(rng, 400), np.zeros((400, 400), np.int32)
+    image[:, :200] = (118 + image[:, :200] // 12).astype(np.uint8)
+    places, number = [(y, x) for y in range(50, 400, 100) for x in range(50, 400, 100)], 0
+    for number, (y, x) in enumerate(places, 1):
+        axes = int(rng.integers(12, 45)), int(rng.integers(8, 30))
+        cv2.ellipse(labels, (x, y), axes, float(rng.integers(180)), 0, 360, number, cv2.FILLED)
+        if number % 3 == 0:
+            from_y, from_x = places[int(rng.integers(number - 1))]
+            copy = np.rot90(image[from_y - 50 : from_y + 50, from_x - 50 : from_x + 50], int(rng.integers(4)))
+            noise = rng.normal(0, rng.uniform(0, 25), copy.shape)
+            image[y - 50 : y + 50, x - 50 : x + 50] = (copy + noise).clip(0, 255)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    areas = np.bincount(labels.ravel())[1:]
+    sides = np.array([max(np.ptp(part) + 1 for part in np.nonzero(labels == n)) for n in range(1, number + 1)])
+    joined = list(range(number))
+    for position, small in enumerate(order := np.argsort(-areas, kind="stable")):
+        for large in order[:position]:
+            alike = areas[large] <= 3 * areas[small] and sides[large] <= 3 * sides[small]
+            if alike and plainly(gray, labels, small + 1, large + 1) >= 0.7:
+                joined = [joined[large] if group == joined[small] else group for group in joined]
+    ours = numbers(image, labels)
+    assert [ours.index(group) for group in ours] == [joined.index(group) for group in joined]
+    assert max(ours) < number  # some are joined

@@ -1,0 +1,219 @@
+"""What each part of a submission costs on one core, from which docs/SCALING.md derives what machines do in an hour.
+
+    python -m benchmarks.parts
+    python -m benchmarks.parts --cores 2 16 64
+
+One thread, drawn images of three sizes, random weights; medians. The lines of the ensemble are all of it but its
+networks: error levels, tiles cut, resized and joined again, blend, features, decision. The last lines add the parts of
+an image up. A GPU's rate is bounded by its arithmetic, and by what the cores beside it read and decide meanwhile; a
+multiplication and an addition are two operations.
+"""
+
+import csv
+import io
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from common.config.segmentation import TrainConfig
+from common.data.drawing import draw_cells
+from common.data.images import read_image
+from common.data.transforms import resize_image
+from common.forensics.copy_move import find_copies
+from common.forensics.ela import error_level
+from common.inference.backends import RUNTIMES, load_exported
+from common.inference.ensemble import MEMBERS, Ensemble, Loaded, seed_settings
+from common.inference.instances import find_instances
+from common.inference.rle import encode_labels, format_annotation
+from common.inference.views import cut
+from common.tables import markdown_table
+from common.training.checkpoint import build_network, save_checkpoint
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+SIZES = {"512 × 512": (512, 512), "1500 × 1000": (1000, 1500), "4000 × 3000": (3000, 4000)}
+TYPICAL = "1500 × 1000"
+PROFILES = {"quick": TrainConfig(name="quick").quick(), "full": TrainConfig(name="full")}
+NETWORKS = [member for member in MEMBERS if member.role in ("average", "union")]
+DISK_MB = 256
+
+
+class Drawn(nn.Module):
+    """Stands for a network, at no cost: four dark spots of the image are forged."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 1, S, S) for images (N, C, S, S)."""
+        logits = torch.full((len(x), 1, *x.shape[2:]), -4.0)
+        side = x.shape[2] // 10
+        for row, column in ((1, 1), (1, 6), (5, 2), (7, 7)):
+            logits[:, 0, row * side : (row + 1) * side, column * side : (column + 1) * side] = 4.0
+        return logits
+
+
+def main(cores: tuple[int, ...] = (1, 2, 16, 64)) -> None:
+    """Measure the parts, print the table and what follows.
+
+    Args:
+        cores: Numbers of cores that the hourly rates are derived for.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        disk = _disk_rate(Path(folder) / "disk")
+        for size, shape in SIZES.items():
+            seconds |= _image_parts(Path(folder), size, shape)
+        for profile in PROFILES:
+            seconds |= _forward_parts(Path(folder), profile)
+    seconds["CSV, a row of both tables"] = _csv_seconds()
+
+    print(
+        f"{platform.machine()}, {platform.processor()}, {os.cpu_count()} cores, torch {torch.__version__}; one thread\n"
+    )
+    rows = [[part, f"{1e3 * taken:,.2f} ms", f"{1 / taken:,.1f}"] for part, taken in seconds.items()]
+    print(markdown_table(["part", "an image", "images a second and core"], rows))
+    print(f"\nreading from the disk: {disk:,.0f} MB/s")
+    for profile, config in PROFILES.items():
+        print(_derived(profile, config, seconds, cores))
+
+
+def _image_parts(folder: Path, size: str, shape: tuple[int, int]) -> dict[str, float]:
+    """Seconds of what depends on the image's size."""
+    image = _drawn(*shape)
+    png, jpg = folder / "image.png", folder / "image.jpg"
+    Image.fromarray(image).save(png)
+    Image.fromarray(image).save(jpg, quality=90)
+    ensembles = {profile: _ensemble(config.image_size) for profile, config in PROFILES.items()}
+    prob = ensembles["full"].predict([image])[0].prob
+    prob = cv2.resize(prob, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    parts = {
+        f"decode PNG ({png.stat().st_size / 1e6:.1f} MB)": lambda: read_image(png),
+        f"decode JPEG ({jpg.stat().st_size / 1e6:.1f} MB)": lambda: read_image(jpg),
+        "error levels": lambda: error_level(image),
+        "resize to 256": lambda: resize_image(image, 256),
+        "resize to 512": lambda: resize_image(image, 512),
+        **{f"ensemble, {name}": lambda own=own: own.predict([image]) for name, own in ensembles.items()},
+        "regions and run lengths": lambda: format_annotation(encode_labels(find_instances(prob, 0.5))),
+        "copy-move": lambda: find_copies(image),
+    }
+    return {f"{size}: {name}": _median(part) for name, part in parts.items()}
+
+
+def _drawn(height: int, width: int) -> np.ndarray:
+    """Cells, tiled from one figure where the image is large: to draw them takes longer than anything measured here."""
+    figure = draw_cells(min(height, 1000), min(width, 1500), np.random.default_rng(0))
+    return np.ascontiguousarray(np.tile(figure, (-(-height // 1000), -(-width // 1500), 1))[:height, :width])
+
+
+def _ensemble(size: int) -> Ensemble:
+    """All members, whose networks cost nothing."""
+    calibration = {"slope": 1.0, "intercept": 0.0}
+    checkpoint = {"config": {"image_size": size}, "threshold": 0.5, "calibration": calibration}
+    loaded = [Loaded(member, Drawn(), checkpoint) for member in NETWORKS]
+    return Ensemble([loaded], seed_settings(loaded), torch.device("cpu"))
+
+
+def _forward_parts(folder: Path, profile: str) -> dict[str, float]:
+    """Seconds of one image in one network, by each runtime that is installed."""
+    config, batch = PROFILES[profile], 8 if profile == "quick" else 2
+    network = build_network(config).eval()
+    images = torch.randint(0, 256, (batch, 3, config.image_size, config.image_size), dtype=torch.uint8)
+    checkpoint = {"model_state_dict": network.state_dict(), "config": config.plain()}
+    path = folder / f"{profile}_best.pth"
+    save_checkpoint(checkpoint, path)
+    networks = {"torch": network}
+    for runtime in RUNTIMES:
+        try:
+            networks[runtime] = load_exported(path, checkpoint, runtime)
+        except Exception as error:  # not installed, or not for this machine: the others are measured
+            print(f"without {runtime}: {error}")
+    what = f"forward, {profile} at {config.image_size} px ({_operations(network, images) / batch / 1e9:.2f} GFLOP)"
+    with torch.inference_mode():
+        return {f"{what}, {name}": _median(partial(run, images)) / batch for name, run in networks.items()}
+
+
+def _operations(network: nn.Module, images: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(images)
+    return counter.get_total_flops()
+
+
+def _derived(profile: str, config: TrainConfig, seconds: dict[str, float], cores: tuple[int, ...]) -> str:
+    """What an image of the typical size costs with six members, and what follows for an hour."""
+    image = np.zeros((*SIZES[TYPICAL], 3), np.uint8)
+    viewers = [loaded.viewer for loaded in _ensemble(config.image_size).folds[0]]
+    shown = cut([image], viewers)
+    pieces = sum(len(shown[viewer.sight].pixels) for viewer in viewers)
+    forward = {name: taken for name, taken in seconds.items() if name.startswith(f"forward, {profile} ")}
+    fastest = min(forward, key=forward.get)
+    around = sum(
+        taken
+        for name, taken in seconds.items()
+        if name.startswith(f"{TYPICAL}: ")
+        and ("JPEG" in name or name.endswith((f"ensemble, {profile}", "regions and run lengths")))
+    )
+    around += seconds["CSV, a row of both tables"]
+    network, copies = pieces * forward[fastest], seconds[f"{TYPICAL}: copy-move"]
+    gflop = pieces * float(fastest.split("(")[1].split()[0])
+    rates = "; ".join(
+        f"{count} cores {3600 * count / (around + network):,.0f} images an hour"
+        f" ({3600 * count / (around + network + copies):,.0f} with copy-move)"
+        for count in cores
+    )
+    return (
+        f"\n{profile}, six members, JPEG of {TYPICAL}: {pieces} pieces, {gflop:.1f} GFLOP. Of a core, networks "
+        f"({fastest.split()[-1]}) {network:.3f} s, all else {around:.3f} s, copy-move {copies:.3f} s. {rates}. "
+        f"A GPU with T TFLOP/s in use does at most {3600e3 / gflop:,.0f} · T images an hour, for which "
+        f"{1e3 / gflop * around:.1f} · T cores read and decide."
+    )
+
+
+def _csv_seconds(count: int = 20_000) -> float:
+    """Of one image's rows in the submission and the scores."""
+
+    def write() -> None:
+        submission, scores = csv.writer(io.StringIO()), csv.writer(io.StringIO())
+        for number in range(count):
+            submission.writerow([f"case_{number}", "[123456, 78, 123556, 80, 123656, 81]"])
+            scores.writerow([f"case_{number}", "image", 0.123456, 0.65, 0.01, 1, 1000, 1500, ""])
+
+    return _median(write) / count
+
+
+def _disk_rate(path: Path) -> float:
+    """MB/s of a file that the system's cache has been told to forget."""
+    path.write_bytes(os.urandom(1_000_000) * DISK_MB)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        start = time.perf_counter()
+        while file.read(1 << 22):
+            pass
+        return DISK_MB / (time.perf_counter() - start)
+
+
+def _median(work: Callable) -> float:
+    """Seconds: of up to nine runs after a first one, fewer where they take long."""
+    work()
+    taken = []
+    while len(taken) < 9 and (not taken or sum(taken) < 1.5):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
