@@ -125,12 +125,11 @@ def _explain_copies(config: ExplainConfig) -> Figure:
 
 def _explain_generated(config: ExplainConfig, path: Path) -> Figure:
     # Only here: torch takes seconds to import, and copies are found without it.
+    from common.devices import process_state
     from common.inference.generated import load_detector
 
-    from accelerate import PartialState
-
     image = read_image(config.image)
-    detector = load_detector(path, PartialState().device)
+    detector = load_detector(path, process_state().device)
     detector.adjust(target_fpr=config.target_fpr)
     model = detector.model
     (found,) = detector.predict([image])

@@ -19,6 +19,7 @@ from pathlib import Path
 from common.data.samples import load_samples
 from common.errors import UserError
 from common.files import write_json
+from common.inference.backends import Backend
 from common.inference.ensemble import SETTINGS_FILE, identities
 from common.inference.fitting import fit
 from common.inference.gate import THRESHOLDS
@@ -58,6 +59,9 @@ class FitConfig:
     """Make copy-move evidence one of the members."""
     generated: bool = True
     """Ask the detector of generated images, models/spai*_best.pth, where there is one."""
+    backend: Backend = "auto"
+    """What runs the networks. auto: on a GPU torch; on a CPU OpenVINO or ONNX Runtime, where one is installed and it
+    pays to convert the networks."""
     workers: int | None = None
     """Processes that look for copy-moves; by default one a core."""
 
@@ -75,7 +79,14 @@ def main(config: FitConfig) -> None:
     workers = config.workers or cpu_count()
     oofs = {
         tta: out_of_fold(
-            config.models_dir, samples, tta, config.allow_missing, config.copy_move, workers, config.generated
+            config.models_dir,
+            samples,
+            tta,
+            config.allow_missing,
+            config.copy_move,
+            workers,
+            config.generated,
+            config.backend,
         )
         for tta in dict.fromkeys(("none", config.tta))
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from common.data.transforms import resize_map
+from common.inference.precision import to_single
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def blend(maps: np.ndarray, roles: Sequence[Role], weights: Sequence[float]) -> 
     blended = np.zeros(maps.shape[:-3] + maps.shape[-2:], np.float32)
     # One member after the other, the averaged ones first: float16 maps are never all float32 at once.
     for member in sorted(np.flatnonzero(weights), key=lambda member: roles[member]):
-        prob = maps[..., member, :, :].astype(np.float32)
+        prob = to_single(maps[..., member, :, :])
         if roles[member] == "average":
             blended += np.float32(weights[member] / total) * prob
         else:

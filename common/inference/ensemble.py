@@ -1,7 +1,7 @@
 """The members of the ensemble: this table is the one place that names them. And what they say of an image together."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from common.data.transforms import resize_map
 from common.errors import UserError
 from common.forensics.copy_move import VERSION
+from common.inference.backends import Backend, choose_backend, load_by
 from common.inference.blending import Role, blend, join_evidence
 from common.inference.evidence import EVIDENCE_THRESHOLD, Evidence, gather
 from common.inference.gate import (
@@ -24,9 +25,10 @@ from common.inference.gate import (
 )
 from common.inference.generated import Detector, Generated, find_detector, load_detector
 from common.inference.instances import MIN_AREA_SHARE, Cleanup
+from common.inference.precision import to_half, to_single
 from common.inference.settings import Settings
-from common.inference.views import TTA, is_large, predict_maps
-from common.training.checkpoint import load_checkpoint, load_network
+from common.inference.views import TTA, Network, Pieces, Sight, Viewer, cut, is_large, predict_maps
+from common.training.checkpoint import load_checkpoint
 
 import numpy as np
 import torch
@@ -77,9 +79,15 @@ class Loaded:
     """A member's network of one fold."""
 
     member: Member
-    network: nn.Module
+    network: Network
     checkpoint: dict[str, Any]
     """Without the weights."""
+
+    @property
+    def viewer(self) -> Viewer:
+        """The network, and what it is to be shown."""
+        sight = Sight(self.checkpoint["config"]["image_size"], self.member.tile_share)
+        return Viewer(self.network, sight, self.member.in_channels)
 
 
 @dataclass(frozen=True)
@@ -127,11 +135,12 @@ class Ensemble:
         self.detector = detector
         self.networks = [loaded.member for loaded in folds[0]]
         self.members = [*self.networks, *([COPY_MOVE] if copy_move else [])]
-        sizes = [loaded.checkpoint["config"]["image_size"] for fold in folds for loaded in fold]
-        self.map_size = max(sizes, default=FEATURE_SIZE)
+        self._viewers = [[loaded.viewer for loaded in fold] for fold in folds]
+        self.map_size = max((v.sight.size for viewers in self._viewers for v in viewers), default=FEATURE_SIZE)
         for fold in folds:
             for loaded in fold:
-                loaded.network.to(device)
+                if isinstance(loaded.network, nn.Module):
+                    loaded.network.to(device)
 
     def predict(self, images: list[np.ndarray]) -> list[Prediction]:
         """Blend and decide RGB images, uint8 (H, W, 3). The folds' maps, and their probabilities, are averaged.
@@ -139,17 +148,19 @@ class Ensemble:
         Processes look for copies while the networks predict.
         """
         evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
-        if any(is_large(*image.shape[:2], self.map_size) for image in images):
-            # One large image's maps at a time are enough for the memory.
-            predictions = [prediction for image in images for prediction in self._predict([image], evidence)]
-        else:
-            predictions = self._predict(images, evidence)
+        predictions = [prediction for batch in self._batches(images) for prediction in self._predict(batch, evidence)]
         next(evidence, None)  # ends it here: while the garbage collector ends it, Python loses a Ctrl-C
         return predictions
 
+    def _batches(self, images: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """All at a time, unless one is large: one large image's maps at a time are enough for the memory."""
+        alone = any(is_large(*image.shape[:2], self.map_size) for image in images)
+        return [[image] for image in images] if alone else [images]
+
     def _predict(self, images: list[np.ndarray], evidence: Iterator[Evidence | None]) -> list[Prediction]:
         """The next images, and the evidence in them."""
-        by_fold = [self._blends(images, fold) for fold in range(len(self.folds))]
+        shown = self._show(images)
+        by_fold = [list(self._blends(images, fold, shown)) for fold in range(len(self.folds))]
         generated = self.detector.predict(images) if self.detector else [None] * len(images)
         found = islice(evidence, len(images))
         by_image = zip(zip(*by_fold, strict=True), found, generated, strict=True)
@@ -162,7 +173,9 @@ class Ensemble:
         generated: Generated | None,
     ) -> Prediction:
         """One image, by the evidence, the detector and each fold's blend with its features."""
-        decision, prob, own = self.settings.decision, np.mean([blended for blended, _ in by_fold], axis=0), {}
+        blends = [blended for blended, _ in by_fold]
+        prob = blends[0] if len(blends) == 1 else np.mean(blends, axis=0)
+        decision, own = self.settings.decision, {}
         if found is not None:
             prob = join_evidence(prob, found.prob, self.settings.weights[COPY_MOVE.name])
             own |= copy_features(found.score, found.inliers, found.area_share)
@@ -174,47 +187,51 @@ class Ensemble:
             probability = max(probability, found.score)
         return Prediction(prob, probability, found, generated)
 
-    def _blends(self, images: list[np.ndarray], fold: int) -> list[tuple[np.ndarray, dict[str, float]]]:
+    def _blends(
+        self, images: list[np.ndarray], fold: int, shown: dict[Sight, Pieces]
+    ) -> Iterator[tuple[np.ndarray, dict[str, float]]]:
         """The blend of a fold's networks for each image, and its features."""
         if not self.networks:
-            return [(np.zeros((self.map_size, self.map_size), np.float32), {})] * len(images)
+            yield from [(np.zeros((self.map_size, self.map_size), np.float32), {})] * len(images)
+            return
         roles, weights = zip(*((m.role, self.settings.weights[m.name]) for m in self.networks), strict=True)
-        blends = []
-        for maps in self.member_maps(images, fold):
+        for maps in self._maps(fold, shown):
             # The features are of the maps that the decision was fitted on: brought to their size first, then blended.
-            small = feature_maps(maps)
+            half = feature_maps(maps)
+            small = to_single(half)
+            blended = blend(small, roles, weights)
             by_name = {member.name: prob for member, prob in zip(self.networks, small, strict=True)}
-            features = map_features(blend(small, roles, weights), by_name, self.settings.pixel_threshold)
-            blends.append((blend(maps, roles, weights), features))
-        return blends
+            features = map_features(blended, by_name, self.settings.pixel_threshold)
+            yield blended if half is maps else blend(maps, roles, weights), features
 
-    def member_maps(self, images: list[np.ndarray], fold: int = 0) -> list[np.ndarray]:
+    def member_maps(self, images: list[np.ndarray], fold: int = 0) -> Iterator[np.ndarray]:
         """The networks' maps of each image, float16 (M, h, w): at the image's size if it is large, else `map_size`.
 
         Args:
             images: RGB, uint8 (H, W, 3).
             fold: Position in `folds`.
         """
-        by_member = [self._maps(loaded, images) for loaded in self.folds[fold]]
-        return [self._stack(maps) for maps in zip(*by_member, strict=True)]
+        for batch in self._batches(images):
+            yield from self._maps(fold, self._show(batch, [fold]))
 
-    def _maps(self, loaded: Loaded, images: list[np.ndarray]) -> list[np.ndarray]:
-        maps = predict_maps(
-            loaded.network,
-            images,
-            size=loaded.checkpoint["config"]["image_size"],
-            in_channels=loaded.member.in_channels,
-            device=self.device,
-            tta=self.settings.tta,
-            tile_share=loaded.member.tile_share,
-        )
-        return [prob.astype(np.float16) for prob in maps]
+    def _show(self, images: list[np.ndarray], folds: Iterable[int] | None = None) -> dict[Sight, Pieces]:
+        """What the networks of these folds, by default of all, see of images."""
+        return cut(images, [viewer for fold in folds or range(len(self.folds)) for viewer in self._viewers[fold]])
+
+    def _maps(self, fold: int, shown: dict[Sight, Pieces]) -> list[np.ndarray]:
+        """`member_maps` of the images shown."""
+        predicted = predict_maps(self._viewers[fold], shown, device=self.device, tta=self.settings.tta)
+        # Each network's as float16 before the next one's are made.
+        by_member = {number: [to_half(prob) for prob in maps] for number, maps in predicted}
+        in_order = (by_member[number] for number in range(len(self.networks)))
+        return [self._stack(maps) for maps in zip(*in_order, strict=True)]
 
     def _stack(self, maps: tuple[np.ndarray, ...]) -> np.ndarray:
-        height, width = max((prob.shape for prob in maps), key=lambda shape: shape[0] * shape[1])
-        if height * width < self.map_size**2:
-            height = width = self.map_size
-        return np.stack([resize_map(prob.astype(np.float32), height, width).astype(np.float16) for prob in maps])
+        """Maps of one image, float16, at the size of the largest."""
+        size = max((prob.shape for prob in maps), key=lambda shape: shape[0] * shape[1])
+        if size[0] * size[1] < self.map_size**2:
+            size = (self.map_size, self.map_size)
+        return np.stack([prob if prob.shape == size else to_half(resize_map(to_single(prob), *size)) for prob in maps])
 
 
 def load_ensemble(
@@ -226,6 +243,8 @@ def load_ensemble(
     copy_move: bool = True,
     workers: int = 1,
     generated: bool = True,
+    backend: Backend = "torch",
+    n_images: int = 0,
 ) -> Ensemble:
     """Load every network's checkpoint, and the fitted settings where they belong to these checkpoints.
 
@@ -240,10 +259,13 @@ def load_ensemble(
             network was trained.
         workers: Processes that look for copies.
         generated: Whether the detector of generated images is asked, if there is one in `models_dir`.
+        backend: What runs the members' networks; which one `auto` takes is printed, and why.
+        n_images: About how many images will be predicted: for few of them `auto` converts no network.
 
     Raises:
         UserError: A checkpoint is missing (with the script that makes it) or broken, all that are averaged are
-            missing, the folder is, the checkpoints are not of one training in folds, or there are several detectors.
+            missing, the folder is, the checkpoints are not of one training in folds, there are several detectors, or
+            the backend is not installed or can't run a network.
     """
     networks = _networks()
     missing = [member for member in networks if not member_path(models_dir, member).is_file()]
@@ -261,7 +283,7 @@ def load_ensemble(
     if alone:
         print("no network is trained: copy-move evidence alone decides")
     members = [member for member in networks if member not in missing]
-    folds = [[]] if alone else [_load_fold(folder, members) for folder in _folders(models_dir)]
+    folds = [[]] if alone else _load_folds(_folders(models_dir), members, backend, device, n_images)
     _check_folds(models_dir, folds)
     path = find_detector(models_dir) if generated else None
     detector = None if path is None else load_detector(path, device)
@@ -272,28 +294,53 @@ def load_ensemble(
     return Ensemble(folds, settings, device, copy_move, workers, detector)
 
 
+def checkpoint_paths(models_dir: Path) -> list[Path]:
+    """The checkpoints of the networks that draw maps, of all folds, as far as they were trained."""
+    paths = [member_path(folder, member) for folder in _folders(models_dir) for member in _networks()]
+    return [path for path in paths if path.is_file()]
+
+
 def _folders(models_dir: Path) -> list[Path]:
     """One a fold: the folder itself, and its folders `fold_*`."""
     return [models_dir, *sorted(models_dir.glob("fold_*"))]
 
 
-def _load_fold(folder: Path, members: list[Member]) -> list[Loaded]:
-    """The members of one folder."""
-    fold = []
+def _load_folds(
+    folders: list[Path], members: list[Member], backend: Backend, device: torch.device, n_images: int
+) -> list[list[Loaded]]:
+    """The members of each folder, run by one backend."""
+    folds = [_load_checkpoints(folder, members) for folder in folders]
+    paths = [path for fold in folds for path in fold]
+    size = max(checkpoint["config"]["image_size"] for checkpoint in folds[0].values())
+    chosen, why = choose_backend(backend, device, paths, n_images * size**2)
+    if backend == "auto":
+        print(f"the networks are run by {chosen}: {why}")
+    loaded = []
+    for fold in folds:
+        loaded.append([])
+        for member, (path, checkpoint) in zip(members, fold.items(), strict=True):
+            network = load_by(chosen, path, checkpoint, or_torch=backend == "auto")
+            rest = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
+            loaded[-1].append(Loaded(member, network, rest))
+    return loaded
+
+
+def _load_checkpoints(folder: Path, members: list[Member]) -> dict[Path, dict[str, Any]]:
+    """The checkpoint of each member, by its file."""
+    fold = {}
     for member in members:
         path = member_path(folder, member)
         if not path.is_file():
             raise UserError(
                 f"{path} is missing: each fold_* folder needs the members of {folder.parent} (`make folds`)."
             )
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, mapped=True)
         if (channels := checkpoint["config"]["in_channels"]) != member.in_channels:
             raise UserError(
                 f"{path} reads {channels} channels, {member.name} {member.in_channels}: it is another network under "
                 f"this name. Train it again with {member.script}."
             )
-        network = load_network(checkpoint, path)
-        fold.append(Loaded(member, network, {k: v for k, v in checkpoint.items() if not k.endswith("_state_dict")}))
+        fold[path] = checkpoint
     return fold
 
 

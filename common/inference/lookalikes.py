@@ -90,7 +90,7 @@ class _Core:
         self.margin, self.scale = margin, scale
         centred = mask * (patch - patch[mask > 0].mean())
         self.kernels = [_kernels(_symmetries(centred)[turned::2], self.masks[turned::2]) for turned in (0, 1)]
-        self.spectra: dict[tuple[int, ...], list[list[np.ndarray]]] = {}
+        self.spectra: dict[tuple[int, tuple[int, ...]], list[np.ndarray]] = {}
 
     @classmethod
     def of(cls, gray: np.ndarray, labels: np.ndarray, boxes: list, index: int) -> "_Core | None":
@@ -125,14 +125,16 @@ class _Core:
         are the same for four of the eight symmetries.
         """
         size = tuple(-(-length // 16) * 16 for length in field.shape)  # few sizes: spectra serve for many fields
-        if size not in self.spectra:
-            self.spectra[size] = [[_spectrum(kernel, size) for kernel in kernels] for kernels in self.kernels]
         here = [*[_spectrum(field, size)] * 5, _spectrum(field * field, size)]
         likely = []
-        for turned, spectra in enumerate(self.spectra[size]):
-            height, width = np.maximum(np.subtract(field.shape, self.masks[turned].shape) + 1, 0)
+        for turned, kernels in enumerate(self.kernels):
+            height, width = np.subtract(field.shape, self.masks[turned].shape) + 1
+            if min(height, width) < 1:  # lies nowhere inside
+                continue
+            if (turned, size) not in self.spectra:
+                self.spectra[turned, size] = [_spectrum(kernel, size) for kernel in kernels]
             *covariances, total, squares = (
-                _product(*pair)[:height, :width] for pair in zip(here, spectra, strict=True)
+                _product(*pair)[:height, :width] for pair in zip(here, self.spectra[turned, size], strict=True)
             )
             bound = (THRESHOLD - 0.01) * np.sqrt(np.maximum(squares - total * total, _FLAT))
             likely += [turned + 2 * turns for turns, found in enumerate(covariances) if (found >= bound).any()]

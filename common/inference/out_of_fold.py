@@ -9,9 +9,11 @@ from typing import IO, Any
 from common.data.images import read_image, read_mask
 from common.data.samples import Sample, assign_folds, fingerprint
 from common.data.transforms import resize_mask
+from common.devices import process_state
 from common.errors import UserError
 from common.files import written_whole
 from common.forensics.copy_move import VERSION
+from common.inference.backends import Backend
 from common.inference.ensemble import Ensemble, Loaded, identities, load_ensemble
 from common.inference.evidence import EVIDENCE_THRESHOLD, gather
 from common.inference.fitting import Oof
@@ -20,7 +22,6 @@ from common.inference.generated import find_detector, load_detector
 from common.inference.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
 
 import numpy as np
-from accelerate import PartialState
 from tqdm import tqdm
 
 BATCH_SIZE = 8
@@ -36,6 +37,7 @@ def out_of_fold(
     copy_move: bool = True,
     workers: int = 1,
     generated: bool = True,
+    backend: Backend = "torch",
 ) -> Oof:
     """Predict each image with the members that were not trained on its fold.
 
@@ -48,6 +50,8 @@ def out_of_fold(
         workers: Processes that look for copies.
         generated: Whether the detector of generated images is asked, if there is one. Its training images must be
             others: it has no folds.
+        backend: What runs the members' networks. It makes no difference to the maps that counts: those of another one
+            are taken where they are kept.
 
     Returns:
         Maps and truth of the images of those folds. The maps are memory-mapped from `models_dir`/oof_<tta>_<key>.npy,
@@ -58,7 +62,15 @@ def out_of_fold(
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
     """
     ensemble = load_ensemble(
-        models_dir, PartialState().device, allow_missing, tta, fitted=False, copy_move=copy_move, generated=False
+        models_dir,
+        process_state().device,
+        allow_missing,
+        tta,
+        fitted=False,
+        copy_move=copy_move,
+        generated=False,
+        backend=backend,
+        n_images=len(samples),
     )
     if not ensemble.networks:
         raise UserError(f"{models_dir} has no trained network, and copy-move evidence alone needs no fit. Train one.")
@@ -123,7 +135,7 @@ def _examine(samples: list[Sample], workers: int, file: IO) -> None:
 def _detect(models_dir: Path, samples: list[Sample], file: IO) -> None:
     """Write the probability that each sample is generated, float64 (n,), a few at a time."""
     np.lib.format.write_array_header_2_0(file, _header(np.dtype("<f8"), len(samples)))
-    detector = load_detector(find_detector(models_dir), PartialState().device)
+    detector = load_detector(find_detector(models_dir), process_state().device)
     with tqdm(total=len(samples), desc=DETECTOR, unit="img", disable=None) as bar:
         for start in range(0, len(samples), BATCH_SIZE):
             images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]

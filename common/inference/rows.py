@@ -24,7 +24,7 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
         raise UserError(f"{input_path} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
     named = sample_submission is not None
     if not named:
-        sample_submission = _find_sample(input_path)
+        sample_submission = find_sample(input_path)
         if sample_submission is None:
             return list(case_ids)
     elif not sample_submission.is_file():
@@ -48,7 +48,7 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
     return rows
 
 
-def _find_sample(input_path: Path) -> Path | None:
+def find_sample(input_path: Path) -> Path | None:
     """The sample_submission.csv of an input folder, which lies in it or, for `test_images`, beside it."""
     folders = [input_path, *([input_path.parent] if input_path.name == "test_images" else [])]
     found = (folder / "sample_submission.csv" for folder in folders if input_path.is_dir())

@@ -29,10 +29,14 @@ def blend_tiles(tiles: Iterable[tuple[Window, np.ndarray]], height: int, width: 
     """
     blend, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     for window, prob in tiles:
-        rows, columns = blend[window].shape
+        own, total = blend[window], weights[window]
+        rows, columns = own.shape
         weight = np.outer(_falloff(rows), _falloff(columns))
-        weights[window] += weight
-        blend[window] += (resize_map(prob, rows, columns) - blend[window]) * (weight / weights[window])
+        total += weight
+        # In place, since a large image's tiles are: (prob − own) · weight / total
+        difference = resize_map(prob, rows, columns) - own
+        difference *= np.divide(weight, total, out=weight)
+        own += difference
     return blend
 
 

@@ -1,10 +1,12 @@
-"""How one network looks at images: as a whole or in tiles, and each of these mirrored and turned.
+"""How networks look at images: as a whole or in tiles, and each of these mirrored and turned.
 
 Views average out what depends on the orientation alone. Tiles keep small forgeries of large figures visible: the whole
-figure at the network's resolution shows nothing of twelve pixels out of three thousand.
+figure at the network's resolution shows nothing of twelve pixels out of three thousand. Networks that see alike are
+shown the same pieces: an image is analysed, cut and resized once for all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from math import ceil
 from typing import Literal, NamedTuple
@@ -14,7 +16,11 @@ from common.inference.tiles import Window, blend_tiles, tile_windows
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+Network = Callable[[Tensor], Tensor]
+"""Logits (N, 1, S, S) of images (N, C, S, S) uint8: a module in evaluation mode, or what `common.inference.backends`
+made of one."""
 
 TTA = Literal["none", "flips", "full"]
 Tiles = Literal["none", "large"]
@@ -28,6 +34,9 @@ TILE_WEIGHT = 2 / 3
 whole shows none above 0.33 (docs/LOG.md)."""
 MIN_TILE = 128
 """Least side in pixels of tiles that are a share of the image: smaller ones show too little beside a forgery."""
+BATCH_SIZE = {"cpu": 8, "cuda": 128}
+"""Pieces of 256² that a network looks at at a time. Of larger ones fewer, by the cube of their side, since networks for
+them are wider too: on a CPU one of 512², which is as fast there as two and takes half a GB less with FPN-B2."""
 
 
 class View(NamedTuple):
@@ -54,76 +63,143 @@ VIEWS: dict[TTA, tuple[View, ...]] = {
 """Test-time augmentation: as it is; with its three mirror images; all eight symmetries of the square."""
 
 
+class Sight(NamedTuple):
+    """What a network sees of an image."""
+
+    size: int
+    """S, the side of the network's input in pixels."""
+    tile_share: float | None = None
+    """Side of the tiles as a share in (0, 1] of the longer side, for a network trained on such crops: it sees every
+    image through tiles only. None for the others, which see it as a whole, and a large one through tiles too."""
+
+
+class Viewer(NamedTuple):
+    """A network, and what it is to be shown."""
+
+    network: Network
+    sight: Sight
+    in_channels: int = 3
+    """C, the network's channels (see `to_channels`)."""
+
+    def look(self, images: Tensor) -> Tensor:
+        """Logits (N, 1, S, S) of pieces that have its channels first, and perhaps more."""
+        return self.network(images[:, : self.in_channels])
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Images as the networks of one sight see them."""
+
+    sight: Sight
+    shapes: list[tuple[int, int]]
+    """Height and width of each image."""
+    windows: list[list[Window]]
+    """The tiles of each image, none where it is seen as a whole only."""
+    pixels: Tensor
+    """uint8 (N, C, S, S): of one image after the other the whole, unless the sight is of tiles only, and its tiles."""
+
+    def maps(self, probs: np.ndarray) -> list[np.ndarray]:
+        """The images' maps of those of their pieces, (N, S, S) float32.
+
+        Returns:
+            float32 for each image: (H, W) for a large one that was tiled, (S, S) for the others.
+        """
+        size, as_whole = self.sight.size, self.sight.tile_share is None
+        rest, maps = iter(probs), []
+        for (height, width), windows in zip(self.shapes, self.windows, strict=True):
+            prob = next(rest) if as_whole else None
+            if windows:
+                tiled = blend_tiles(zip(windows, islice(rest, len(windows)), strict=True), height, width)
+                if as_whole:
+                    # In place: as an expression it would hold the map of a large image four times.
+                    whole = resize_map(prob, height, width) * np.float32(1 - TILE_WEIGHT)
+                    tiled *= np.float32(TILE_WEIGHT)
+                    prob = np.add(tiled, whole, out=tiled)
+                else:
+                    prob = tiled if is_large(height, width, size) else resize_image(tiled, size)
+            maps.append(prob)
+        return maps
+
+
+def cut(images: Sequence[np.ndarray], viewers: Sequence[Viewer], tiles: Tiles = "large") -> dict[Sight, Pieces]:
+    """Show images to networks: each is analysed once, and cut and resized once for all networks of one sight.
+
+    Args:
+        images: RGB (H, W, 3) uint8, of any sizes.
+        viewers: The networks.
+        tiles: `large` shows the tiles of large images too, those with a longer side of at least 2 · S; `none` does not.
+
+    Returns:
+        The pieces of each sight, with as many channels as any of its networks reads. Those of one image take at most
+        about 50 · C · S² bytes for each sight, whatever the image's size.
+    """
+    channels: dict[Sight, int] = {}
+    for viewer in viewers:
+        channels[viewer.sight] = max(viewer.in_channels, channels.get(viewer.sight, 0))
+    shapes = [image.shape[:2] for image in images]
+    shown = {}
+    for sight, count in channels.items():
+        windows = [_windows(*shape, sight, tiles) for shape in shapes]
+        n_pieces = sum(map(len, windows)) + (len(images) if sight.tile_share is None else 0)
+        pixels = torch.empty((n_pieces, count, sight.size, sight.size), dtype=torch.uint8)
+        shown[sight] = Pieces(sight, shapes, windows, pixels)
+    places = dict.fromkeys(channels, 0)
+    for number, image in enumerate(images):
+        analysed = to_channels(image, max(channels.values(), default=3))
+        for sight, pieces in shown.items():
+            source = image if channels[sight] == 3 else analysed
+            whole = [np.s_[:, :]] if sight.tile_share is None else []
+            for window in chain(whole, pieces.windows[number]):
+                pieces.pixels[places[sight]] = to_tensor(resize_image(source[window], sight.size))
+                places[sight] += 1
+    return shown
+
+
 @torch.inference_mode()
-def predict_views(network: nn.Module, images: Tensor, tta: TTA) -> Tensor:
-    """Mean probabilities (N, S, S) over the views of images (N, C, S, S), float32."""
-    probs = [view.undo(torch.sigmoid(network(view.apply(images)).float())[:, 0]) for view in VIEWS[tta]]
-    return torch.stack(probs).mean(dim=0)
+def predict_views(networks: Sequence[Network], images: Tensor, tta: TTA) -> Tensor:
+    """Mean probabilities (M, N, S, S), float32, of M networks over the views of images (N, C, S, S)."""
+    by_view = []
+    for view in VIEWS[tta]:
+        seen = view.apply(images)
+        by_view.append([view.undo(torch.sigmoid(network(seen).float())[:, 0]) for network in networks])
+    return torch.stack([torch.stack(probs).mean(dim=0) for probs in zip(*by_view, strict=True)])
 
 
 def predict_maps(
-    network: nn.Module,
-    images: list[np.ndarray],
+    viewers: Sequence[Viewer],
+    shown: dict[Sight, Pieces],
     *,
-    size: int,
-    in_channels: int,
     device: torch.device,
     tta: TTA = "none",
-    tiles: Tiles = "large",
-    tile_share: float | None = None,
-    batch_size: int = 8,
-) -> list[np.ndarray]:
-    """Probability maps of images of any sizes.
-
-    Beside the images and their maps, memory holds one batch of the network and one image's channels at a time.
+    batch_size: int | None = None,
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The networks' probability maps of the images that they were shown.
 
     Args:
-        network: Logits (N, 1, S, S) for uint8 (N, C, S, S); on `device`, in evaluation mode.
-        images: RGB (H, W, 3) uint8.
-        size: S, the side of the network's input in pixels.
-        in_channels: C, the network's channels (see `to_channels`).
-        device: Where the network runs.
+        viewers: The networks, on `device`.
+        shown: What `cut` made for them, and perhaps for others.
+        device: Where the networks run.
         tta: Views of each image and tile, which are averaged.
-        tiles: `large` blends the map of the whole image with that of its tiles where the image is large, its longer
-            side at least 2 · S; `none` never does.
-        tile_share: Side of the tiles as a share in (0, 1] of the longer side, for a network trained on such crops: it
-            sees every image through tiles only, whatever `tiles` says. None for the others.
-        batch_size: Images or tiles at a time.
+        batch_size: Pieces at a time; by default as many as `BATCH_SIZE` says.
 
-    Returns:
-        float32 for each image: (H, W) for a large one that was tiled, (S, S) for the others.
+    Yields:
+        The position of a viewer, and its map of each image (see `Pieces.maps`); one sight after the other.
     """
-    windows = [_windows(*image.shape[:2], size, tiles, tile_share) for image in images]
-    as_whole = tile_share is None
-
-    def pieces() -> Iterator[np.ndarray]:
-        for image, tiling in zip(images, windows, strict=True):
-            channels = to_channels(image, in_channels)
-            whole = [np.s_[:, :]] if as_whole else []
-            yield from (resize_image(channels[window], size) for window in chain(whole, tiling))
-
-    def predictions() -> Iterator[np.ndarray]:
-        rest = pieces()
-        while batch := [to_tensor(piece) for piece in islice(rest, batch_size)]:
-            yield from predict_views(network, torch.stack(batch).to(device), tta).cpu().numpy()
-
-    probs, maps = predictions(), []
-    for image, tiling in zip(images, windows, strict=True):
-        height, width = image.shape[:2]
-        prob = next(probs) if as_whole else None
-        if tiling:
-            tiled = blend_tiles(zip(tiling, islice(probs, len(tiling)), strict=True), height, width)
-            if as_whole:
-                prob = TILE_WEIGHT * tiled + (1 - TILE_WEIGHT) * resize_map(prob, height, width)
-            else:
-                prob = tiled if is_large(height, width, size) else resize_image(tiled, size)
-        maps.append(prob)
-    return maps
+    for sight in dict.fromkeys(viewer.sight for viewer in viewers):
+        group = [number for number, viewer in enumerate(viewers) if viewer.sight == sight]
+        looks, pieces = [viewers[number].look for number in group], shown[sight]
+        at_a_time = batch_size or max(1, int(BATCH_SIZE.get(device.type, BATCH_SIZE["cuda"]) * (256 / sight.size) ** 3))
+        probs = np.empty((len(group), len(pieces.pixels), sight.size, sight.size), np.float32)
+        for start in range(0, len(pieces.pixels), at_a_time):
+            batch = pieces.pixels[start : start + at_a_time].to(device)
+            probs[:, start : start + at_a_time] = predict_views(looks, batch, tta).cpu().numpy()
+        for number, own in zip(group, probs, strict=True):
+            yield number, pieces.maps(own)
 
 
-def _windows(height: int, width: int, size: int, tiles: Tiles, tile_share: float | None) -> list[Window]:
+def _windows(height: int, width: int, sight: Sight, tiles: Tiles) -> list[Window]:
     """The tiles through which an image is seen, none where it is seen as a whole only."""
-    longer = max(height, width)
+    longer, (size, tile_share) = max(height, width), sight
     if tile_share is not None:
         return tile_windows(height, width, max(MIN_TILE, round(tile_share * longer)))
     if tiles == "large" and is_large(height, width, size):

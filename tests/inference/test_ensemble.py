@@ -97,7 +97,7 @@ def test_the_specialist_joins_by_union(p, expected):
 def test_maps_and_probabilities_of_the_folds_are_averaged():
     folds = [[loaded("a", 1.0, 0.2)], [loaded("a", 1.0, 0.6)]]
     ensemble = Ensemble(folds, seed_settings(folds[0]), CPU)
-    assert ensemble.member_maps(IMAGES, fold=1)[0] == pytest.approx(0.6, abs=1e-3)
+    assert next(ensemble.member_maps(IMAGES, fold=1)) == pytest.approx(0.6, abs=1e-3)
     for prediction in ensemble.predict(IMAGES):
         assert prediction.prob == pytest.approx(0.4, abs=1e-3)
         assert prediction.forged_probability == pytest.approx(0.4, abs=1e-3)  # slope 1, intercept 0
@@ -120,7 +120,7 @@ def test_an_image_is_decided_as_the_fit_saw_it(finds):
     image = np.random.default_rng(0).integers(130, 256, (50, 60, 3), dtype=np.uint8)
     finds(0.9)
     prediction = ensemble.predict([image])[0]
-    maps = np.stack([feature_maps(ensemble.member_maps([image])[0])])
+    maps = np.stack([feature_maps(next(ensemble.member_maps([image])))])
     copies = copy_features(0.9, 20, prediction.evidence.area_share)
     oof = Oof(
         names=(*"abs", "copy_move"),
@@ -503,3 +503,32 @@ def test_settings_with_a_detector_are_left_aside_without_it(fitted_with_detector
     assert settings.source == "seed"
     assert not settings.decision.reads_generated
     assert "fitted for a detector of generated images that is not asked now" in capsys.readouterr().out
+
+
+def test_the_backend_changes_nothing_but_who_runs_the_networks(two_folds, capsys):
+    folder, rng = two_folds(), np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((50, 60), (150, 140))]
+    plain = load_ensemble(folder, CPU).predict(images)
+    assert "run by" not in capsys.readouterr().out
+    other = load_ensemble(folder, CPU, backend="onnxruntime")
+    assert len(list(folder.glob("**/exported/*.onnx"))) == 4
+    for prediction, expected in zip(other.predict(images), plain, strict=True):
+        assert prediction.forged_probability == pytest.approx(expected.forged_probability, abs=1e-3)
+        assert np.abs(prediction.prob - expected.prob).max() < 2e-3
+
+
+def test_auto_says_what_it_chose(two_folds, capsys):
+    load_ensemble(two_folds(), CPU, backend="auto", n_images=3)
+    assert "the networks are run by torch: too few images" in capsys.readouterr().out
+
+
+def test_members_and_folds_share_one_analysis_of_an_image(monkeypatch):
+    from common.inference import views
+
+    whole, tiles = loaded("a", 1.0, 0.5), loaded("s", 0.8, 0.5, role="union")
+    tiles = replace(tiles, member=replace(tiles.member, tile_share=0.5, in_channels=4))
+    ensemble = Ensemble([[whole, tiles]] * 2, seed_settings([whole, tiles]), CPU)
+    analysed, real = [], views.to_channels
+    monkeypatch.setattr(views, "to_channels", lambda *given: analysed.append(given) or real(*given))
+    ensemble.predict([*IMAGES, np.zeros((90, 70, 3), np.uint8)])
+    assert len(analysed) == 3

@@ -8,6 +8,7 @@ from common.inference.gate import (
     THRESHOLDS,
     Decision,
     copy_features,
+    feature_maps,
     generated_features,
     is_forged,
     map_features,
@@ -190,3 +191,20 @@ def test_the_calibration_is_applied():
     row = dict.fromkeys(FEATURES, 0.0)
     steeper = replace(DECISION, calibration={"slope": 2.0, "intercept": 1.0})
     assert steeper.probability(row) > DECISION.probability(row)
+
+
+@pytest.mark.parametrize("levels", [2, 50, None])
+def test_the_quantiles_are_numpys(levels):
+    """With ties and without."""
+    blend = np.random.default_rng(0).random((FEATURE_SIZE, FEATURE_SIZE), dtype=np.float32)
+    blend = blend if levels is None else (blend * levels).round() / np.float32(levels)
+    found = map_features(blend, {"a": blend}, 0.5)
+    for name, level in (("quantile_99", 0.99), ("quantile_999", 0.999)):
+        p = min(float(np.quantile(blend.astype(np.float64), level)), 1 - 2**-11)
+        assert found[name] == pytest.approx(math.log(p / (1 - p)), abs=1e-5)
+
+
+def test_maps_that_have_the_features_size_and_type_are_not_copied():
+    maps = np.zeros((2, FEATURE_SIZE, FEATURE_SIZE), np.float16)
+    assert feature_maps(maps) is maps
+    assert feature_maps(maps.astype(np.float32)).dtype == np.float16

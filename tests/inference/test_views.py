@@ -1,5 +1,7 @@
+from common.data import transforms
 from common.data.transforms import resize_image, to_channels
-from common.inference.views import VIEWS, View, predict_maps, predict_views, tile_windows
+from common.inference import views
+from common.inference.views import VIEWS, Sight, View, Viewer, cut, predict_maps, predict_views, tile_windows
 
 import numpy as np
 import pytest
@@ -63,7 +65,11 @@ def by_pixel(image):
 
 
 def predict(network, images, size=32, in_channels=3, **options):
-    return predict_maps(network, images, size=size, in_channels=in_channels, device=CPU, **options)
+    viewer = Viewer(network, Sight(size, options.pop("tile_share", None)), in_channels)
+    shown = cut(images, [viewer], options.pop("tiles", "large"))
+    ((number, maps),) = predict_maps([viewer], shown, device=CPU, **options)
+    assert number == 0
+    return maps
 
 
 def test_the_views_are_the_symmetries_of_the_square():
@@ -104,7 +110,7 @@ def test_views_are_undone_before_they_are_averaged():
         "full": [[0.5, 0.25, 0.25, 0.5], *[[0.25, 0, 0, 0.25]] * 2, [0.5, 0.25, 0.25, 0.5]],
     }
     for tta, prob in expected.items():
-        assert close(predict_views(ByPlace(), x, tta).numpy(), np.array([prob, prob]))
+        assert close(predict_views([ByPlace()], x, tta).numpy(), np.array([[prob, prob]]))
 
 
 @pytest.mark.parametrize("tta", VIEWS)
@@ -213,3 +219,53 @@ def test_no_batch_exceeds_its_size():
 
 def test_no_images_no_maps():
     assert predict(Constant(), []) == []
+
+
+class Weighted(nn.Module):
+    """A pixel's logit is a sum of its channels and of its neighbour's, by weights of its own."""
+
+    def __init__(self, in_channels, seed):
+        super().__init__()
+        self.weights = torch.from_numpy(np.random.default_rng(seed).normal(size=in_channels)).float()
+
+    def forward(self, x):
+        assert x.shape[1] == len(self.weights)
+        pixels = x.float() / 255 + x.roll(1, -1).float() / 512
+        return (pixels * self.weights.view(1, -1, 1, 1)).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("tta", VIEWS)
+def test_networks_that_see_together_see_what_each_saw_alone(tta, monkeypatch):
+    """Two sights, RGB and four channels, images of all kinds: as one network after the other, to the last bit."""
+    whole, tiled = Sight(32), Sight(32, 0.4)
+    viewers = [
+        Viewer(Weighted(channels, seed), sight, channels)
+        for seed, (sight, channels) in enumerate([(whole, 3), (tiled, 3), (whole, 4), (whole, 3), (Sight(64), 3)])
+    ]
+    images = [noise(30, 50), noise(150, 90, 1), noise(64, 20, 2)]
+    expected = [
+        predict(v.network, images, v.sight.size, v.in_channels, tile_share=v.sight.tile_share, tta=tta) for v in viewers
+    ]
+    analysed = []
+    monkeypatch.setattr(views, "to_channels", lambda *given: analysed.append(given[1]) or to_channels(*given))
+    maps = dict(predict_maps(viewers, cut(images, viewers), device=CPU, tta=tta, batch_size=3))
+    assert analysed == [4] * 3  # once for each image
+    assert sorted(maps) == list(range(5))
+    for number, alone in enumerate(expected):
+        for prob, own in zip(maps[number], alone, strict=True):
+            assert np.array_equal(prob, own)
+
+
+def test_the_analysis_of_errors_is_made_only_for_those_who_read_it(monkeypatch):
+    monkeypatch.setattr(transforms, "error_level", lambda image: pytest.fail("nobody reads it"))
+    viewer = Viewer(ByPixel(), Sight(32))
+    assert cut([noise(40, 40)], [viewer])[viewer.sight].pixels.shape == (1, 3, 32, 32)
+
+
+def test_what_was_cut_for_several_serves_one():
+    first, second = Viewer(ByPixel(), Sight(32)), Viewer(ByPixel(), Sight(32, 0.5))
+    image = noise(40, 40)
+    shown = cut([image], [first, second])
+    ((number, (prob,)),) = predict_maps([second], shown, device=CPU)
+    assert number == 0
+    assert np.array_equal(prob, predict(ByPixel(), [image], tile_share=0.5)[0])

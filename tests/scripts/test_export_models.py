@@ -1,0 +1,49 @@
+"""The real program on a tiny network of two folds."""
+
+from common.training.checkpoint import build_network, save_checkpoint
+
+import numpy as np
+import onnxruntime
+import pytest
+
+CONFIG = {
+    "encoder_name": "tu-mobilenetv3_small_100",
+    "in_channels": 3,
+    "decoder_channels": 32,
+    "segmentation_channels": 32,
+    "image_size": 64,
+}
+
+
+@pytest.fixture
+def models_dir(tmp_path):
+    folder = tmp_path / "models"
+    values = {"epoch": 0, "best_dice": 0.1, "metrics": {}, "threshold": 0.5, "calibration": {}}
+    for own in (folder, folder / "fold_1"):
+        checkpoint = {"model_state_dict": build_network(CONFIG).state_dict(), "config": CONFIG}
+        save_checkpoint(values | checkpoint, own / "highres_no_ela_best.pth")
+    return folder
+
+
+def test_the_files_are_for_other_programs(run_program, models_dir, tmp_path):
+    result = run_program(
+        "export_models.py", "--models-dir", models_dir, "--format", "onnx", "--output", tmp_path / "out"
+    )
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["highres_no_ela", "fold_1/highres_no_ela"]
+    for row in rows:
+        assert 0 <= float(row[4]) < 1e-3
+        (file,) = (tmp_path / "out" / row[0].strip()).parent.glob("*.onnx")
+        assert str(file) == row[5].strip()
+        session = onnxruntime.InferenceSession(file)
+        (logits,) = session.run(["logits"], {"images": np.zeros((3, 3, 64, 64), np.uint8)})
+        assert logits.shape == (3, 1, 64, 64)
+        assert logits.dtype == np.float32
+    assert not (models_dir / "exported").exists()
+
+
+def test_no_network_is_one_message(run_program, tmp_path):
+    result = run_program("export_models.py", "--models-dir", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"error: {tmp_path} has no trained network. Train one, or name another --models-dir.\n"
