@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from common.data.faces import make_face_detector
 from common.data.images import read_image
 from common.data.videos import write_video
 from common.errors import UserError
+from common.inference.deciding import score_video
 from common.inference.generated import load_detector
 from common.inference.rle import parse_annotation
 from common.inference.settings import Settings
@@ -157,6 +159,7 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
         (("--pixel-threshold", "-0.1"), "error: --pixel-threshold is -0.1"),
         (("--batch-size", "0"), "error: --batch-size is 0"),
         (("--workers", "0"), "error: --workers is 0"),
+        (("--num-shards", "2"), "error: --num-shards and --shard-index belong together"),
         (("--output", "/proc/nothing/submission.csv"), "can't be written"),
         (("--scores", "docs/../submission.csv"), "can't both be"),
     ],
@@ -385,7 +388,7 @@ def test_whatever_a_video_breaks_is_its_error(program, mixed_dir, save_video_det
     path = save_video_detector(tmp_path / "deepfake_video_best.pth")
     detector = load_video_detector(path, torch.device("cpu"), Breaking())
     config = program["SubmissionConfig"](input=mixed_dir)
-    assert program["_score_video"](config, detector, mixed_dir / "1.mp4") == {"error": "error: no size"}
+    assert score_video(config, detector, mixed_dir / "1.mp4") == {"error": "error: no size"}
 
 
 def test_videos_without_a_detector_have_rows_that_say_so(decide, tmp_path, capsys):
@@ -428,7 +431,7 @@ def test_an_interrupt_leaves_neither_processes_nor_half_a_file(copied_images, tm
     with subprocess.Popen(
         [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        while not (tmp_path / "out" / "s.csv.partial").exists():
+        while not list(tmp_path.glob("out/s.csv.parts/*.partial")):
             assert process.poll() is None
             time.sleep(0.1)
         time.sleep(2)  # the processes have begun
@@ -439,6 +442,96 @@ def test_an_interrupt_leaves_neither_processes_nor_half_a_file(copied_images, tm
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def run_in_parts(program, folder, source, **fields):
+    """Run the program in parts of one image: its tables as bytes."""
+    (folder / "models").mkdir(parents=True, exist_ok=True)
+    places = {"input": source, "models_dir": folder / "models", "output": folder / "out" / "s.csv"}
+    flags = {"allow_missing": True, "workers": 1, "part_size": 1} | fields
+    program["main"](program["SubmissionConfig"](**places | flags))
+    tables = places["output"], places["output"].with_name("scores.csv")
+    return [table.read_bytes() for table in tables if table.exists()]
+
+
+@pytest.fixture(scope="module")
+def whole(program, copied_images, tmp_path_factory):
+    """The tables of a run that nothing interrupts, of the images in `copied_dir`."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "images").mkdir()
+    for number, image in enumerate(copied_images):
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image[..., ::-1])
+    return run_in_parts(program, folder, folder / "images")
+
+
+@pytest.fixture
+def run_main(program, copied_dir, tmp_path):
+    """`run_in_parts`, by default of `copied_dir`."""
+    return lambda source=copied_dir, **fields: run_in_parts(program, tmp_path, source, **fields)
+
+
+def test_shards_make_the_same_tables(run_main, whole, tmp_path, capsys):
+    """Whoever ends last merges; a shard that is started again does nothing twice."""
+    assert run_main(num_shards=2, shard_index=1) == []
+    printed = capsys.readouterr().out
+    assert "shard 1 of 2 is done; 2 of 4 parts are missing, those of shard 0" in printed
+    parts = tmp_path / "out" / "s.csv.parts"
+    before = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert sorted(before) == [f"00000{n}{end}" for n in (1, 3) for end in ("-0.csv", "-1.csv", ".json")]
+    assert run_main(num_shards=2, shard_index=1) == []
+    assert "goes on: 2 of 2 parts are done" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in parts.iterdir()} == before
+    assert run_main(num_shards=2, shard_index=0) == whole
+    assert "\n4 images: 2 forged, 2 authentic → " in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["s.csv", "scores.csv"]
+
+
+def test_a_run_goes_on_where_it_was(run_main, whole, tmp_path, capsys):
+    run_main(num_shards=4, shard_index=2)
+    capsys.readouterr()
+    assert run_main() == whole
+    printed = capsys.readouterr().out
+    assert printed.startswith("goes on: 1 of 4 parts are done\n")
+    assert "4 images: 2 forged, 2 authentic" in printed
+    run_main(num_shards=2, shard_index=0)
+    capsys.readouterr()
+    run_main(min_area_share=0.5)
+    assert "2 parts in " in (printed := capsys.readouterr().out) and "are done anew" in printed
+    assert "parts are done\n" not in printed
+
+
+def test_a_manifest_and_shards_are_inputs_too(run_main, whole, copied_dir, tmp_path):
+    names = sorted(path.name for path in copied_dir.iterdir())
+    (copied_dir / "m.csv").write_text("file\n" + "\n".join(names))
+    assert run_main(copied_dir / "m.csv") == whole
+    for number in range(2):
+        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as tar:
+            for name in names[2 * number : 2 * number + 2]:
+                tar.add(copied_dir / name, name)
+    assert run_main(tmp_path / "s-{0..1}.tar") == whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_utf8_does_not_end_the_run(run_main, copied_dir):
+    os.rename(copied_dir / "3.png", os.fsencode(copied_dir) + b"/caf\xe9.png")  # noqa: PTH104
+    Path(os.fsdecode(os.fsencode(copied_dir) + b"/br\xf6ken.png")).write_bytes(b"")
+    submission, scores = (table.decode().splitlines() for table in run_main())
+    assert [line.partition(",")[0] for line in submission] == ["case_id", "0", "1", "2", r"br\xf6ken", r"caf\xe9"]
+    assert "no image" in scores[4] and r"br\xf6ken.png" in scores[4]
+    assert "authentic" not in submission[5]
+
+
+def test_a_launchers_ranks_share_the_parts(whole, copied_dir, tmp_path):
+    """Two real processes: one summary, and the same tables."""
+    (tmp_path / "models").mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["make_submission.py", "--input", copied_dir, "--models-dir", tmp_path / "models", "--allow-missing"]
+    command += ["--workers", "1", "--part-size", "1", "--output", tmp_path / "ranks" / "s.csv"]
+    result = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("copy-move evidence alone decides") == 1
+    assert result.stdout.count("4 images: 2 forged, 2 authentic → ") == 1
+    assert [(tmp_path / "ranks" / name).read_bytes() for name in ("s.csv", "scores.csv")] == whole
 
 
 def test_flags_win_over_the_fitted_regions(submit, models_dir, pairs_dir, tmp_path):
