@@ -89,6 +89,10 @@ test-slow: setup
 bench: setup
 	$(BIN)/python -m benchmarks.rle
 	$(BIN)/python -m benchmarks.process_settings
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.parts
+	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.million --images 20000
 	$(BIN)/python -m benchmarks.copy_move speed
 	$(BIN)/python -m benchmarks.video_decode
 

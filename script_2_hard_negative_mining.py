@@ -21,7 +21,7 @@ from common.config.run import parse_config
 from common.config.segmentation import HardNegativeConfig
 from common.data.samples import load_authentic
 from common.training.fine_tuning import mine_and_fit
-from common.training.member import load_split
+from common.training.member import load_split, main_process_prints
 from common.training.mining import hard_negatives
 
 CONFIG = HardNegativeConfig(name="hard_negative")
@@ -32,8 +32,9 @@ def main(config: HardNegativeConfig) -> None:
     split = load_split(config)
     train = split.train
     if config.extra_authentic is not None:
-        train = train + load_authentic(config.extra_authentic, split.val, config.skip_bad_files)
-        print(f"{config.name}: {len(train) - len(split.train)} more authentic images from {config.extra_authentic}")
+        with main_process_prints():
+            train = train + load_authentic(config.extra_authentic, split.val, config.skip_bad_files)
+            print(f"{config.name}: {len(train) - len(split.train)} more authentic images from {config.extra_authentic}")
     find = partial(hard_negatives, most=config.most)
     mine_and_fit(config, split, train, name="hard_negative", forged=False, find=find)
 

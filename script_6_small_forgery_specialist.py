@@ -23,6 +23,7 @@ from common.data.cropping import crop_around
 from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
+from common.devices import process_state
 from common.errors import UserError
 from common.training.member import fit_member, load_split, start_network
 
@@ -41,7 +42,7 @@ def main(config: SpecialistConfig) -> None:
         )
     if not val:
         raise UserError(f"no image of fold {config.fold} is authentic or has a small forgery. Choose another --fold.")
-    print(f"{config.name}: {len(small)} of them have small forgeries")
+    process_state().print(f"{config.name}: {len(small)} of them have small forgeries")
     model, config = start_network(config, split)
 
     weights = [config.tiny_weight if sample.size == "tiny" else config.small_weight for sample in small]

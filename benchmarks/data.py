@@ -77,10 +77,10 @@ def _make_data(folder: Path) -> Path:
 def _index(data_dir: Path) -> tuple[list[Sample], list[Row]]:
     """The samples, and what a second start costs: against the masks alone, and against opening everything."""
     found = find_samples(data_dir)
-    masks = [sample.mask for sample in found if sample.mask]
     first = _seconds(lambda: inspect_samples(found))
     samples = load_samples(data_dir, skip_bad_files=True)
-    assert {s.case_id: s.area_share for s in samples if s.mask} == {m.stem: _area(m) for m in masks}
+    masks = [sample.mask for sample in samples if sample.mask]
+    assert {s.mask: s.area_share for s in samples if s.mask} == {mask: _area(mask) for mask in masks}
     weighed, second = _race(
         lambda: [_area(mask) for mask in masks], lambda: load_samples(data_dir, skip_bad_files=True)
     )

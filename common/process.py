@@ -8,6 +8,7 @@ machine, alone and beside a busy neighbour: `python -m benchmarks.process_settin
 import ctypes
 import os
 import sys
+import time
 
 from common.errors import UserError
 
@@ -37,6 +38,9 @@ def _keep_freed_memory() -> None:
 
 
 def _show_exception(kind, error, traceback) -> None:
+    if int(os.environ.get("RANK", 0)) > 0 and issubclass(kind, (UserError, KeyboardInterrupt)):
+        # The main process most likely says the same: the launcher then ends the others before they do.
+        time.sleep(2)
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from common import process
@@ -37,6 +39,23 @@ def test_interrupt_ends_with_one_line():
     result = run("import common; raise KeyboardInterrupt('go on with --resume')")
     assert result.returncode != 0
     assert result.stderr == "interrupted: go on with --resume\n"
+
+
+@pytest.mark.parametrize("error", ["UserError", "KeyboardInterrupt"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_another_process_speaks_only_if_the_launcher_does_not_end_it_first(error, ended):
+    """As it ends all when the main one has failed; what befalls another one alone is said all the same."""
+    code = f"import common; from common.errors import UserError; print('up', flush=True); raise {error}('broken')"
+    environment = os.environ | {"RANK": "1"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as other:
+        assert other.stdout.readline() == "up\n"
+        time.sleep(0.3)
+        if ended:
+            other.terminate()
+        assert other.communicate()[1].count("broken") == (0 if ended else 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")

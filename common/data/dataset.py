@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.data.images import read_image, read_mask
+from common.data.index import file_hash
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample
@@ -50,7 +51,8 @@ class ForgeryDataset(Dataset):
         self.reduced_decode = False
         """Whether JPEGs are decoded at a part of their size, where that is more than the network's and neither an edit
         nor error level analysis needs the untouched pixels."""
-        self._cache: PixelCache | None = None
+        self.cache: PixelCache | None = None
+        """Where items are read from; see `use_cache`."""
 
     @property
     def form(self) -> Form:
@@ -67,7 +69,7 @@ class ForgeryDataset(Dataset):
         """
         if cache.form != self.form:
             raise ValueError(f"a cache of {cache.form} for a data set of {self.form}")
-        self._cache, self._slots = cache, cache.slots(self.samples)
+        self.cache, self._slots = cache, cache.slots(self.samples)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -92,14 +94,24 @@ class ForgeryDataset(Dataset):
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image and union mask in their form, read from the cache or decoded."""
-        slot = -1 if self._cache is None else self._slots[index]
+        slot = -1 if self.cache is None else self._slots[index]
         if slot < 0:
             return self._decode(index)
-        found = self._cache.read(slot)
+        found = self.cache.read(slot)
         if found is None:
             found = self._decode(index)
-            self._cache.write(slot, *found)
+            if self._is_unchanged(index):
+                self.cache.write(slot, *found)
         return found
+
+    def _is_unchanged(self, index: int) -> bool:
+        """Whether the files are still those that were inspected, whose pixels alone belong into the cache."""
+        sample = self.samples[index]
+        try:
+            hashes = file_hash(sample.image), file_hash(sample.mask) if sample.mask else ""
+        except OSError:
+            return False
+        return hashes == (sample.image_hash, sample.mask_hash)
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample, form = self.samples[index], self.form

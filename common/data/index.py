@@ -74,7 +74,7 @@ def inspect(image: Path, mask: Path | None) -> Facts:
         UserError: One can't be read, they differ in size, or a channel of the mask marks no pixel.
     """
     height, width = read_image(image).shape[:2]
-    channels, image_hash = stored_channels(image), _file_hash(image)
+    channels, image_hash = stored_channels(image), file_hash(image)
     if mask is None:
         return Facts(height, width, channels, 0.0, image_hash, "")
     pixels = read_mask(mask)
@@ -82,7 +82,17 @@ def inspect(image: Path, mask: Path | None) -> Facts:
         raise UserError(f"{mask}: the mask is {pixels.shape[1]}×{pixels.shape[2]}, its image {height}×{width}")
     if not pixels.size or not pixels.any(axis=(1, 2)).all():
         raise UserError(f"{mask}: a mask channel marks no pixel")
-    return Facts(height, width, channels, float(pixels.any(axis=0).mean()), image_hash, _file_hash(mask))
+    return Facts(height, width, channels, float(pixels.any(axis=0).mean()), image_hash, file_hash(mask))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamps_of(image: Path, mask: Path | None) -> Stamps | None:
@@ -114,7 +124,7 @@ def write_index(path: Path, entries: Iterable[Entry]) -> None:
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
             rows.writerows(map(_row, entries))
-    except (UserError, OSError) as error:
+    except (UserError, OSError, UnicodeError) as error:
         print(f"note: without an index of its images, which every start opens again: {error}")
 
 
@@ -131,8 +141,3 @@ def _row(entry: Entry) -> tuple[str | int | float, ...]:
     bucket = size_of(area_share) if entry.forged else label
     names = (entry.case_id, label, entry.image, entry.mask, entry.group, entry.kind)
     return (*names, *sides, area_share, bucket, image_hash, mask_hash, *entry.stamps)
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

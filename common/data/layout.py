@@ -69,8 +69,7 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise UserError(f"{folder} exists and is no folder. Choose another output folder.")
-    # Hidden files are those that file managers leave (.DS_Store).
-    foreign = sorted(e.name for e in folder.iterdir() if e.name not in ENTRIES and not e.name.startswith("."))
+    foreign = sorted(entry.name for entry in folder.iterdir() if not _belongs(entry.name))
     if foreign:
         raise UserError(
             f"{folder} exists and is no data folder: it holds {foreign[0]} (of {len(foreign)} such entries). "
@@ -80,6 +79,15 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         leftover = folder.suffix in (".partial", ".replaced")
         left = " A run that was killed left it, or another run is at work." * leftover
         raise UserError(f"{folder} exists.{left} Choose another output folder, or replace it with --overwrite.")
+
+
+def _belongs(name: str) -> bool:
+    """Whether a data folder may hold an entry of this name, or what a killed `common.files.written_whole` left of it.
+
+    Hidden files are those that file managers leave (.DS_Store).
+    """
+    whole = name.rsplit(".", 2)[0] if name.endswith(".partial") else name
+    return whole in ENTRIES or name.startswith(".")
 
 
 def _remove(folder: Path) -> None:

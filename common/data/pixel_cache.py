@@ -12,6 +12,7 @@ import shutil
 import weakref
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,22 +42,21 @@ class Form(NamedTuple):
 class PixelCache:
     """The images of a data folder in one form."""
 
-    def __init__(
-        self, folder: Path, samples: Sequence[Sample], form: Form, bound: float, beside: Sequence["PixelCache"] = ()
-    ) -> None:
+    def __init__(self, folder: Path, samples: Sequence[Sample], form: Form, bound: float) -> None:
         """Open the file or make it; where that can't be, nothing is kept, and `note` says why.
 
-        As an epoch draws at random, no image is worth more than another: the first ones that fit are kept, the others
-        never.
+        Forgeries come first, since some are drawn more often than others and some networks see no other image. Beyond
+        that an epoch draws at random, and no image is worth more than another: the first ones that fit are kept, the
+        others never.
 
         Args:
             folder: Of all caches.
             samples: All inspected samples of the data folder, in any order, so that every fold finds the same slots.
             form: What is kept.
-            bound: Bytes that the folder may take, its other files included. Half of the free disk stays free.
-            beside: Caches in the folder that are being filled too; they count as if they were full.
+            bound: Bytes that the folder may take, its other caches included, which count as if they were full. Half of
+                the free disk stays free.
         """
-        samples = sorted(samples, key=lambda sample: (sample.case_id, sample.forged))
+        samples = sorted(samples, key=lambda sample: (not sample.forged, sample.case_id))
         self.form = form
         self.path = folder / f"{form.size or 'whole'}_{form.channels}ch_{_key(samples, form)}.pixels"
         self.note = ""
@@ -66,11 +66,12 @@ class PixelCache:
         self._starts = np.append(0, ends)[:-1]
         self._file: int | None = None
         self._open()
-        room = 0.0 if self._file is None else self._room(bound, beside)
+        room = 0.0 if self._file is None else self._room(bound)
         self.kept = int(np.searchsorted(ends, room, side="right"))
         """Number of images that fit."""
         self.size = int(ends[self.kept - 1]) if self.kept else 0
         """Bytes of all of them."""
+        self._claim()
         if self.kept < len(samples) and not self.note:
             self.note = (
                 f"{self.kept} of {len(samples)} images fit into the cache, {max(room, 0) / 1e6:,.0f} of "
@@ -97,7 +98,7 @@ class PixelCache:
 
     def write(self, slot: int, image: np.ndarray, mask: np.ndarray) -> None:
         """Fill a slot; after a failure, of a disk that is full for instance, no more are filled."""
-        if not self._writes or image.shape[:2] != tuple(self._sides[slot]):  # the image has changed under the run
+        if not self._writes or not image.shape[:2] == mask.shape == tuple(self._sides[slot]):  # one has changed
             return
         content = np.concatenate([np.zeros(SUM_BYTES, np.uint8), mask.ravel(), image.ravel()])
         content[:SUM_BYTES] = np.frombuffer(_sum(content[SUM_BYTES:]), np.uint8)
@@ -126,12 +127,17 @@ class PixelCache:
                 return
         weakref.finalize(self, os.close, self._file)
 
-    def _room(self, bound: float, beside: Sequence["PixelCache"]) -> float:
+    def _room(self, bound: float) -> float:
         """Bytes that this file may take."""
-        taken = {path: _taken(path) for path in self.path.parent.glob("*.pixels")}
-        own = taken.pop(self.path, 0)
-        taken |= {cache.path: cache.size for cache in beside}
-        return min(bound - sum(taken.values()), own + shutil.disk_usage(self.path.parent).free // 2)
+        others = sum(_length(path) for path in self.path.parent.glob("*.pixels") if path != self.path)
+        own = os.fstat(self._file).st_blocks * 512  # on disk, without the slots that are still holes
+        return min(bound - others, own + shutil.disk_usage(self.path.parent).free // 2)
+
+    def _claim(self) -> None:
+        """Give the file its full length, in holes, so that caches that are opened from now on leave it its room."""
+        if self._writes and self.kept:
+            with suppress(OSError):  # what can't be claimed can still be filled, or `write` says that it can't
+                os.ftruncate(self._file, max(self.size, os.fstat(self._file).st_size))
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker that is not forked: it opens the file itself, and asks for slots by number alone."""
@@ -154,6 +160,9 @@ def _sum(pixels: np.ndarray) -> bytes:
     return (zlib.crc32(pixels) or 1).to_bytes(SUM_BYTES, "little")
 
 
-def _taken(path: Path) -> int:
-    """Bytes of a file on disk, without the slots that are still holes."""
-    return path.stat().st_blocks * 512
+def _length(path: Path) -> int:
+    """Bytes of a file, its holes included; 0 if it has been deleted meanwhile."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

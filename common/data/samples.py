@@ -64,7 +64,8 @@ def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
     """List the samples of `train` or `supplemental` without opening the images.
 
     Raises:
-        UserError: No such folder, no images in it, two files with one case id, or a forged image without a mask.
+        UserError: No such folder, no images in it, two files with one case id, a name that is no UTF-8, or a forged
+            image without a mask.
     """
     images_dir, masks_dir = data_dir / f"{split}_images", data_dir / f"{split}_masks"
     if not images_dir.is_dir():
@@ -73,13 +74,14 @@ def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
             "or `python prepare_data.py import SOURCE OUTPUT`; data/README.md shows the layout."
         )
     forged_dir = images_dir if split == "supplemental" else images_dir / "forged"
-    authentic = {} if split == "supplemental" else find_images(images_dir / "authentic")
-    forged = find_images(forged_dir)
+    authentic = {} if split == "supplemental" else _find_images(images_dir / "authentic")
+    forged = _find_images(forged_dir)
     if not authentic and not forged:
         raise UserError(f"{images_dir} holds no images.")
     masks = {case_id: masks_dir / f"{case_id}.npy" for case_id in forged}
     there = {f"{parent}{os.sep}{name}" for parent, _, names in os.walk(masks_dir) for name in names}
-    missing = [path for path in masks.values() if str(path) not in there]
+    # What was listed need not be asked for; the listing does not follow links to folders.
+    missing = [path for path in masks.values() if str(path) not in there and not path.is_file()]
     if missing:
         raise UserError(_listing(f"{len(missing)} forged images have no mask. Expected:", map(str, missing)))
     sources = read_groups(data_dir / "groups.csv")
@@ -91,6 +93,15 @@ def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
     return [sample(i, path, None) for i, path in authentic.items()] + [
         sample(i, path, masks[i]) for i, path in forged.items()
     ]
+
+
+def _find_images(folder: Path) -> dict[str, Path]:
+    """As `find_images`, for names that tables and hashes can hold."""
+    images = find_images(folder)
+    broken = [repr(str(path)) for name, path in images.items() if name.encode(errors="replace").decode() != name]
+    if broken:
+        raise UserError(_listing(f"{len(broken)} names of images are no UTF-8; rename these files:", broken))
+    return images
 
 
 def read_groups(path: Path) -> dict[str, tuple[str, str]]:
@@ -124,7 +135,7 @@ def _inspect_all(samples: list[Sample]) -> list[Facts | str]:
 def _inspect(sample: Sample) -> Facts | str:
     try:
         return inspect(sample.image, sample.mask)
-    except UserError as error:
+    except (UserError, OSError) as error:  # the latter where a file vanishes while it is read
         return str(error)
 
 
@@ -203,9 +214,9 @@ def load_authentic(folder: Path, foreign_to: list[Sample], skip_bad_files: bool 
         skip_bad_files: Leave unreadable files out and print each, instead of raising.
 
     Raises:
-        UserError: No images, unreadable ones, or a file that also validates.
+        UserError: No images, unreadable ones, a name that is no UTF-8, or a file that also validates.
     """
-    ids = {f"extra/{case_id}": path for case_id, path in find_images(folder).items()}
+    ids = {f"extra/{case_id}": path for case_id, path in _find_images(folder).items()}
     if not ids:
         raise UserError(f"{folder} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
     samples = [Sample(case_id=case_id, image=path, mask=None, group=case_id) for case_id, path in ids.items()]

@@ -15,7 +15,13 @@ from common.training.run_files import Run, Validation
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    broadcast,
+    set_seed,
+)
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -50,8 +56,8 @@ def fit(
     With `ema_decay`, what is validated, and what checkpoints have as `model_state_dict`, is the averaged network.
 
     Several processes (`torchrun`, `accelerate launch`) each take a batch a step, and train as one with as many times
-    the batch. But batch norm takes its statistics from a process's own batch, and those that are kept for validation
-    are the main process's.
+    the batch. But batch norm takes its statistics from a process's own batch, and those that are kept, and validated
+    with, are the main process's.
 
     Args:
         config: What to do; see its fields.
@@ -80,7 +86,6 @@ def fit(
         UserError: The training diverged, or `--resume` finds another configuration or other data.
     """
     accelerator = _accelerator(config, some_unused)
-    torch.backends.cudnn.benchmark = True  # of sizes that stay the same
     optimizer = torch.optim.AdamW(
         model.parameters() if parameters is None else parameters,
         lr=config.lr,
@@ -125,6 +130,8 @@ def fit(
                     accelerator, model, step, optimizer, scheduler, train_loader, bar, config.clip_grad, average
                 )
                 rate = images / (time.perf_counter() - started)
+                # As they are saved: the processes share gradients alone, and each has its own statistics of batch norm.
+                broadcast([*accelerator.unwrap_model(model).buffers(), *(average.module.buffers() if average else ())])
                 validation = validate(accelerator, scored, val_loader)
                 if accelerator.is_main_process:
                     figures = ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in shown)
@@ -158,7 +165,7 @@ def train_one_epoch(
 
     Returns:
         The mean loss, and the share of the time that was spent waiting for a batch, both over all processes. While it
-        is waited for, a GPU may still be at work: for one, the share is an upper bound.
+        is waited for, a GPU may still be at work on earlier steps: for one, the share is an upper bound.
     """
     model.train()
     total, steps, clock = torch.zeros((), device=accelerator.device), 0, _Clock()
@@ -212,6 +219,8 @@ def _accelerator(config: RunConfig, some_unused: bool) -> Accelerator:
         accelerator = Accelerator(
             mixed_precision="no" if precision == "fp32" else precision,
             gradient_accumulation_steps=config.accumulation,
+            # Else a batch is copied only when the GPU has done the steps before, which would count as waiting for data.
+            dataloader_config=DataLoaderConfiguration(non_blocking=gpu),
             log_with=None if config.tracker == "none" else config.tracker,
             # Not with every `before_epoch`: the search walks the graph in each step, and mining's hook freezes nothing.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],

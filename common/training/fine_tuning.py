@@ -11,7 +11,7 @@ from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.devices import process_state
 from common.training.checkpoint import load_checkpoint, load_network
-from common.training.member import Split, fit_member, start_network
+from common.training.member import Split, fit_member, keep_decoded, start_network
 from common.training.mining import Miner, comparison, misses_by_size, scan
 
 import pandas as pd
@@ -38,8 +38,11 @@ def mine_and_fit(
     """
     model, config = start_network(config, split)
     config = replace(config, epochs=config.epochs * config.rounds)
-    look = partial(scan, image_size=config.image_size, batch_size=config.batch_size, workers=config.workers)
-    before = look(model.to(process_state().device), split.val)
+    train_set = ForgeryDataset(train, config.image_size, basic_augmentation())
+    val_set = ForgeryDataset(split.val, config.image_size)
+    keep_decoded(config, split, train_set, val_set)
+    look = partial(scan, batch_size=config.batch_size, workers=config.workers)
+    before = look(model.to(process_state().device), val_set)
 
     sampler = WeightedSampler([1.0] * len(train), config.seed)
     miner = Miner(
@@ -47,19 +50,17 @@ def mine_and_fit(
         models_dir=config.models_dir,
         samples=train,
         candidates=[position for position, sample in enumerate(train) if sample.forged == forged],
-        scan=partial(look, model),
+        scan=partial(look, model, train_set),
         find=find,
         sampler=sampler,
         hard_weight=config.hard_weight,
         rounds=config.rounds,
         epochs=config.epochs,
     )
-    train_set = ForgeryDataset(train, config.image_size, basic_augmentation())
-    val_set = ForgeryDataset(split.val, config.image_size)
     fit_member(config, split, model, train_set, val_set, sampler, miner.before_epoch)
 
     best = config.models_dir / f"{config.name}_best.pth"
-    after = look(load_network(load_checkpoint(best), best).to(process_state().device), split.val)
+    after = look(load_network(load_checkpoint(best), best).to(process_state().device), val_set)
     if process_state().is_main_process:
         print(f"the {len(split.val)} images of the validation fold, before and after:\n{comparison(before, after)}")
         print(f"misses by size, before:\n{misses_by_size(before)}\nafter:\n{misses_by_size(after)}")

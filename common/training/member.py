@@ -1,8 +1,8 @@
 """What every segmentation script does: the images of a fold, the network with its first weights, the training."""
 
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from common.training.engine import fit
 from common.training.losses import CombinedLoss
 from common.training.validation import validate
 
+import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
@@ -45,13 +46,20 @@ def load_split(config: TrainConfig) -> Split:
     set_seed(config.seed)
     state = process_state()
     # The others then find the index that the main process has written, and need not say again what it said.
-    with state.main_process_first(), redirect_stdout(sys.stdout if state.is_main_process else None):
+    with state.main_process_first(), main_process_prints():
         samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
     folds = assign_folds(samples, config.folds, config.seed)
     train = PackedList(sample for sample, fold in zip(samples, folds, strict=True) if fold != config.fold)
     val = PackedList(sample for sample, fold in zip(samples, folds, strict=True) if fold == config.fold)
     state.print(f"{config.name}: {len(train)} images to train on, {len(val)} to validate on (fold {config.fold})")
     return Split(train, val, fingerprint(samples))
+
+
+@contextmanager
+def main_process_prints() -> Iterator[None]:
+    """Keep the other processes from printing what the main one prints."""
+    with redirect_stdout(sys.stdout if process_state().is_main_process else None):
+        yield
 
 
 def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, TrainConfig]:
@@ -130,7 +138,8 @@ def fit_member(
         focal_weight=config.focal_weight,
         dice_weight=config.dice_weight,
     )
-    _keep_decoded(config, split, train_set, val_set)
+    torch.backends.cudnn.benchmark = True  # of sizes that stay the same
+    keep_decoded(config, split, train_set, val_set)
     train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
     val_loader = make_loader(val_set, config.batch_size, config.workers)
     metrics = fit(
@@ -150,16 +159,16 @@ def fit_member(
     )
 
 
-def _keep_decoded(config: TrainConfig, split: Split, *datasets: ForgeryDataset) -> None:
-    """Give the data sets a cache of the split's images, one for all of the same form."""
+def keep_decoded(config: TrainConfig, split: Split, *datasets: ForgeryDataset) -> None:
+    """Give the data sets a cache of the split's images, one for all of the same form; a set that has one keeps it."""
     caches: dict[Form, PixelCache] = {}
     for dataset in datasets:
         dataset.reduced_decode = config.reduced_decode
-        if not config.cache_gb:
+        if not config.cache_gb or dataset.cache is not None:
             continue
         if dataset.form not in caches:
-            samples, bound = [*split.train, *split.val], 1e9 * config.cache_gb
-            cache = PixelCache(config.cache_folder, samples, dataset.form, bound, tuple(caches.values()))
+            samples = [*split.train, *split.val]
+            cache = PixelCache(config.cache_folder, samples, dataset.form, 1e9 * config.cache_gb)
             caches[dataset.form] = cache
             if cache.note:
                 process_state().print(f"{config.name}: {cache.note}")

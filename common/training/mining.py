@@ -24,6 +24,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 HARD_RECALL = 0.5
@@ -35,30 +36,33 @@ ROUND_COLUMNS = ["case_id", "flagged_share", "recall", "size"]
 @torch.inference_mode()
 def scan(
     model: nn.Module,
-    samples: Sequence[Sample],
-    image_size: int,
+    dataset: ForgeryDataset,
+    positions: Sequence[int] | None = None,
+    *,
     batch_size: int,
     workers: int = 0,
 ) -> pd.DataFrame:
-    """Look at every sample once, without augmentation, at the network's resolution.
+    """Look at every sample once, without augmentation, as the network sees it in training.
 
     The samples are shared out over the processes of the run; every process gets the whole table.
 
     Args:
-        model: Logits (N, 1, H, W) for RGB images; it stays on its device and in its mode (training or not).
-        samples: Inspected ones.
-        image_size: Side of the network's square input, in pixels.
+        model: Logits (N, 1, H, W) for the set's images; it stays on its device and in its mode (training or not).
+        dataset: That is trained on, for instance: its cache and its decoding are used, its augmentation is not.
+        positions: Which of its samples to look at; all without them.
         batch_size: Images a step and process.
         workers: Processes that load images, 0 for none.
 
     Returns:
-        A row a sample, in order: `case_id`; `forged`; `size` (of the forgery, or `authentic`); `flagged_share`, the
-        share of pixels at 0.5 or above; `recall`, the pixel recall there, nan for an authentic image.
+        A row a sample, in order and labelled with its position: `case_id`; `forged`; `size` (of the forgery, or
+        `authentic`); `flagged_share`, the share of pixels at 0.5 or above; `recall`, the pixel recall there, nan for an
+        authentic image.
     """
     device, was_training = next(model.parameters()).device, model.training
     state = process_state()
-    with state.split_between_processes(list(samples)) as part:
-        loader = make_loader(ForgeryDataset(part, image_size), batch_size, workers)
+    positions = list(range(len(dataset)) if positions is None else positions)
+    with state.split_between_processes(positions) as part:
+        loader = make_loader(Subset(dataset, part), batch_size, workers)
     rows = []
     model.eval()
     with tqdm(desc="mining", total=len(part), unit="img", leave=False, disable=_quiet(state)) as bar:
@@ -66,12 +70,12 @@ def scan(
             probs = torch.sigmoid(model(batch["image"].to(device)).float())
             pred, truth = (probs >= PIXEL_THRESHOLD)[:, 0].cpu().numpy(), batch["mask"][:, 0].numpy()
             for index, flagged, mask in zip(batch["index"].tolist(), pred, truth, strict=True):
-                sample = part[index]
+                sample = dataset.samples[index]
                 figures = (float(flagged.mean()), pixel_recall(flagged, mask))
                 rows.append((sample.case_id, sample.forged, sample.size, *figures))
             bar.update(len(pred))
     model.train(was_training)
-    return pd.DataFrame(gather_object(rows), columns=COLUMNS)
+    return pd.DataFrame(gather_object(rows), index=positions, columns=COLUMNS)
 
 
 def hard_negatives(scanned: pd.DataFrame, most: int = 500) -> list[int]:
@@ -136,8 +140,8 @@ class Miner:
     """Those that are trained on, and no others."""
     candidates: Sequence[int]
     """Positions in `samples` of the images to mine, all forged or all authentic."""
-    scan: Callable[[list[Sample]], pd.DataFrame]
-    """`scan` for the network that is trained."""
+    scan: Callable[[Sequence[int]], pd.DataFrame]
+    """`scan`, of positions in `samples`, for the network that is trained."""
     find: Callable[[pd.DataFrame], list[int]]
     """`hard_negatives` or `hard_false_negatives`."""
     sampler: WeightedSampler
@@ -190,8 +194,7 @@ class Miner:
 
     def _mine(self, number: int) -> bool:
         """Scan, list and weigh the hard examples of a round; whether to go on."""
-        scanned = self.scan([self.samples[position] for position in self.candidates])
-        scanned = scanned.set_axis(list(self.candidates))
+        scanned = self.scan(self.candidates)
         found = self.find(scanned)
         new = set(found) - self.hard
         go_on = bool(new) or number == 1  # in the first, no hard example only means plain weights

@@ -1,3 +1,5 @@
+import shutil
+
 from common.data import dataset as module
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.images import read_image
@@ -121,6 +123,25 @@ def test_what_the_cache_holds_is_not_decoded(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "read_image", read)
     for index, image in enumerate(reversed(expected)):
         assert torch.equal(second[index]["image"], image)
+
+
+@pytest.mark.parametrize("file", ["image", "mask"])
+def test_what_changes_during_a_run_is_not_put_into_the_cache(pairs_dir, tmp_path, file):
+    folder = tmp_path / "data"
+    shutil.copytree(pairs_dir, folder)
+    samples = load_samples(folder)
+    (path,) = {getattr(sample, file) for sample in samples if sample.forged and sample.case_id == "3"}
+    (index,) = (i for i, sample in enumerate(samples) if getattr(sample, file) == path)
+    expected, content = ForgeryDataset(samples, 32)[index], path.read_bytes()
+    dataset = ForgeryDataset(samples, 32)
+    dataset.use_cache(PixelCache(tmp_path / "cache", samples, dataset.form, 1e9))
+    if file == "image":
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    else:
+        np.save(path, 1 - np.load(path))
+    assert not torch.equal(dataset[index][file], expected[file])
+    path.write_bytes(content)
+    assert all(torch.equal(dataset[index][key], expected[key]) for key in ("image", "mask"))
 
 
 def test_a_cache_of_another_form_is_refused(samples, tmp_path):

@@ -2,10 +2,11 @@
 
 import csv
 import os
+import sys
 from pathlib import Path
 
 from common.data import samples as module
-from common.data.index import COLUMNS, inspect, read_index
+from common.data.index import COLUMNS, inspect, read_index, write_index
 from common.data.samples import fingerprint, load_samples
 from common.errors import UserError
 
@@ -167,6 +168,17 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(folder, capsys)
     (folder / "train_index.csv").mkdir()
     assert len(load_samples(folder)) == 4
     assert "note: without an index" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_are_no_text_mean_no_index(folder, capsys):
+    load_samples(folder)
+    index = folder / "train_index.csv"
+    entries = list(read_index(index).values())
+    before = index.read_bytes()
+    write_index(index, [*entries, entries[0]._replace(case_id=os.fsdecode(b"\xff"))])
+    assert "note: without an index" in capsys.readouterr().out
+    assert index.read_bytes() == before and not list(folder.glob("*.partial"))
 
 
 def test_each_split_has_its_own(folder):

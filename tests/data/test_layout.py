@@ -65,6 +65,18 @@ def test_the_index_of_its_images_belongs_to_a_data_folder(tmp_path):
     assert names(tmp_path / "data") == ["train_images", "train_masks"]
 
 
+def test_what_a_killed_write_left_belongs_to_a_data_folder(tmp_path):
+    with new_folder(tmp_path / "data") as folder:
+        (folder / "train_index.csv.0123abcd.partial").touch()
+    (tmp_path / "data" / "thesis.partial").touch()
+    with pytest.raises(UserError, match=r"thesis\.partial \(of 1"), new_folder(tmp_path / "data", overwrite=True):
+        pass
+    (tmp_path / "data" / "thesis.partial").unlink()
+    with new_folder(tmp_path / "data", overwrite=True):
+        pass
+    assert names(tmp_path / "data") == ["train_images", "train_masks"]
+
+
 def test_an_empty_folder_may_be_filled(tmp_path):
     (tmp_path / "data").mkdir()
     with new_folder(tmp_path / "data"):

@@ -1,8 +1,11 @@
 """Samples, their faults, and folds that never split a group."""
 
+import os
+import sys
 from pathlib import Path
 from shutil import copyfile, copytree
 
+from common.data.images import read_image
 from common.data.samples import (
     Sample,
     assign_folds,
@@ -92,6 +95,42 @@ def test_missing_masks_and_folders_are_named(folder, tmp_path):
         find_samples(folder)
     with pytest.raises(UserError, match="supplemental_images"):
         find_samples(folder, "supplemental")
+
+
+def test_masks_may_lie_behind_a_link(folder, tmp_path):
+    for label in ("authentic", "forged"):
+        (folder / "train_images" / label / "s").mkdir()
+        (folder / "train_images" / label / "1.png").rename(folder / "train_images" / label / "s" / "1.png")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "train_masks" / "1.npy").rename(elsewhere / "1.npy")
+    (folder / "train_masks" / "s").symlink_to(elsewhere)
+    assert [s.area_share for s in load_samples(folder) if s.case_id == "s/1"] == pytest.approx([0, 0.25])
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_a_bad_one(folder, monkeypatch):
+    def read_and_delete(path):
+        pixels = read_image(path)
+        path.unlink()
+        return pixels
+
+    monkeypatch.setattr("common.data.index.read_image", read_and_delete)
+    samples = find_samples(folder)
+    sound, bad = inspect_samples(samples[:1])
+    assert not sound
+    assert str(samples[0].image) in bad[0][1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_are_no_utf_8_are_named(folder, tmp_path):
+    image = folder / "train_images" / "authentic" / "1.png"
+    broken = image.rename(image.with_name(os.fsdecode(b"\xff.png")))
+    with pytest.raises(UserError, match=r"1 names of images are no UTF-8.*\n.*authentic/.udcff\.png"):
+        load_samples(folder)
+    (tmp_path / "extra").mkdir()
+    broken.rename(tmp_path / "extra" / broken.name)
+    with pytest.raises(UserError, match="no UTF-8"):
+        load_authentic(tmp_path / "extra", [])
 
 
 def test_fingerprint_follows_content_not_place(folder):

@@ -132,6 +132,14 @@ def test_a_long_thin_blob_is_too_large(rng):
     assert numbers(image, labels) == [1, 1]
 
 
+def test_of_two_thin_blobs_neither_holds_the_other(rng):
+    """The inner part of the smaller one is longer than the larger one's window, whichever way it is turned."""
+    image, labels = texture(rng, 240), np.zeros((240, 240), np.int32)
+    labels[20:35, 20:60] = 1
+    labels[100:160, 20:29] = 2
+    assert numbers(image, labels) == [1, 2]
+
+
 def test_narrow_images_are_compared(rng):
     """On the working scale they are less than half a pixel high."""
     labels = np.zeros((2, 1200), np.int32)

@@ -3,6 +3,8 @@
 import math
 from functools import partial
 
+from common.data.dataset import ForgeryDataset
+from common.data.pixel_cache import PixelCache
 from common.data.samples import Sample, load_samples
 from common.data.sampling import WeightedSampler
 from common.errors import UserError
@@ -17,6 +19,7 @@ from common.training.mining import (
     write_round,
 )
 
+import albumentations as A
 import cv2
 import numpy as np
 import pandas as pd
@@ -76,7 +79,7 @@ def case_ids(samples, positions):
 @pytest.mark.parametrize("training", [True, False])
 def test_scan_sees_what_the_network_sees(model, samples, training):
     model.train(training)
-    scanned = scan(model, samples, SIDE, batch_size=3)
+    scanned = scan(model, ForgeryDataset(samples, SIDE), batch_size=3)
     assert model.training == training
     assert scanned["case_id"].tolist() == [sample.case_id for sample in samples] == list("abcdeabcde")
     assert scanned["forged"].tolist() == [False] * 5 + [True] * 5
@@ -87,8 +90,21 @@ def test_scan_sees_what_the_network_sees(model, samples, training):
     assert scanned["recall"][:5].isna().all()
 
 
+def test_scan_sees_the_pixels_that_are_trained_on(model, samples, tmp_path):
+    """Those of the cache, without augmentation; and of some samples only, labelled as in the whole table."""
+    dataset = ForgeryDataset(samples, SIDE, A.Compose([A.InvertImg(p=1)]))
+    dataset.use_cache(cache := PixelCache(tmp_path / "cache", samples, dataset.form, 1e9))
+    scanned = scan(model, dataset, batch_size=4)
+    (slot,) = cache.slots(samples[1:2])
+    cache.write(slot, np.full((SIDE, SIDE, 3), 200, np.uint8), np.zeros((SIDE, SIDE), np.uint8))
+    again = scan(model, dataset, [9, 1], batch_size=4)
+    assert again.index.tolist() == [9, 1] and again["case_id"].tolist() == ["e", "b"]
+    assert again["flagged_share"].tolist() == [scanned["flagged_share"][9], 1.0]
+    assert scanned["flagged_share"][1] == AUTHENTIC["b"] / SIDE**2
+
+
 def test_exactly_the_known_images_are_hard_the_worst_first(model, samples):
-    scanned = scan(model, samples, SIDE, batch_size=4)
+    scanned = scan(model, ForgeryDataset(samples, SIDE), batch_size=4)
     assert hard_negatives(scanned) == [1, 4, 3]
     assert hard_negatives(scanned, most=2) == [1, 4]
     assert hard_false_negatives(scanned) == [9, 6, 8]
@@ -97,7 +113,7 @@ def test_exactly_the_known_images_are_hard_the_worst_first(model, samples):
 
 def test_a_round_is_written_and_read(model, samples, tmp_path):
     """Authentic and forged images share their case ids."""
-    scanned = scan(model, samples, SIDE, batch_size=4)
+    scanned = scan(model, ForgeryDataset(samples, SIDE), batch_size=4)
     path = tmp_path / "models" / "round.csv"
     for hard in ([1, 4, 3], [9, 6, 8], []):
         write_round(path, scanned, hard)
@@ -116,7 +132,7 @@ def test_a_case_id_is_a_name(tmp_path):
 
 def test_a_list_of_other_data_is_refused(model, samples, tmp_path):
     path = tmp_path / "round.csv"
-    write_round(path, scan(model, samples, SIDE, batch_size=4), [1])
+    write_round(path, scan(model, ForgeryDataset(samples, SIDE), batch_size=4), [1])
     with pytest.raises(UserError, match=r"round\.csv: the authentic image b is not among the training images"):
         read_round(path, samples[:1] + samples[2:])
 
@@ -132,7 +148,7 @@ def miner(model, samples, tmp_path, **changes):
         "models_dir": tmp_path / "models",
         "samples": samples,
         "candidates": [position for position, sample in enumerate(samples) if not sample.forged],
-        "scan": partial(scan, model, image_size=SIDE, batch_size=4),
+        "scan": partial(scan, model, ForgeryDataset(samples, SIDE), batch_size=4),
         "find": partial(hard_negatives, most=2),
         "sampler": WeightedSampler([1.0] * len(samples), seed=0),
         "hard_weight": 2.0,
