@@ -28,10 +28,10 @@ Rows are written in parts, beside the output, until all are there and are merged
 with the parts that are missing when it is started again; so does the shard of a worker that was lost.
 """
 
-import shlex
-import sys
+import os
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, redirect_stdout
+from pathlib import Path
 
 from common.data.sources import Part
 from common.devices import process_state
@@ -58,7 +58,8 @@ def main(config: SubmissionConfig) -> None:
                 "--num-shards is for workers that are started one by one; a launcher's share by their rank."
             )
         index, count = config.shard_index, config.num_shards
-    with nullcontext() if state.is_main_process else redirect_stdout(None):
+    # A real file: None is no stdout for the libraries that flush it before they start processes.
+    with Path(os.devnull).open("w") as nothing, nullcontext() if state.is_main_process else redirect_stdout(nothing):
         parts = open_parts(config)
         own = parts.parts[index::count]
         try:
@@ -72,7 +73,7 @@ def main(config: SubmissionConfig) -> None:
     if counts is not None:
         print(summary(config, counts))
     elif state.is_main_process:
-        print(unfinished(parts, index, count))
+        print(unfinished(parts, index, count, launched=config.num_shards is None))
 
 
 def decide(config: SubmissionConfig, parts: Parts, own: Sequence[Part], quiet: bool) -> None:
@@ -92,16 +93,17 @@ def decide(config: SubmissionConfig, parts: Parts, own: Sequence[Part], quiet: b
                     bar.update()
 
 
-def unfinished(parts: Parts, index: int, count: int) -> str:
-    """What this process says when it is not the last."""
+def unfinished(parts: Parts, index: int, count: int, launched: bool) -> str:
+    """What this process says when it is not the last, `launched` with the others or started alone."""
     missing = parts.missing() if parts.folder.exists() else []
     if not missing:
         return f"shard {index} of {count} is done; another process merges"
     shards = sorted({part.number % count for part in missing})
+    lost = "the same command goes on" if launched else "start it again with its own --shard-index"
     return (
         f"shard {index} of {count} is done; {len(missing)} of {len(parts.parts)} parts are missing, those of "
-        f"{'shard' if len(shards) == 1 else 'shards'} {', '.join(map(str, shards))}. The last one to end merges all; "
-        f"one that was lost is started again: {' '.join(map(shlex.quote, sys.argv))}"
+        f"{'shard' if len(shards) == 1 else 'shards'} {', '.join(map(str, shards))}. The last one to end merges all. "
+        f"If one was lost, {lost}."
     )
 
 

@@ -15,6 +15,7 @@ import csv
 import multiprocessing
 import os
 import platform
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -167,6 +168,8 @@ def _lose_a_worker(context, folder: Path, count: int, processes: int) -> None:
     workers[-1].kill()
     workers[-1].join()
     _join(workers[:-1])
+    if workers[-1].exitcode not in (0, -signal.SIGKILL):
+        raise UserError(f"the process ended with {workers[-1].exitcode} before it was killed; its message is above")
     missing = len(parts.missing())
     if not missing:
         raise UserError(f"the process was done before it was killed; try more --images than {100 * count}")

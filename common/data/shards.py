@@ -1,6 +1,7 @@
 """Webdataset shards: images in tar files, read one after the other."""
 
 import hashlib
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,7 @@ class Member(NamedTuple):
 
 
 def find_shards(source: Path) -> list[Path]:
-    """The tar files that an input names, none for another kind of input.
+    """The tar files that an input names, none for another kind of input, or one that does not exist.
 
     Args:
         source: A .tar file, a folder that holds some, or a pattern as `shards-{000..009}.tar`.
@@ -36,10 +37,10 @@ def find_shards(source: Path) -> list[Path]:
     """
     if source.is_dir():
         return sorted(path for path in source.glob("*.tar") if not path.name.startswith("."))
-    if source.suffix.lower() != ".tar":
-        return []
-    if source.exists() or not _BRACES.search(str(source)):
+    if source.suffix.lower() == ".tar" and source.is_file():
         return [source]
+    if source.suffix.lower() != ".tar" or not _BRACES.search(str(source)):
+        return []
     shards = [Path(name) for name in _expanded(str(source))]
     if missing := [str(path) for path in shards if not path.is_file()]:
         raise UserError(listing(f"{len(missing)} of the {len(shards)} shards {source} do not exist:", missing))
@@ -66,13 +67,14 @@ def shard_parts(shards: Iterable[Path]) -> list[Part]:
     """A part for each tar, in order. Only the members' headers are read.
 
     Raises:
-        UserError: A file is no tar, or images share a case id.
+        UserError: A file can't be read or is no tar, or images share a case id.
     """
     parts: list[Part] = []
 
     def list_again() -> Iterator[Listed]:
+        parts.clear()
         for shard in shards:
-            status, count = shard.stat(), 0
+            status, count = _status(shard), 0
             digest = hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=16)
             try:
                 for member, _ in _headers(shard):
@@ -93,13 +95,16 @@ def read_shard(shard: Path) -> Iterator[Member]:
     """The images of a tar as they come; what is no image by its suffix is passed over.
 
     Raises:
-        UserError: The file is no tar; or, after the last whole member, it is cut short or broken.
+        CutShort: After the last whole member, it is cut short or broken.
+        UserError: The file is no tar, or can't be read, at all or from some place on.
     """
     for member, tar in _headers(shard):
         try:
             data = tar.extractfile(member).read()
         except tarfile.ReadError as error:
             raise _cut_short(shard, "its images so far") from error
+        except OSError as error:
+            raise _unreadable(shard, error) from error
         yield Member(_case_id(member), readable(f"{shard}: {member.name}"), data)
 
 
@@ -122,7 +127,18 @@ def _headers(shard: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
             raise UserError(f"{shard} can't be read as a tar ({error}). Write it anew, or leave it out.") from error
         raise _cut_short(shard, name) from error
     except OSError as error:
-        raise UserError(f"{shard} can't be read ({error.strerror}). Make it readable, or leave it out.") from error
+        raise _unreadable(shard, error) from error
+
+
+def _status(shard: Path) -> os.stat_result:
+    try:
+        return shard.stat()
+    except OSError as error:
+        raise _unreadable(shard, error) from error
+
+
+def _unreadable(shard: Path, error: OSError) -> UserError:
+    return UserError(readable(f"{shard} can't be read ({error.strerror}). Make it readable, or leave it out."))
 
 
 def _cut_short(shard: Path, name: str) -> CutShort:

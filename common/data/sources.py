@@ -91,7 +91,8 @@ def list_files(source: Path, videos: bool = True) -> Iterator[Listed]:
         videos: Whether they are listed.
 
     Raises:
-        UserError: It does not exist, can't be read, or is a manifest without the column or with a row without a file.
+        UserError: It does not exist, can't be read, is none of these by its suffix, or is a manifest without the column
+            or with a row without a file.
     """
     if source.is_dir():
         files = _list_folder(os.fspath(source), "")
@@ -101,8 +102,13 @@ def list_files(source: Path, videos: bool = True) -> Iterator[Listed]:
         )
     elif source.suffix.lower() in MANIFEST_SUFFIXES:
         files = _list_manifest(source)
-    else:
+    elif _suffix(source.name) in _SUFFIXES:
         files = iter([(*_named(source.name), str(source))])
+    else:
+        raise UserError(
+            f"{source} is by its suffix no image, video, manifest ({', '.join(MANIFEST_SUFFIXES)}) or shard (.tar, not "
+            "compressed). Name one of these, or a folder."
+        )
     return files if videos else (file for file in files if file[0] != "video")
 
 

@@ -137,7 +137,7 @@ def export(path: Path, checkpoint: dict[str, Any], backend: Backend, folder: Pat
     kept = folder / kept_path(path, backend).name
     try:
         _keep(model, runtime, kept)
-    except OSError:
+    except (OSError, RuntimeError):  # OpenVINO's of a disk that is full
         return Export(exported, difference, None)
     return Export(exported, difference, kept)
 

@@ -1,5 +1,6 @@
 """From the files of a part to the rows of the submission and of the scores."""
 
+import os
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from common.data.faces import make_face_detector
 from common.data.images import read_image
-from common.data.shards import Member, read_shard
+from common.data.shards import CutShort, Member, read_shard
 from common.data.sources import Kind, Part, readable
 from common.data.transforms import resize_map
 from common.devices import process_state
@@ -71,6 +72,9 @@ class Decider:
         """The rows of a part's files, in order. A batch of images is in memory, and the next one.
 
         A tar that is cut short has a row of its own after its images.
+
+        Raises:
+            UserError: A tar can't be read.
         """
         if part.kind == "video":
             for case_id, path in part.files():
@@ -106,7 +110,7 @@ class Decider:
 
 
 class _Whole:
-    """What an iterator gives before its error, which is kept."""
+    """The members of a tar up to where it is cut short, which is kept as its error."""
 
     def __init__(self, items: Iterable[Member]) -> None:
         self.items, self.error = items, ""
@@ -114,7 +118,7 @@ class _Whole:
     def __iter__(self) -> Iterator[Member]:
         try:
             yield from self.items
-        except UserError as error:
+        except CutShort as error:  # anything else ends the run: the next one may read all
             self.error = str(error)
 
 
@@ -131,7 +135,7 @@ def load_decider(config: SubmissionConfig, kinds: Collection[Kind], n_images: in
     """
     state, ensemble, detector = process_state(), None, None
     if "image" in kinds or "shard" in kinds:
-        cores = max(1, cpu_count() // state.num_processes)
+        cores = max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # of the launcher, on this machine
         ensemble = load_ensemble(
             config.models_dir,
             state.device,

@@ -27,7 +27,7 @@ from common.inference.generated import Detector, Generated, find_detector, load_
 from common.inference.instances import MIN_AREA_SHARE, Cleanup
 from common.inference.precision import to_half, to_single
 from common.inference.settings import Settings
-from common.inference.views import TTA, Network, Pieces, Sight, Viewer, cut, is_large, predict_maps
+from common.inference.views import TTA, VIEWS, Network, Pieces, Sight, Viewer, cut, is_large, predict_maps
 from common.training.checkpoint import load_checkpoint
 
 import numpy as np
@@ -221,7 +221,7 @@ class Ensemble:
     def _maps(self, fold: int, shown: dict[Sight, Pieces]) -> list[np.ndarray]:
         """`member_maps` of the images shown."""
         predicted = predict_maps(self._viewers[fold], shown, device=self.device, tta=self.settings.tta)
-        # Each network's as float16 before the next one's are made.
+        # As float16 at once: as float32, those of all networks of a large image would take twice the memory.
         by_member = {number: [to_half(prob) for prob in maps] for number, maps in predicted}
         in_order = (by_member[number] for number in range(len(self.networks)))
         return [self._stack(maps) for maps in zip(*in_order, strict=True)]
@@ -259,7 +259,8 @@ def load_ensemble(
             network was trained.
         workers: Processes that look for copies.
         generated: Whether the detector of generated images is asked, if there is one in `models_dir`.
-        backend: What runs the members' networks; which one `auto` takes is printed, and why.
+        backend: What runs the members' networks; which one `auto` takes is printed, and why. Several processes that
+            start at once convert each for itself what is not kept yet: run export_models.py before.
         n_images: About how many images will be predicted: for few of them `auto` converts no network.
 
     Raises:
@@ -267,7 +268,7 @@ def load_ensemble(
             missing, the folder is, the checkpoints are not of one training in folds, there are several detectors, or
             the backend is not installed or can't run a network.
     """
-    networks = _networks()
+    networks = map_members()
     missing = [member for member in networks if not member_path(models_dir, member).is_file()]
     listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in missing)
     alone = copy_move and missing == networks
@@ -283,7 +284,8 @@ def load_ensemble(
     if alone:
         print("no network is trained: copy-move evidence alone decides")
     members = [member for member in networks if member not in missing]
-    folds = [[]] if alone else _load_folds(_folders(models_dir), members, backend, device, n_images)
+    n_views = n_images * len(VIEWS[tta or "none"])
+    folds = [[]] if alone else _load_folds(_folders(models_dir), members, backend, device, n_views)
     _check_folds(models_dir, folds)
     path = find_detector(models_dir) if generated else None
     detector = None if path is None else load_detector(path, device)
@@ -296,7 +298,7 @@ def load_ensemble(
 
 def checkpoint_paths(models_dir: Path) -> list[Path]:
     """The checkpoints of the networks that draw maps, of all folds, as far as they were trained."""
-    paths = [member_path(folder, member) for folder in _folders(models_dir) for member in _networks()]
+    paths = [member_path(folder, member) for folder in _folders(models_dir) for member in map_members()]
     return [path for path in paths if path.is_file()]
 
 
@@ -306,13 +308,13 @@ def _folders(models_dir: Path) -> list[Path]:
 
 
 def _load_folds(
-    folders: list[Path], members: list[Member], backend: Backend, device: torch.device, n_images: int
+    folders: list[Path], members: list[Member], backend: Backend, device: torch.device, n_views: int
 ) -> list[list[Loaded]]:
-    """The members of each folder, run by one backend."""
+    """The members of each folder, run by one backend, each to look at so many images and views of them."""
     folds = [_load_checkpoints(folder, members) for folder in folders]
     paths = [path for fold in folds for path in fold]
     size = max(checkpoint["config"]["image_size"] for checkpoint in folds[0].values())
-    chosen, why = choose_backend(backend, device, paths, n_images * size**2)
+    chosen, why = choose_backend(backend, device, paths, n_views * size**2)
     if backend == "auto":
         print(f"the networks are run by {chosen}: {why}")
     loaded = []
@@ -421,7 +423,7 @@ def identities(models_dir: Path, copy_move: bool = False, generated: bool = Fals
     if there is one.
     """
     found = {}
-    for member in _networks():
+    for member in map_members():
         files = [member_path(folder, member) for folder in _folders(models_dir)]
         if digests := b"".join(_digest(path) for path in files if path.is_file()):
             found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
@@ -432,8 +434,8 @@ def identities(models_dir: Path, copy_move: bool = False, generated: bool = Fals
     return found
 
 
-def _networks() -> list[Member]:
-    """The members that draw a map by a network."""
+def map_members() -> list[Member]:
+    """The members that draw a map by a network, trained or not."""
     return [member for member in MEMBERS if member.role in ("average", "union")]
 
 

@@ -14,12 +14,13 @@ from common.errors import UserError
 from common.files import written_whole
 from common.forensics.copy_move import VERSION
 from common.inference.backends import Backend
-from common.inference.ensemble import Ensemble, Loaded, identities, load_ensemble
+from common.inference.ensemble import Ensemble, Loaded, checkpoint_paths, identities, load_ensemble, map_members
 from common.inference.evidence import EVIDENCE_THRESHOLD, gather
 from common.inference.fitting import Oof
 from common.inference.gate import COPY_FEATURES, DETECTOR, FEATURE_SIZE, copy_features, feature_maps
 from common.inference.generated import find_detector, load_detector
 from common.inference.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
+from common.training.checkpoint import load_checkpoint
 
 import numpy as np
 from tqdm import tqdm
@@ -61,6 +62,12 @@ def out_of_fold(
     Raises:
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
     """
+    # Whatever shapes the maps: with any other of these, those of an earlier fit are stale.
+    checkpoints, data = identities(models_dir, generated=generated), fingerprint(samples)
+    detector = checkpoints.pop(DETECTOR, None)
+    shares = [member.tile_share for member in map_members() if member.name in checkpoints]
+    constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
+    maps_key = [checkpoints, data, shares, constants]
     ensemble = load_ensemble(
         models_dir,
         process_state().device,
@@ -69,12 +76,13 @@ def out_of_fold(
         fitted=False,
         copy_move=copy_move,
         generated=False,
-        backend=backend,
-        n_images=len(samples),
+        # Where the maps are kept, no network looks at anything.
+        backend="torch" if _path(models_dir, tta, maps_key).is_file() else backend,
+        n_images=len(samples) // _folds(models_dir),
     )
     if not ensemble.networks:
         raise UserError(f"{models_dir} has no trained network, and copy-move evidence alone needs no fit. Train one.")
-    data, parts = fingerprint(samples), []
+    parts = []
     for fold in ensemble.folds:
         runs = {_run(loaded, data) for loaded in fold}
         if len(runs) > 1:
@@ -82,21 +90,16 @@ def out_of_fold(
         folds, seed, number = runs.pop()
         held_out = np.flatnonzero(assign_folds(samples, folds, seed) == number)
         parts.append([samples[position] for position in held_out])
-    # Whatever shapes the maps: with any other of these, those of an earlier fit are stale.
-    shares = [member.tile_share for member in ensemble.networks]
-    constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
     chosen = [sample for part in parts for sample in part]
     names = [(sample.case_id, sample.forged) for sample in chosen]
-    checkpoints = identities(models_dir, generated=generated)
-    detector, evidence, probabilities = checkpoints.pop(DETECTOR, None), None, None
+    evidence, probabilities = None, None
     if copy_move:
         key = [VERSION, EVIDENCE_THRESHOLD, FEATURE_SIZE, data, names]
         evidence = _made(models_dir, "copy_move", key, lambda file: _examine(chosen, workers, file))
     if detector is not None:
         key = [detector, data, names]
         probabilities = _made(models_dir, "generated", key, lambda file: _detect(models_dir, chosen, file))
-    key = [checkpoints, data, shares, constants]
-    maps = _made(models_dir, tta, key, lambda file: _predict(ensemble, parts, file))
+    maps = _made(models_dir, tta, maps_key, lambda file: _predict(ensemble, parts, file))
     return Oof(
         names=tuple(member.name for member in ensemble.members),
         roles=tuple(member.role for member in ensemble.members),
@@ -113,13 +116,23 @@ def out_of_fold(
 
 def _made(models_dir: Path, what: str, key: list, make: Callable[[IO], None]) -> np.ndarray:
     """The array of oof_<what>_<hash of the key>.npy, memory-mapped; `make` writes it where it is missing."""
-    path = models_dir / f"oof_{what}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
+    path = _path(models_dir, what, key)
     if not path.is_file():
         for stale in models_dir.glob(f"oof_{what}_*.npy"):
             stale.unlink()
         with written_whole(path, "wb") as file:
             make(file)
     return np.load(path, mmap_mode="r")
+
+
+def _path(models_dir: Path, what: str, key: list) -> Path:
+    return models_dir / f"oof_{what}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
+
+
+def _folds(models_dir: Path) -> int:
+    """Of how many folds each network predicts one; 1 where none is trained."""
+    paths = checkpoint_paths(models_dir)
+    return load_checkpoint(paths[0], mapped=True)["config"]["folds"] if paths else 1
 
 
 def _examine(samples: list[Sample], workers: int, file: IO) -> None:

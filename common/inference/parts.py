@@ -19,6 +19,8 @@ from common.data.sources import Part
 from common.files import write_json, written_whole
 
 COPIED_AT_A_TIME = 1 << 20
+FAULTS = ("unreadable", "video not scored")
+"""Counts of files that may have been mended since their part was done."""
 
 
 class Parts:
@@ -45,12 +47,16 @@ class Parts:
 
     def is_done(self, part: Part) -> bool:
         """Whether the part was written, by a run that decides as this one does."""
+        return self._counts(part) is not None
+
+    def _counts(self, part: Part) -> dict[str, int] | None:
+        """What was counted in a part that is done."""
         try:
             mark = json.loads(self._mark(self.folder, part).read_text())
             sizes = [path.stat().st_size for path in self._paths(self.folder, part)]
         except (OSError, ValueError):
-            return False
-        return mark["key"] == self._key(part) and mark["bytes"] == sizes
+            return None
+        return mark["counts"] if mark["key"] == self._key(part) and mark["bytes"] == sizes else None
 
     def missing(self, parts: Iterable[Part] | None = None) -> list[Part]:
         """Those of `parts`, or of all, that are not done."""
@@ -63,7 +69,12 @@ class Parts:
         if stale:
             print(f"{stale} parts in {self.folder} are of other files, flags, models or code, and are done anew")
         if len(missing) < len(own):
-            print(f"goes on: {len(own) - len(missing)} of {len(own)} parts are done")
+            # Not done again for a broken file: where one in a hundred is, that would be nearly every part.
+            faults = sum((self._counts(part) or {}).get(name, 0) for part in own for name in FAULTS)
+            print(
+                f"goes on: {len(own) - len(missing)} of {len(own)} parts are done, with {faults} files that could not "
+                f"be read; files that have changed since are not noticed: to begin anew, remove {self.folder}"
+            )
         return missing
 
     @contextmanager

@@ -7,7 +7,9 @@ from common.errors import UserError
 from common.tables import read_table
 
 
-def submission_rows(case_ids: Collection[str], sample_submission: Path | None, input_path: Path) -> list[str]:
+def submission_rows(
+    case_ids: Collection[str], sample_submission: Path | None, input_path: Path, nothing: str = ""
+) -> list[str]:
     """Case ids in the order that the submission must have: the scorer aligns rows by position.
 
     Args:
@@ -16,12 +18,13 @@ def submission_rows(case_ids: Collection[str], sample_submission: Path | None, i
             and, for `test_images`, beside it. Without one, or where it names none of the images, the order of
             `case_ids` stays.
         input_path: The input folder or image.
+        nothing: Why there are no images, where that is known.
 
     Raises:
         UserError: No images; the named file is missing, has no case_id column, lists one twice, or names none of them.
     """
     if not case_ids:
-        raise UserError(f"{input_path} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
+        raise UserError(f"{input_path} holds no images (PNG, JPEG, TIFF, BMP, WEBP){nothing and f': {nothing}'}.")
     named = sample_submission is not None
     if not named:
         sample_submission = find_sample(input_path)

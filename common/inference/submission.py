@@ -1,15 +1,16 @@
 """A submission's flags, and what follows from them: its parts, their tables, and how it is summed up."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
-from common.data.shards import find_shards, shard_parts
-from common.data.sources import Listed, Part, cut, distinct, list_files
+from common.data.shards import find_shards, read_shard, shard_parts
+from common.data.sources import MANIFEST_SUFFIXES, Listed, Part, cut, distinct, list_files
 from common.errors import UserError
 from common.inference.backends import Backend
 from common.inference.ensemble import SETTINGS_FILE, identities
@@ -130,8 +131,9 @@ class SubmissionConfig:
         if self.num_shards is not None and not 0 <= self.shard_index < self.num_shards:
             last = self.num_shards - 1
             raise UserError(f"--shard-index is {self.shard_index}; of {self.num_shards} shards it must be 0 to {last}.")
-        if self.output.is_dir():
-            raise UserError(f"--output {self.output} is a folder. Name a file in it.")
+        for flag, table in (("--output", self.output), ("--scores", self.scores_path)):
+            if table.is_dir():
+                raise UserError(f"{flag} {table} is a folder. Name a file in it.")
         if self.scores_path.resolve() == self.output.resolve():
             raise UserError(f"the submission and the scores can't both be {self.output}; name another with --scores.")
 
@@ -145,10 +147,14 @@ def open_parts(config: SubmissionConfig) -> Parts:
     """The submission's parts, and those of an earlier run that are done.
 
     Raises:
-        UserError: The input can't be read or holds nothing, or there are several detectors of one kind.
+        UserError: A table can't be written, the input can't be read or holds nothing, or there are several detectors
+            of one kind.
     """
     tables = {config.output: SUBMISSION_COLUMNS, config.scores_path: SCORE_COLUMNS}
-    return Parts(tables, find_parts(config), _decides(config))
+    parts = find_parts(config)
+    for table in tables:
+        _check_writable(table)  # now, and not when all is decided
+    return Parts(tables, parts, _decides(config))
 
 
 def find_parts(config: SubmissionConfig) -> list[Part]:
@@ -157,20 +163,34 @@ def find_parts(config: SubmissionConfig) -> list[Part]:
     Raises:
         UserError: The input can't be read or holds nothing, or cases share an id.
     """
-    parts, sample = [], config.sample_submission
+    parts, sample, nothing = [], config.sample_submission, ""
     if shards := find_shards(config.input):
         if sample is not None:
             raise UserError("--sample-submission gives no order to shards. Write a manifest of files, or leave it out.")
         if config.input.is_dir() and next(list_files(config.input, config.videos), None):
             raise UserError(f"{config.input} holds both files and .tar shards. Move one of them elsewhere.")
         parts = shard_parts(shards)
+        nothing = "none of its tars has a member that is one by its suffix"
     else:
         files = distinct(lambda: list_files(config.input, config.videos))
         sample = sample or find_sample(config.input)
         parts = cut(files if sample is None else _as_in(files, sample, config), config.part_size)
+        if config.input.suffix.lower() in MANIFEST_SUFFIXES:
+            nothing = "no row of it names one"
     if not sum(part.count for part in parts):
-        submission_rows([], None, config.input)
+        for shard in shards:
+            deque(read_shard(shard), 0)  # the reason may be that it is cut short
+        submission_rows([], None, config.input, nothing)
     return parts
+
+
+def _check_writable(table: Path) -> None:
+    try:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=table.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{table} can't be written ({error.strerror}). Choose another place.") from error
 
 
 def _as_in(files: Iterator[Listed], sample: Path, config: SubmissionConfig) -> Iterator[Listed]:
@@ -197,7 +217,7 @@ def _decides(config: SubmissionConfig) -> str:
     digest.update(repr(sorted(models.items())).encode())
     video_detector = find_video_detector(config.models_dir) if config.videos else None
     code = Path(__file__).parents[1].rglob("*.py")
-    for path in [config.models_dir / SETTINGS_FILE, video_detector, *sorted(code)]:
+    for path in [config.models_dir / SETTINGS_FILE, video_detector, config.face_model, *sorted(code)]:
         if path is not None and path.is_file():
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

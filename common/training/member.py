@@ -1,10 +1,11 @@
 """What every segmentation script does: the images of a fold, the network with its first weights, the training."""
 
-import sys
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from common.config.segmentation import TrainConfig
@@ -58,7 +59,9 @@ def load_split(config: TrainConfig) -> Split:
 @contextmanager
 def main_process_prints() -> Iterator[None]:
     """Keep the other processes from printing what the main one prints."""
-    with redirect_stdout(sys.stdout if process_state().is_main_process else None):
+    # Not None: whoever flushes the output would fail.
+    main = process_state().is_main_process
+    with Path(os.devnull).open("w") as nowhere, nullcontext() if main else redirect_stdout(nowhere):
         yield
 
 

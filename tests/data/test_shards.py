@@ -1,7 +1,10 @@
+import errno
 import io
+import os
 import tarfile
+from pathlib import Path
 
-from common.data.shards import find_shards, read_shard, shard_parts
+from common.data.shards import CutShort, find_shards, read_shard, shard_parts
 from common.errors import UserError
 
 import pytest
@@ -82,6 +85,32 @@ def test_an_empty_tar_and_what_is_none(tmp_path):
             shard_parts([tmp_path / "x.tar"])
 
 
+def test_a_tar_that_is_gone_is_no_tar_that_is_cut_short(shard):
+    shard.unlink()
+    for read in (lambda: shard_parts([shard]), lambda: list(read_shard(shard))):
+        with pytest.raises(UserError, match=r"s\.tar can't be read \(No such file") as raised:
+            read()
+        assert not isinstance(raised.value, CutShort)
+
+
+def test_a_tar_that_stops_being_readable_is_named(shard, monkeypatch):
+    """Within the second image, as when a mount is lost."""
+    real = Path.open
+
+    class Lost(io.FileIO):
+        def read(self, size=-1):
+            if self.tell() >= 3072:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Lost(path) if path == shard else real(path, mode))
+    members = read_shard(shard)
+    assert next(members).case_id == "a"
+    with pytest.raises(UserError, match=r"s\.tar can't be read \(Input/output error") as raised:
+        next(members)
+    assert not isinstance(raised.value, CutShort)
+
+
 def test_inputs_that_name_shards(tmp_path):
     for number in (8, 9, 10):
         write_tar(tmp_path / f"s-{number:02d}.tar")
@@ -91,7 +120,8 @@ def test_inputs_that_name_shards(tmp_path):
     write_tar(tmp_path / "t-1-07.tar"), write_tar(tmp_path / "t-2-07.tar")
     assert [p.name for p in find_shards(tmp_path / "t-{1..2}-{07..07}.tar")] == ["t-1-07.tar", "t-2-07.tar"]
     assert find_shards(tmp_path / "s-09.tar") == [tmp_path / "s-09.tar"]
-    assert find_shards(tmp_path / "images") == find_shards(tmp_path / "m.csv") == []
+    for name in ("images", "m.csv", "missing.tar"):
+        assert find_shards(tmp_path / name) == []
     with pytest.raises(UserError, match=r"(?s)2 of the 5 shards .*s-07\.tar.*s-11\.tar"):
         find_shards(tmp_path / "s-{07..11}.tar")
     with pytest.raises(UserError, match="counts backwards"):

@@ -91,6 +91,13 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         list(list_files(tmp_path / "m.parquet"))
 
 
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tsv", "x"])
+def test_a_file_of_an_unknown_kind_is_no_image(tmp_path, name):
+    touch(tmp_path, name)
+    with pytest.raises(UserError, match=rf"{name} is by its suffix no image, video, manifest"):
+        list(list_files(tmp_path / name))
+
+
 def test_no_such_input():
     with pytest.raises(UserError, match=r"^nowhere is not a folder"):
         list(list_files(Path("nowhere")))

@@ -1,6 +1,7 @@
 """A tiny network by each runtime, for real."""
 
 import socket
+import sys
 from pathlib import Path
 
 from common.errors import UserError
@@ -108,6 +109,24 @@ def test_a_folder_that_cannot_be_written_is_gone_without(tmp_path, capsys):
     for _ in range(2):
         assert largest_difference(load(path, "torch"), load(path, "onnxruntime"), 4, 64) < 1e-4
     assert capsys.readouterr().out.count("exported can't be written: the networks are converted again") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of a file's size")
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_full_disk_is_gone_without(tmp_path, name):
+    """A real limit on what this process can write."""
+    import resource
+
+    path = save(tmp_path / "a_best.pth")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        made = export(path, load_checkpoint(path), name, tmp_path / "exported")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert made.path is None
+    assert made.difference < 1e-4
+    assert list((tmp_path / "exported").iterdir()) == []
 
 
 def test_what_differs_from_torch_is_refused(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,8 @@ from pathlib import Path
 from common.data.shards import read_shard, shard_parts
 from common.data.sources import cut, list_files
 from common.errors import UserError
-from common.inference.deciding import Decider, decide_part, read_source
+from common.inference import deciding
+from common.inference.deciding import Decider, decide_part, load_decider, read_source
 from common.inference.ensemble import MEMBERS, Ensemble, Loaded, seed_settings
 from common.inference.gate import THRESHOLDS
 from common.inference.rle import parse_annotation
@@ -124,6 +125,25 @@ def test_a_tar_that_is_cut_short_has_a_row_that_says_so(config, ensemble, write_
     broken = rows[len(whole)]
     assert "a.tar is cut short or broken" in broken.scores["error"]
     assert (broken.annotation, broken.verdict) == (None, "shard broken")
+
+
+def test_a_tar_that_cannot_be_read_ends_the_run(config, ensemble, write_tar):
+    """Its part is not done: a folder that was lost may be there again."""
+    config = replace(config, input=write_tar())
+    parts = open_parts(config)
+    config.input.unlink()
+    with pytest.raises(UserError, match=r"s\.tar can't be read \(No such file"):
+        list(decide_part(Decider(config, ensemble, None), parts, parts.parts[0]))
+    assert parts.missing() == parts.parts
+
+
+@pytest.mark.parametrize(("local", "workers"), [("2", 3), ("1", 6)])
+def test_the_processes_of_a_machine_share_its_cores(config, monkeypatch, local, workers):
+    """Not those of the other machines."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    monkeypatch.setattr(deciding, "cpu_count", lambda: 6)
+    config = replace(config, allow_missing=True, batch_size=100)
+    assert load_decider(config, {"image"}, 1000).ensemble.workers == workers
 
 
 def test_a_part_is_written_and_counted(config, ensemble):

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 from common.errors import UserError
 from common.inference import ensemble as module
+from common.inference.backends import BREAK_EVEN
 from common.inference.ensemble import (
     COPY_MOVE,
     MEMBERS,
@@ -520,6 +521,14 @@ def test_the_backend_changes_nothing_but_who_runs_the_networks(two_folds, capsys
 def test_auto_says_what_it_chose(two_folds, capsys):
     load_ensemble(two_folds(), CPU, backend="auto", n_images=3)
     assert "the networks are run by torch: too few images" in capsys.readouterr().out
+
+
+def test_auto_counts_the_views(two_folds, capsys):
+    """Images of 64², too few to look at each once for any conversion to pay."""
+    n_images = BREAK_EVEN // 64**2 // 4
+    for tta, why in (("none", "too few images"), ("full", "for so many images the conversion pays")):
+        load_ensemble(two_folds(), CPU, tta=tta, backend="auto", n_images=n_images)
+        assert why in capsys.readouterr().out
 
 
 def test_members_and_folds_share_one_analysis_of_an_image(monkeypatch):

@@ -88,6 +88,16 @@ def test_the_maps_are_predicted_again_when_a_checkpoint_changes(save, samples, t
     assert len(list(tmp_path.glob("oof_none_*.npy"))) == 1
 
 
+def test_maps_that_are_kept_need_no_other_runtime(save, samples, tmp_path):
+    for name in "ab":
+        save(name)
+    first = out_of_fold(tmp_path, samples, copy_move=False).maps.filename
+    assert out_of_fold(tmp_path, samples, copy_move=False, backend="onnxruntime").maps.filename == first
+    assert not (tmp_path / "exported").exists()
+    out_of_fold(tmp_path, samples, "flips", copy_move=False, backend="onnxruntime")
+    assert len(list(tmp_path.glob("exported/*.onnx"))) == 2
+
+
 def test_the_evidence_is_looked_for_once(save, pairs_dir, copied_images, tmp_path, monkeypatch):
     """For all views, and whatever becomes of the networks; again for another detector. One image holds a copy."""
     data = shutil.copytree(pairs_dir, tmp_path / "data")

@@ -33,7 +33,8 @@ def ids(config):
         ({"num_shards": 2, "shard_index": -1}, "--shard-index is -1"),
         ({"num_shards": 0, "shard_index": 0}, "--num-shards is 0; it must be 1 or more"),
         ({"part_size": 0}, "--part-size is 0"),
-        ({"output": Path(__file__).parent}, "is a folder. Name a file in it"),
+        ({"output": Path(__file__).parent}, "--output .* is a folder. Name a file in it"),
+        ({"scores": Path(__file__).parent}, "--scores .* is a folder. Name a file in it"),
     ],
 )
 def test_flags_that_make_no_sense_are_named(flags, message):
@@ -60,6 +61,27 @@ def test_an_input_without_images_is_named(config, tmp_path):
             find_parts(replace(config, input=source))
 
 
+def test_an_input_without_images_says_why(config, tmp_path):
+    (tmp_path / "m.csv").write_text("file\n")
+    with pytest.raises(UserError, match=r"m\.csv holds no images .*: no row of it names one"):
+        find_parts(replace(config, input=tmp_path / "m.csv"))
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(Path(__file__), "notes.txt")
+    shard = replace(config, input=tmp_path / "s.tar")
+    with pytest.raises(UserError, match=r"s\.tar holds no images .*: none of its tars has a member"):
+        find_parts(shard)
+    shard.input.write_bytes(shard.input.read_bytes()[:700])
+    with pytest.raises(UserError, match=r"s\.tar is cut short or broken after notes\.txt"):
+        find_parts(shard)
+
+
+@pytest.mark.parametrize("name", ["output", "scores"])
+def test_a_table_that_cannot_be_written_is_named_at_the_start(config, tmp_path, name):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match=r"file/x\.csv can't be written"):
+        open_parts(replace(config, **{name: tmp_path / "file" / "x.csv"}))
+
+
 def test_shards_have_their_own_order_and_stand_alone(config, tmp_path):
     with tarfile.open(tmp_path / "images" / "s.tar", "w") as tar:
         tar.add(config.input / "a.png", "a.png")
@@ -82,7 +104,11 @@ def test_what_decides_makes_another_run(config):
         for content in (b"a checkpoint", b"another"):
             (config.models_dir / name).write_bytes(content)
             runs.append(open_parts(config).run)
-    assert len({plain, *runs}) == 1 + len(decides) + 8
+    faces = replace(config, face_model=config.models_dir / "yunet.onnx")
+    for content in (b"a model", b"another"):
+        faces.face_model.write_bytes(content)
+        runs.append(open_parts(faces).run)
+    assert len({plain, *runs}) == 1 + len(decides) + 10
 
 
 def test_the_summary_counts_what_there_is(config):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from common.data.faces import make_face_detector
@@ -162,6 +163,8 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
         (("--num-shards", "2"), "error: --num-shards and --shard-index belong together"),
         (("--output", "/proc/nothing/submission.csv"), "can't be written"),
         (("--scores", "docs/../submission.csv"), "can't both be"),
+        (("--scores", "docs"), "error: --scores docs is a folder"),
+        (("--input", "missing.tar"), "error: missing.tar is not a folder"),
     ],
 )
 def test_a_wrong_flag_is_one_clear_message(run_program, models_dir, pairs_dir, tmp_path, flags, message):
@@ -475,6 +478,7 @@ def test_shards_make_the_same_tables(run_main, whole, tmp_path, capsys):
     assert run_main(num_shards=2, shard_index=1) == []
     printed = capsys.readouterr().out
     assert "shard 1 of 2 is done; 2 of 4 parts are missing, those of shard 0" in printed
+    assert "If one was lost, start it again with its own --shard-index." in printed
     parts = tmp_path / "out" / "s.csv.parts"
     before = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert sorted(before) == [f"00000{n}{end}" for n in (1, 3) for end in ("-0.csv", "-1.csv", ".json")]
@@ -491,13 +495,23 @@ def test_a_run_goes_on_where_it_was(run_main, whole, tmp_path, capsys):
     capsys.readouterr()
     assert run_main() == whole
     printed = capsys.readouterr().out
-    assert printed.startswith("goes on: 1 of 4 parts are done\n")
+    assert printed.startswith("goes on: 1 of 4 parts are done, ")
     assert "4 images: 2 forged, 2 authentic" in printed
     run_main(num_shards=2, shard_index=0)
     capsys.readouterr()
     run_main(min_area_share=0.5)
     assert "2 parts in " in (printed := capsys.readouterr().out) and "are done anew" in printed
-    assert "parts are done\n" not in printed
+    assert "parts are done," not in printed
+
+
+def test_a_launchers_missing_parts_name_no_flag(program, copied_dir, tmp_path):
+    config = program["SubmissionConfig"](input=copied_dir, output=tmp_path / "s.csv", part_size=1, models_dir=tmp_path)
+    parts = program["open_parts"](config)
+    with parts.written(parts.parts[1], Counter()):
+        pass
+    said = program["unfinished"](parts, 1, 2, launched=True)
+    assert "3 of 4 parts are missing, those of shards 0, 1." in said
+    assert said.endswith("If one was lost, the same command goes on.")
 
 
 def test_a_manifest_and_shards_are_inputs_too(run_main, whole, copied_dir, tmp_path):
@@ -526,7 +540,7 @@ def test_a_launchers_ranks_share_the_parts(whole, copied_dir, tmp_path):
     (tmp_path / "models").mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["make_submission.py", "--input", copied_dir, "--models-dir", tmp_path / "models", "--allow-missing"]
-    command += ["--workers", "1", "--part-size", "1", "--output", tmp_path / "ranks" / "s.csv"]
+    command += ["--workers", "2", "--part-size", "1", "--output", tmp_path / "ranks" / "s.csv"]
     result = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("copy-move evidence alone decides") == 1
