@@ -44,6 +44,7 @@ def images_dir(tmp_path, copied_images):
     return folder
 
 
+@pytest.mark.slow
 def test_the_submission_is_that_of_the_program(run_program, tmp_path, models_dir, images_dir):
     ours, plain = tmp_path / "ours.csv", tmp_path / "plain" / "plain.csv"
     plain.parent.mkdir()
