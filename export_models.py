@@ -8,7 +8,7 @@ normalisation are inside. Its fourth channel, where it has one, is `common.foren
 resized and cut, and what becomes of the maps, is in `common.inference`.
 
 By default the files go where make_submission.py looks for them, exported/ beside the checkpoints: its first run with
---backend openvino (or onnxruntime) then starts without converting. Needs: pip install "forgery-ensemble[fast]".
+--backend openvino (or onnxruntime) then starts without converting. Needs: pip install openvino onnx.
 """
 
 import time

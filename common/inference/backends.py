@@ -65,9 +65,9 @@ def choose_backend(
         return backend, "as asked"
     if device.type != "cpu":
         return "torch", f"on {device.type}"
-    installed = [name for name, runtime in RUNTIMES.items() if importlib.util.find_spec(runtime.package)]
+    installed = [name for name in RUNTIMES if not _missing(name)]
     if not installed:
-        return "torch", 'neither OpenVINO nor ONNX Runtime is installed (pip install "forgery-ensemble[fast]")'
+        return "torch", "neither OpenVINO nor ONNX Runtime is installed (pip install openvino onnx)"
     for name in installed:
         if all(kept_path(path, name).is_file() for path in checkpoints):
             return name, "these networks are converted already"
@@ -265,11 +265,14 @@ RUNTIMES: dict[Backend, Runtime] = {
 
 
 def _require(backend: Backend) -> None:
-    if backend in RUNTIMES and importlib.util.find_spec(RUNTIMES[backend].package) is None:
-        raise UserError(
-            f'{backend} is not installed: pip install "forgery-ensemble[fast]", or pip install '
-            f"{RUNTIMES[backend].package}. Or use --backend torch."
-        )
+    if backend in RUNTIMES and (missing := _missing(backend)):
+        names, packages = " and ".join(missing), " ".join(missing)
+        raise UserError(f"--backend {backend} needs {names}: pip install {packages}. Or use --backend torch.")
+
+
+def _missing(backend: Backend) -> list[str]:
+    """What is not installed of the runtime's package and of onnx, by which torch exports."""
+    return [name for name in (RUNTIMES[backend].package, "onnx") if importlib.util.find_spec(name) is None]
 
 
 def _keep(model: Any, runtime: Runtime, path: Path) -> None:

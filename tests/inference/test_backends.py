@@ -162,11 +162,13 @@ def test_a_runtime_that_is_not_installed_says_how_to_get_it(trained, name, monke
     monkeypatch.setattr(
         backends.importlib.util, "find_spec", lambda package: None if package == name else find(package)
     )
-    with pytest.raises(UserError, match=rf'{name} is not installed: pip install "forgery-ensemble\[fast\]"'):
+    with pytest.raises(UserError, match=f"--backend {name} needs {name}: pip install {name}. Or use --backend torch"):
         choose_backend(name, CPU, [trained], 0)
     others = [other for other in RUNTIMES if other != name]
     assert choose_backend("auto", CPU, [trained], 0) == (others[0], "these networks are converted already")
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match=f"needs {name} and onnx: pip install {name} onnx"):
+        choose_backend(name, CPU, [trained], 0)
     assert choose_backend("auto", CPU, [trained], 1e12)[0] == "torch"
     assert choose_backend("torch", CPU, [trained], 0)[0] == "torch"
 
