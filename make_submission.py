@@ -28,13 +28,11 @@ Rows are written in parts, beside the output, until all are there and are merged
 with the parts that are missing when it is started again; so does the shard of a worker that was lost.
 """
 
-import os
 from collections.abc import Sequence
-from contextlib import closing, nullcontext, redirect_stdout
-from pathlib import Path
+from contextlib import closing
 
 from common.data.sources import Part
-from common.devices import process_state
+from common.devices import main_process_prints, process_state
 from common.errors import UserError
 from common.inference.deciding import decide_part, load_decider
 from common.inference.parts import Parts
@@ -58,8 +56,7 @@ def main(config: SubmissionConfig) -> None:
                 "--num-shards is for workers that are started one by one; a launcher's share by their rank."
             )
         index, count = config.shard_index, config.num_shards
-    # A real file: None is no stdout for the libraries that flush it before they start processes.
-    with Path(os.devnull).open("w") as nothing, nullcontext() if state.is_main_process else redirect_stdout(nothing):
+    with main_process_prints():
         parts = open_parts(config)
         own = parts.parts[index::count]
         try:

@@ -20,8 +20,9 @@ from functools import partial
 from common.config.run import parse_config
 from common.config.segmentation import HardNegativeConfig
 from common.data.samples import load_authentic
+from common.devices import main_process_prints
 from common.training.fine_tuning import mine_and_fit
-from common.training.member import load_split, main_process_prints
+from common.training.member import load_split
 from common.training.mining import hard_negatives
 
 CONFIG = HardNegativeConfig(name="hard_negative")

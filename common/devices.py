@@ -1,7 +1,10 @@
 """The device of this process, and the other processes of its run."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,3 +27,12 @@ def process_state(**options: Any) -> PartialState:
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
     return PartialState(cpu=cpu, **{"timeout": PATIENCE} | options)
+
+
+@contextmanager
+def main_process_prints() -> Iterator[None]:
+    """Keep the other processes from printing what the main one prints."""
+    # Into a file, not None: libraries flush the output before they start processes.
+    main = process_state().is_main_process
+    with Path(os.devnull).open("w") as nowhere, nullcontext() if main else redirect_stdout(nowhere):
+        yield

@@ -233,8 +233,9 @@ def decide(
             settings.cleanup,
             evidence.groups if evidence else (),
         )
-        area_share, n_instances = np.count_nonzero(labels) / labels.size, int(labels.max())
-        annotation = format_annotation(encode_labels(labels))
+        instances = encode_labels(labels)
+        area_share, n_instances = np.count_nonzero(labels) / labels.size, len(instances)
+        annotation = format_annotation(instances)
     scores: Scores = {
         "forged_probability": round(prediction.forged_probability, 6),
         "threshold": THRESHOLDS[config.mode],

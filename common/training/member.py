@@ -1,11 +1,8 @@
 """What every segmentation script does: the images of a fold, the network with its first weights, the training."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from common.config.segmentation import TrainConfig
@@ -14,7 +11,7 @@ from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample, assign_folds, fingerprint, load_samples
 from common.data.sampling import WeightedSampler
-from common.devices import process_state
+from common.devices import main_process_prints, process_state
 from common.errors import UserError
 from common.networks.pretrained import load_encoder_weights
 from common.networks.segmentation import AttentionFPN
@@ -54,15 +51,6 @@ def load_split(config: TrainConfig) -> Split:
     val = PackedList(sample for sample, fold in zip(samples, folds, strict=True) if fold == config.fold)
     state.print(f"{config.name}: {len(train)} images to train on, {len(val)} to validate on (fold {config.fold})")
     return Split(train, val, fingerprint(samples))
-
-
-@contextmanager
-def main_process_prints() -> Iterator[None]:
-    """Keep the other processes from printing what the main one prints."""
-    # Not None: whoever flushes the output would fail.
-    main = process_state().is_main_process
-    with Path(os.devnull).open("w") as nowhere, nullcontext() if main else redirect_stdout(nowhere):
-        yield
 
 
 def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, TrainConfig]:
