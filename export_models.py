@@ -18,7 +18,7 @@ from typing import Literal
 
 from common.errors import UserError
 from common.inference.backends import Backend, export, kept_path
-from common.inference.ensemble import checkpoint_paths
+from common.inference.members import checkpoint_paths
 from common.tables import markdown_table
 from common.training.checkpoint import load_checkpoint
 

@@ -20,9 +20,9 @@ from common.data.samples import load_samples
 from common.errors import UserError
 from common.files import write_json
 from common.inference.backends import Backend
-from common.inference.ensemble import SETTINGS_FILE, identities
 from common.inference.fitting import fit
 from common.inference.gate import THRESHOLDS
+from common.inference.members import SETTINGS_FILE, identities
 from common.inference.out_of_fold import out_of_fold
 from common.inference.settings import Settings
 from common.inference.variants import FITTED, SEED, choose, nested, summary, variants

@@ -27,7 +27,7 @@ from common.data.drawing import draw_blot, draw_cells, draw_gel
 from common.data.images import find_images
 from common.data.transforms import resize_image, to_channels, to_tensor
 from common.inference.backends import RUNTIMES, TOLERANCE, probes
-from common.inference.ensemble import MEMBERS, member_path
+from common.inference.members import MEMBERS, member_path
 from common.inference.rle import parse_annotation
 from common.tables import markdown_table
 from common.training.checkpoint import build_network, save_checkpoint

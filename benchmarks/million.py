@@ -25,7 +25,9 @@ from pathlib import Path
 from benchmarks.spai_speed import high_water
 from common.errors import UserError
 from common.inference.deciding import Decider, decide_part
-from common.inference.ensemble import MEMBERS, Ensemble, Loaded, seed_settings
+from common.inference.ensemble import Ensemble, Loaded
+from common.inference.loading import seed_settings
+from common.inference.members import MEMBERS
 from common.inference.submission import SubmissionConfig, open_parts
 from common.tables import markdown_table
 

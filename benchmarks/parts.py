@@ -27,8 +27,10 @@ from common.data.transforms import resize_image
 from common.forensics.copy_move import find_copies
 from common.forensics.ela import error_level
 from common.inference.backends import RUNTIMES, load_exported
-from common.inference.ensemble import MEMBERS, Ensemble, Loaded, seed_settings
+from common.inference.ensemble import Ensemble, Loaded
 from common.inference.instances import find_instances
+from common.inference.loading import seed_settings
+from common.inference.members import MEMBERS
 from common.inference.rle import encode_labels, format_annotation
 from common.inference.views import cut
 from common.tables import markdown_table

@@ -38,9 +38,11 @@ from common.data.samples import Sample, assign_folds, find_samples
 from common.data.transforms import resize_image, resize_map
 from common.errors import UserError
 from common.inference.blending import blend
-from common.inference.ensemble import MEMBERS, SETTINGS_FILE, Loaded, Member, identities, member_path, seed_settings
+from common.inference.ensemble import Loaded
 from common.inference.gate import FEATURE_SIZE, is_forged, map_features
 from common.inference.instances import find_instances
+from common.inference.loading import seed_settings
+from common.inference.members import MEMBERS, SETTINGS_FILE, Member, identities, member_path
 from common.inference.settings import Settings
 from common.inference.tiles import blend_tiles, tile_windows
 from common.inference.views import MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS, is_large

@@ -73,6 +73,38 @@ def run_program():
 
 
 @pytest.fixture(scope="session")
+def save_network():
+    """Writes a tiny segmentation network as a training script does, with other values of its configuration if given.
+
+    Its weights are random, by their seed, the last ones so many times as large; or its logit is one everywhere.
+    """
+    from common.training.checkpoint import build_network, save_checkpoint
+
+    import torch
+
+    sizes = {"encoder_name": "tu-mobilenetv3_small_100", "decoder_channels": 32, "segmentation_channels": 32}
+    common = sizes | {"in_channels": 3, "image_size": 64, "folds": 2, "fold": 0, "seed": 0}
+
+    def save(
+        path: Path, logit: float | None = None, data: str = "d", weights: int = 0, scale: float = 1, **values: object
+    ) -> Path:
+        config = common | values
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(weights)
+            network = build_network(config)
+            head = network.head[0]
+            head.weight *= scale if logit is None else 0
+            if logit is not None:
+                head.bias.fill_(logit)
+        checkpoint = {"model_state_dict": network.state_dict(), "config": config, "fold": config["fold"], "epoch": 0}
+        checkpoint |= {"best_dice": 0.1, "metrics": {}, "data_fingerprint": data}
+        save_checkpoint(checkpoint | {"threshold": 0.25, "calibration": {"slope": 1.0, "intercept": 0.0}}, path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
 def save_detector():
     """Writes a tiny detector of generated images, all weights random, with other fields if any are given."""
     # Not above: most tests need no network.

@@ -1,9 +1,9 @@
 """From the files of a part to the rows of the submission and of the scores."""
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,11 @@ from common.data.transforms import resize_map
 from common.devices import process_state
 from common.errors import UserError
 from common.files import written_whole
-from common.inference.ensemble import Ensemble, Prediction, load_ensemble
+from common.inference.ahead import ahead
+from common.inference.ensemble import Ensemble, Prediction
 from common.inference.gate import THRESHOLDS, is_forged
 from common.inference.instances import Cleanup, find_instances
+from common.inference.loading import load_ensemble
 from common.inference.parts import Parts
 from common.inference.rle import AUTHENTIC, encode_labels, format_annotation
 from common.inference.settings import Settings
@@ -89,24 +91,15 @@ class Decider:
                 yield Row(name, "shard", {"error": shard.error})
 
     def _images(self, sources: Iterable[tuple[str, str] | Member]) -> Iterator[Row]:
-        for batch, read in self._read_ahead(sources):
-            images = [future.result() for future in read]
-            predictions = iter(self.ensemble.predict([image for image in images if not isinstance(image, str)]))
-            for source, image in zip(batch, images, strict=True):
-                case_id = source[0]
+        batch_size = self.config.batch_size
+        read = ahead(self._readers, lambda source: (source[0], read_source(source)), sources, batch_size)
+        while batch := list(islice(read, batch_size)):
+            predictions = iter(self.ensemble.predict([image for _, image in batch if not isinstance(image, str)]))
+            for case_id, image in batch:
                 if isinstance(image, str):
                     yield Row(case_id, "image", {"error": image}, AUTHENTIC)
                 else:
                     yield decide(self.config, self.settings, case_id, image, next(predictions))
-
-    def _read_ahead(self, sources: Iterable) -> Iterator[tuple[list, list[Future]]]:
-        """Batches, each with its images; while one is decided, the next is read."""
-        sources, waiting = iter(sources), deque()
-        while batch := list(islice(sources, self.config.batch_size)):
-            waiting.append((batch, [self._readers.submit(read_source, source) for source in batch]))
-            if len(waiting) > 1:
-                yield waiting.popleft()
-        yield from waiting
 
 
 class _Whole:

@@ -14,11 +14,13 @@ from common.errors import UserError
 from common.files import written_whole
 from common.forensics.copy_move import VERSION
 from common.inference.backends import Backend
-from common.inference.ensemble import Ensemble, Loaded, checkpoint_paths, identities, load_ensemble, map_members
+from common.inference.ensemble import Ensemble, Loaded
 from common.inference.evidence import EVIDENCE_THRESHOLD, gather
 from common.inference.fitting import Oof
 from common.inference.gate import COPY_FEATURES, DETECTOR, FEATURE_SIZE, copy_features, feature_maps
 from common.inference.generated import find_detector, load_detector
+from common.inference.loading import load_ensemble
+from common.inference.members import checkpoint_paths, identities, map_members
 from common.inference.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
 from common.training.checkpoint import load_checkpoint
 

@@ -13,9 +13,9 @@ from common.data.shards import find_shards, read_shard, shard_parts
 from common.data.sources import MANIFEST_SUFFIXES, Listed, Part, cut, distinct, list_files
 from common.errors import UserError
 from common.inference.backends import Backend
-from common.inference.ensemble import SETTINGS_FILE, identities
 from common.inference.gate import Mode
 from common.inference.instances import Grouping
+from common.inference.members import SETTINGS_FILE, identities
 from common.inference.parts import Parts
 from common.inference.rows import find_sample, submission_rows
 from common.inference.video import find_video_detector

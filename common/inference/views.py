@@ -5,8 +5,8 @@ figure at the network's resolution shows nothing of twelve pixels out of three t
 shown the same pieces: an image is analysed, cut and resized once for all of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import ceil
 from typing import Literal, NamedTuple
@@ -121,13 +121,19 @@ class Pieces:
         return maps
 
 
-def cut(images: Sequence[np.ndarray], viewers: Sequence[Viewer], tiles: Tiles = "large") -> dict[Sight, Pieces]:
+def cut(
+    images: Sequence[np.ndarray],
+    viewers: Sequence[Viewer],
+    tiles: Tiles = "large",
+    device: torch.device | str = "cpu",
+) -> dict[Sight, Pieces]:
     """Show images to networks: each is analysed once, and cut and resized once for all networks of one sight.
 
     Args:
         images: RGB (H, W, 3) uint8, of any sizes.
         viewers: The networks.
         tiles: `large` shows the tiles of large images too, those with a longer side of at least 2 · S; `none` does not.
+        device: Where the networks run, to which the pieces are brought.
 
     Returns:
         The pieces of each sight, with as many channels as any of its networks reads. Those of one image take at most
@@ -152,49 +158,36 @@ def cut(images: Sequence[np.ndarray], viewers: Sequence[Viewer], tiles: Tiles = 
             for window in chain(whole, pieces.windows[number]):
                 pieces.pixels[places[sight]] = to_tensor(resize_image(source[window], sight.size))
                 places[sight] += 1
-    return shown
+    return {sight: replace(pieces, pixels=pieces.pixels.to(device)) for sight, pieces in shown.items()}
 
 
 @torch.inference_mode()
-def predict_views(networks: Sequence[Network], images: Tensor, tta: TTA) -> Tensor:
-    """Mean probabilities (M, N, S, S), float32, of M networks over the views of images (N, C, S, S)."""
-    by_view = []
-    for view in VIEWS[tta]:
-        seen = view.apply(images)
-        by_view.append([view.undo(torch.sigmoid(network(seen).float())[:, 0]) for network in networks])
-    return torch.stack([torch.stack(probs).mean(dim=0) for probs in zip(*by_view, strict=True)])
+def predict_views(network: Network, images: Tensor, tta: TTA) -> Tensor:
+    """A network's mean probabilities (N, S, S), float32, over the views of images (N, C, S, S)."""
+    probs = [view.undo(torch.sigmoid(network(view.apply(images)).float())[:, 0]) for view in VIEWS[tta]]
+    return torch.stack(probs).mean(dim=0)
 
 
-def predict_maps(
-    viewers: Sequence[Viewer],
-    shown: dict[Sight, Pieces],
-    *,
-    device: torch.device,
-    tta: TTA = "none",
-    batch_size: int | None = None,
-) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """The networks' probability maps of the images that they were shown.
+def predict_pieces(viewer: Viewer, pieces: Pieces, tta: TTA = "none", batch_size: int | None = None) -> np.ndarray:
+    """A network's probabilities of what it is shown.
 
     Args:
-        viewers: The networks, on `device`.
-        shown: What `cut` made for them, and perhaps for others.
-        device: Where the networks run.
+        viewer: The network, on the device where the pieces are.
+        pieces: What `cut` made for its sight.
         tta: Views of each image and tile, which are averaged.
         batch_size: Pieces at a time; by default as many as `BATCH_SIZE` says.
 
-    Yields:
-        The position of a viewer, and its map of each image (see `Pieces.maps`); one sight after the other.
+    Returns:
+        float32 (N, S, S), for `Pieces.maps`.
     """
-    for sight in dict.fromkeys(viewer.sight for viewer in viewers):
-        group = [number for number, viewer in enumerate(viewers) if viewer.sight == sight]
-        looks, pieces = [viewers[number].look for number in group], shown[sight]
-        at_a_time = batch_size or max(1, int(BATCH_SIZE.get(device.type, BATCH_SIZE["cuda"]) * (256 / sight.size) ** 3))
-        probs = np.empty((len(group), len(pieces.pixels), sight.size, sight.size), np.float32)
-        for start in range(0, len(pieces.pixels), at_a_time):
-            batch = pieces.pixels[start : start + at_a_time].to(device)
-            probs[:, start : start + at_a_time] = predict_views(looks, batch, tta).cpu().numpy()
-        for number, own in zip(group, probs, strict=True):
-            yield number, pieces.maps(own)
+    size, pixels = viewer.sight.size, pieces.pixels
+    scale = (256 / size) ** 3
+    at_a_time = batch_size or max(1, int(BATCH_SIZE.get(pixels.device.type, BATCH_SIZE["cuda"]) * scale))
+    probs = np.empty((len(pixels), size, size), np.float32)
+    for start in range(0, len(pixels), at_a_time):
+        piece = slice(start, start + at_a_time)
+        probs[piece] = predict_views(viewer.look, pixels[piece], tta).cpu().numpy()
+    return probs
 
 
 def _windows(height: int, width: int, sight: Sight, tiles: Tiles) -> list[Window]:

@@ -3,7 +3,7 @@
 import json
 
 from common.config.segmentation import OversamplingConfig
-from common.inference.ensemble import MEMBERS
+from common.inference.members import MEMBERS
 from common.inference.rle import parse_annotation
 from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
 

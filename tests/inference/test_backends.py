@@ -2,7 +2,6 @@
 
 import socket
 import sys
-from pathlib import Path
 
 from common.errors import UserError
 from common.inference import backends
@@ -15,34 +14,23 @@ from common.inference.backends import (
     largest_difference,
     load_by,
 )
-from common.training.checkpoint import build_network, load_checkpoint, load_network, save_checkpoint
+from common.training.checkpoint import load_checkpoint, load_network, save_checkpoint
 
 import numpy as np
 import pytest
 import torch
 
 CPU = torch.device("cpu")
-CONFIG = {
-    "encoder_name": "tu-mobilenetv3_small_100",
-    "in_channels": 4,
-    "decoder_channels": 32,
-    "segmentation_channels": 32,
-    "image_size": 64,
-}
 
 
-def save(path: Path, seed: int = 0) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build_network(CONFIG)
-        network.head[0].weight.data *= 50  # logits of a spread as trained networks have
-    values = {"epoch": 0, "best_dice": 0.1, "metrics": {}, "threshold": 0.5, "calibration": {}}
-    save_checkpoint(values | {"model_state_dict": network.state_dict(), "config": CONFIG}, path)
-    return path
+@pytest.fixture(scope="session")
+def save(save_network):
+    """Writes a network of four channels, with logits of a spread as trained ones have; another seed, other weights."""
+    return lambda path, seed=0: save_network(path, weights=seed, scale=50, in_channels=4)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(save, tmp_path_factory):
     """A checkpoint with an export by each runtime, made without the network."""
     path = save(tmp_path_factory.mktemp("models") / "a_best.pth")
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +61,7 @@ def test_a_kept_export_gives_what_torch_gives_for_any_number_of_images(trained, 
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_what_is_kept_is_not_made_again_until_the_checkpoint_changes(tmp_path, name):
+def test_what_is_kept_is_not_made_again_until_the_checkpoint_changes(save, tmp_path, name):
     path = save(tmp_path / "a_best.pth")
     (tmp_path / "exported").mkdir()
     other = tmp_path / "exported" / f"a_b-00000000{RUNTIMES[name].suffix}"
@@ -92,7 +80,7 @@ def test_what_is_kept_is_not_made_again_until_the_checkpoint_changes(tmp_path, n
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_a_broken_export_is_made_again(tmp_path, name, capsys):
+def test_a_broken_export_is_made_again(save, tmp_path, name, capsys):
     path = save(tmp_path / "a_best.pth")
     kept = kept_path(path, name)
     kept.parent.mkdir()
@@ -102,7 +90,7 @@ def test_a_broken_export_is_made_again(tmp_path, name, capsys):
     assert kept.stat().st_size > 1000
 
 
-def test_a_folder_that_cannot_be_written_is_gone_without(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_gone_without(save, tmp_path, capsys):
     path = save(tmp_path / "a_best.pth")
     (tmp_path / "exported").write_text("no folder")
     backends._note.cache_clear()
@@ -113,7 +101,7 @@ def test_a_folder_that_cannot_be_written_is_gone_without(tmp_path, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of a file's size")
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_a_full_disk_is_gone_without(tmp_path, name):
+def test_a_full_disk_is_gone_without(save, tmp_path, name):
     """A real limit on what this process can write."""
     import resource
 
@@ -129,7 +117,7 @@ def test_a_full_disk_is_gone_without(tmp_path, name):
     assert list((tmp_path / "exported").iterdir()) == []
 
 
-def test_what_differs_from_torch_is_refused(tmp_path, monkeypatch, capsys):
+def test_what_differs_from_torch_is_refused(save, tmp_path, monkeypatch, capsys):
     path = save(tmp_path / "a_best.pth")
     real = RUNTIMES["onnxruntime"]
     shifted = real._replace(open=lambda model: lambda images: real.open(model)(images) + 0.1)
@@ -141,7 +129,7 @@ def test_what_differs_from_torch_is_refused(tmp_path, monkeypatch, capsys):
     assert "torch runs a_best.pth: " in capsys.readouterr().out
 
 
-def test_a_network_that_gives_no_number_is_refused(tmp_path):
+def test_a_network_that_gives_no_number_is_refused(save, tmp_path):
     path = save(tmp_path / "a_best.pth")
     checkpoint = load_checkpoint(path)
     checkpoint["model_state_dict"]["head.0.bias"][:] = float("nan")
@@ -173,7 +161,7 @@ def test_a_runtime_that_is_not_installed_says_how_to_get_it(trained, name, monke
     assert choose_backend("torch", CPU, [trained], 0)[0] == "torch"
 
 
-def test_auto_converts_only_where_it_pays(trained, tmp_path):
+def test_auto_converts_only_where_it_pays(save, trained, tmp_path):
     fresh = save(tmp_path / "b_best.pth")
     preferred = next(iter(RUNTIMES))
     assert choose_backend("auto", CPU, [trained], 0)[0] == preferred
@@ -183,7 +171,7 @@ def test_auto_converts_only_where_it_pays(trained, tmp_path):
     assert choose_backend("onnxruntime", CPU, [fresh], 0)[0] == "onnxruntime"
 
 
-def test_the_digest_is_of_the_content(tmp_path):
+def test_the_digest_is_of_the_content(save, tmp_path):
     path = save(tmp_path / "a_best.pth")
     checkpoint, first = load_checkpoint(path), kept_path(path, "openvino")
     save_checkpoint(checkpoint, tmp_path / "copy" / "a_best.pth")

@@ -7,8 +7,10 @@ from common.data.sources import cut, list_files
 from common.errors import UserError
 from common.inference import deciding
 from common.inference.deciding import Decider, decide_part, load_decider, read_source
-from common.inference.ensemble import MEMBERS, Ensemble, Loaded, seed_settings
+from common.inference.ensemble import Ensemble, Loaded
 from common.inference.gate import THRESHOLDS
+from common.inference.loading import seed_settings
+from common.inference.members import MEMBERS
 from common.inference.rle import parse_annotation
 from common.inference.submission import SubmissionConfig, open_parts
 

@@ -6,30 +6,18 @@ from pathlib import Path
 from common.data.images import read_image
 from common.data.samples import assign_folds, fingerprint, load_samples
 from common.errors import UserError
-from common.inference import ensemble as module
+from common.inference import members
 from common.inference import out_of_fold as tested
-from common.inference.ensemble import COPY_MOVE, Member
 from common.inference.evidence import examine
 from common.inference.gate import COPY_FEATURES, copy_features
 from common.inference.generated import load_detector
+from common.inference.members import COPY_MOVE, Member
 from common.inference.out_of_fold import out_of_fold
-from common.training.checkpoint import build_network, save_checkpoint
 
 import cv2
 import numpy as np
 import pytest
 import torch
-
-CONFIG = {
-    "encoder_name": "tu-mobilenetv3_small_100",
-    "in_channels": 3,
-    "decoder_channels": 32,
-    "segmentation_channels": 32,
-    "image_size": 64,
-    "folds": 2,
-    "fold": 0,
-    "seed": 0,
-}
 
 
 @pytest.fixture
@@ -38,24 +26,14 @@ def samples(pairs_dir):
 
 
 @pytest.fixture
-def save(monkeypatch, samples, tmp_path):
+def save(monkeypatch, save_network, samples, tmp_path):
     """Writes checkpoints of the members a and b, whose maps are as constant as their fold's number."""
-    members = tuple(Member(name=n, script=f"{n}.py", in_channels=3, weight=1.0, role="average") for n in "ab")
-    monkeypatch.setattr(module, "MEMBERS", (*members, COPY_MOVE))
+    table = tuple(Member(name=n, script=f"{n}.py", in_channels=3, weight=1.0, role="average") for n in "ab")
+    monkeypatch.setattr(members, "MEMBERS", (*table, COPY_MOVE))
 
-    def save(name, folder="", data=None, **fields):
-        config = CONFIG | fields
-        network = build_network(config)
-        with torch.no_grad():
-            convolution = network.head[0]
-            convolution.weight.zero_()
-            convolution.bias.fill_(float(config["fold"]))
-        checkpoint = {"model_state_dict": network.state_dict(), "config": config, "epoch": 0, "best_dice": 0.1}
-        checkpoint |= {"metrics": {}, "threshold": 0.5, "calibration": {"slope": 1.0, "intercept": 0.0}}
-        save_checkpoint(
-            checkpoint | {"data_fingerprint": data or fingerprint(samples), "fold": config["fold"]},
-            tmp_path / folder / f"{name}_best.pth",
-        )
+    def save(name, folder="", data=None, fold=0, **values):
+        path = tmp_path / folder / f"{name}_best.pth"
+        save_network(path, logit=fold, data=data or fingerprint(samples), fold=fold, **values)
 
     return save
 

@@ -1,7 +1,7 @@
 from common.data import transforms
 from common.data.transforms import resize_image, to_channels
 from common.inference import views
-from common.inference.views import VIEWS, Sight, View, Viewer, cut, predict_maps, predict_views, tile_windows
+from common.inference.views import VIEWS, Sight, View, Viewer, cut, predict_pieces, predict_views, tile_windows
 
 import numpy as np
 import pytest
@@ -66,10 +66,8 @@ def by_pixel(image):
 
 def predict(network, images, size=32, in_channels=3, **options):
     viewer = Viewer(network, Sight(size, options.pop("tile_share", None)), in_channels)
-    shown = cut(images, [viewer], options.pop("tiles", "large"))
-    ((number, maps),) = predict_maps([viewer], shown, device=CPU, **options)
-    assert number == 0
-    return maps
+    (pieces,) = cut(images, [viewer], options.pop("tiles", "large")).values()
+    return pieces.maps(predict_pieces(viewer, pieces, **options))
 
 
 def test_the_views_are_the_symmetries_of_the_square():
@@ -110,7 +108,7 @@ def test_views_are_undone_before_they_are_averaged():
         "full": [[0.5, 0.25, 0.25, 0.5], *[[0.25, 0, 0, 0.25]] * 2, [0.5, 0.25, 0.25, 0.5]],
     }
     for tta, prob in expected.items():
-        assert close(predict_views([ByPlace()], x, tta).numpy(), np.array([[prob, prob]]))
+        assert close(predict_views(ByPlace(), x, tta).numpy(), np.array([prob, prob]))
 
 
 @pytest.mark.parametrize("tta", VIEWS)
@@ -248,12 +246,12 @@ def test_networks_that_see_together_see_what_each_saw_alone(tta, monkeypatch):
     ]
     analysed = []
     monkeypatch.setattr(views, "to_channels", lambda *given: analysed.append(given[1]) or to_channels(*given))
-    maps = dict(predict_maps(viewers, cut(images, viewers), device=CPU, tta=tta, batch_size=3))
+    shown = cut(images, viewers)
     assert analysed == [4] * 3  # once for each image
-    assert sorted(maps) == list(range(5))
-    for number, alone in enumerate(expected):
-        for prob, own in zip(maps[number], alone, strict=True):
-            assert np.array_equal(prob, own)
+    for viewer, alone in zip(viewers, expected, strict=True):
+        pieces = shown[viewer.sight]
+        maps = pieces.maps(predict_pieces(viewer, pieces, tta, batch_size=3))
+        assert all(np.array_equal(prob, own) for prob, own in zip(maps, alone, strict=True))
 
 
 def test_the_analysis_of_errors_is_made_only_for_those_who_read_it(monkeypatch):
@@ -265,7 +263,6 @@ def test_the_analysis_of_errors_is_made_only_for_those_who_read_it(monkeypatch):
 def test_what_was_cut_for_several_serves_one():
     first, second = Viewer(ByPixel(), Sight(32)), Viewer(ByPixel(), Sight(32, 0.5))
     image = noise(40, 40)
-    shown = cut([image], [first, second])
-    ((number, (prob,)),) = predict_maps([second], shown, device=CPU)
-    assert number == 0
+    pieces = cut([image], [first, second])[second.sight]
+    (prob,) = pieces.maps(predict_pieces(second, pieces))
     assert np.array_equal(prob, predict(ByPixel(), [image], tile_share=0.5)[0])

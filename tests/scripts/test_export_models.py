@@ -1,28 +1,15 @@
 """The real program on a tiny network of two folds."""
 
-from common.training.checkpoint import build_network, save_checkpoint
-
 import numpy as np
 import onnxruntime
 import pytest
 
-CONFIG = {
-    "encoder_name": "tu-mobilenetv3_small_100",
-    "in_channels": 3,
-    "decoder_channels": 32,
-    "segmentation_channels": 32,
-    "image_size": 64,
-}
-
 
 @pytest.fixture
-def models_dir(tmp_path):
-    folder = tmp_path / "models"
-    values = {"epoch": 0, "best_dice": 0.1, "metrics": {}, "threshold": 0.5, "calibration": {}}
-    for own in (folder, folder / "fold_1"):
-        checkpoint = {"model_state_dict": build_network(CONFIG).state_dict(), "config": CONFIG}
-        save_checkpoint(values | checkpoint, own / "highres_no_ela_best.pth")
-    return folder
+def models_dir(save_network, tmp_path):
+    for fold, folder in enumerate(("models", "models/fold_1")):
+        save_network(tmp_path / folder / "highres_no_ela_best.pth", fold=fold)
+    return tmp_path / "models"
 
 
 def test_the_files_are_for_other_programs(run_program, models_dir, tmp_path):
