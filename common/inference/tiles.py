@@ -1,6 +1,7 @@
 """Tiles: windows that cover an image, and their maps as one."""
 
 from collections.abc import Iterable
+from itertools import groupby
 from math import ceil
 
 from common.data.transforms import resize_map
@@ -21,23 +22,29 @@ def tile_windows(height: int, width: int, side: int, overlap: float = 0.25) -> l
 
 
 def blend_tiles(tiles: Iterable[tuple[Window, np.ndarray]], height: int, width: int) -> np.ndarray:
-    """Weighted mean (height, width), float32, of the maps of tiles that cover it.
+    """Weighted mean (height, width), float32, of the maps of tiles that cover it, row by row as `tile_windows` does.
 
     A tile counts less towards its borders, so that no seam shows where one ends. The mean is a running one (West
     1979): where all tiles agree it is exactly what they say. Maps may have any size, and are brought
     to that of their window.
     """
-    blend, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    for window, prob in tiles:
-        own, total = blend[window], weights[window]
-        rows, columns = own.shape
-        weight = np.outer(_falloff(rows), _falloff(columns))
-        total += weight
-        # In place, since a large image's tiles are: (prob − own) · weight / total
-        difference = resize_map(prob, rows, columns) - own
-        difference *= np.divide(weight, total, out=weight)
-        own += difference
+    # A tile's weight is a product of one for the row and one for the column: the mean along rows, then that of rows.
+    blend, weights = np.zeros((height, width), np.float32), np.zeros((height, 1), np.float32)
+    for rows, row in groupby(tiles, key=lambda tile: tile[0][0]):
+        band, band_weights = np.zeros_like(blend[rows]), np.zeros((1, width), np.float32)
+        for (_, columns), prob in row:
+            own = band[:, columns]
+            _join(own, band_weights[:, columns], resize_map(prob, *own.shape), _falloff(own.shape[1]))
+        _join(blend[rows], weights[rows], band, _falloff(len(band))[:, None])
     return blend
+
+
+def _join(mean: np.ndarray, weights: np.ndarray, values: np.ndarray, weight: np.ndarray) -> None:
+    """Let values count in a running mean (h, w), which has the weights (1, w) or (h, 1) until now. Both change."""
+    weights += weight
+    difference = values - mean
+    difference *= weight / weights
+    mean += difference
 
 
 def _spread(length: int, side: int, overlap: float) -> list[slice]:

@@ -117,6 +117,26 @@ def test_large_images_are_taken_one_by_one_to_the_same_end():
         assert np.abs(prediction.prob - ensemble.predict([image])[0].prob).max() < 1e-6
 
 
+@pytest.mark.parametrize("cores", [1, 4, 16])
+def test_threads_change_nothing(cores, finds, monkeypatch):
+    """Folds, large images and small ones, by as many threads beside the networks as there are on such a machine."""
+    finds(0.9)
+    folds = [
+        [replace(loaded(name, 1.0, 0.5), network=Gray(fold + k)) for k, name in enumerate("ab")] for fold in (0, 1)
+    ]
+    settings = seed_settings(folds[0], copy_move=True)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (side, side + 3, 3), dtype=np.uint8) for side in (90, 30, 100, 64, 110, 80)]
+    expected = [Ensemble(folds, settings, CPU, copy_move=True).predict([image])[0] for image in images]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    ensemble = Ensemble(folds, settings, CPU, copy_move=True)
+    for own, alone in zip(ensemble.predict(images), expected, strict=True):
+        assert own.forged_probability == pytest.approx(alone.forged_probability, abs=1e-6)
+        assert np.abs(own.prob - alone.prob).max() < 1e-6
+    for maps, image in zip(ensemble.member_maps(images, fold=1), images, strict=True):
+        assert np.array_equal(maps, next(ensemble.member_maps([image], fold=1)))
+
+
 def test_a_large_image_has_its_own_size():
     ensemble = ensemble_of(loaded("a", 1.0, 0.2), loaded("b", 1.0, 0.4, image_size=64))
     large = np.zeros((70, 90, 3), np.uint8)
