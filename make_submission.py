@@ -25,7 +25,8 @@ Millions of images come as a manifest or as webdataset shards too, and may be sh
     torchrun --nproc-per-node 8 make_submission.py --input "shards-{000..999}.tar"
 
 Rows are written in parts, beside the output, until all are there and are merged. A run that was interrupted goes on
-with the parts that are missing when it is started again; so does the shard of a worker that was lost.
+with the parts that are missing, or whose files have changed, when it is started again; so does the shard of a worker
+that was lost. Each worker looks at the files of its own parts alone: when some were changed, start all of them again.
 """
 
 from collections.abc import Sequence
@@ -76,6 +77,7 @@ def main(config: SubmissionConfig) -> None:
 def decide(config: SubmissionConfig, parts: Parts, own: Sequence[Part], quiet: bool) -> None:
     """Decide and write those parts of its own that are not done, with a progress bar unless `quiet`."""
     todo = parts.remaining(own)
+    process_state().wait_for_everyone()  # whose files have changed is known before one of them merges
     if not todo:
         return
     n_images = sum(part.count for part in parts.parts if part.kind != "video")

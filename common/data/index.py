@@ -129,10 +129,11 @@ def write_index(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def _parse(row: list[str]) -> Entry:
-    case_id, label, image, mask, group, kind, height, width, channels, area_share, _, *hashes_and_stamps = row
-    image_hash, mask_hash, *stamps = hashes_and_stamps
+    case_id, label, image, mask, group, kind, height, width, channels, area_share, _, *others = row
+    image_hash, mask_hash, image_bytes, image_mtime_ns, mask_bytes, mask_mtime_ns = others
+    stamps = Stamps(int(image_bytes), int(image_mtime_ns), int(mask_bytes), int(mask_mtime_ns))
     facts = Facts(int(height), int(width), int(channels), float(area_share), image_hash, mask_hash)
-    return Entry(case_id, label == "forged", image, mask, group, kind, Stamps(*map(int, stamps)), facts)
+    return Entry(case_id, label == "forged", image, mask, group, kind, stamps, facts)
 
 
 def _row(entry: Entry) -> tuple[str | int | float, ...]:

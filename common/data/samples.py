@@ -16,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.images import find_images
@@ -113,8 +113,10 @@ def read_groups(path: Path) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         return {}
     table = read_table(path, ("case_id", "group"))
-    kinds = table["kind"] if "kind" in table else [""] * len(table)
-    return dict(zip(table["case_id"], zip(table["group"], kinds, strict=True), strict=True))
+    # As lists: pandas hands out one entry of a column after the other a tenth as fast.
+    ids, groups = table["case_id"].tolist(), table["group"].tolist()
+    kinds = table["kind"].tolist() if "kind" in table else [""] * len(table)
+    return dict(zip(ids, zip(groups, kinds, strict=True), strict=True))
 
 
 def inspect_samples(samples: list[Sample]) -> tuple[list[Sample], list[tuple[Sample, str]]]:
@@ -146,7 +148,8 @@ def _parted(samples: list[Sample], found: list[Facts | str]) -> tuple[list[Sampl
             bad.append((sample, facts))
             continue
         known = {"height": facts.height, "width": facts.width, "area_share": facts.area_share}
-        sound.append(replace(sample, **known, image_hash=facts.image_hash, mask_hash=facts.mask_hash))
+        known |= {"image_hash": facts.image_hash, "mask_hash": facts.mask_hash}
+        sound.append(Sample(**vars(sample) | known))  # `replace` takes twice as long
     return sound, bad
 
 
@@ -166,31 +169,27 @@ def load_samples(data_dir: Path, split: str = "train", skip_bad_files: bool = Fa
     index = read_index(path)
     start = len(str(data_dir / "_")) - 1
     # Before any file is opened: what changes meanwhile has other stamps at the next start.
-    rows = [_entry(sample, start) for sample in samples]
-    found = [_known(index.get((row.case_id, row.forged)), row) for row in rows]
+    rows = [_entry(sample, index.get((sample.case_id, sample.forged)), start) for sample in samples]
+    found: list[Facts | str | None] = [row.facts for row in rows]
     new = [position for position, facts in enumerate(found) if facts is None]
     for position, facts in zip(new, _inspect_all([samples[position] for position in new]), strict=True):
         found[position] = facts
+        if isinstance(facts, Facts):
+            rows[position] = rows[position]._replace(facts=facts)
 
-    pairs = zip(rows, found, strict=True)
-    entries = [row._replace(facts=facts) for row, facts in pairs if row.stamps and isinstance(facts, Facts)]
+    entries = [row for row in rows if row.stamps and row.facts]
     if entries != list(index.values()):
         write_index(path, entries)
     sound, bad = _parted(samples, found)
     return _sound(sound, bad, data_dir, skip_bad_files)
 
 
-def _entry(sample: Sample, start: int) -> Entry:
-    """The row of a sample whose files are not opened yet; their paths begin at a character."""
+def _entry(sample: Sample, known: Entry | None, start: int) -> Entry:
+    """The row of a sample, whose paths begin at a character; with facts if the index has them of the same files."""
     image, mask = str(sample.image)[start:], str(sample.mask)[start:] if sample.mask else ""
     stamps = stamps_of(sample.image, sample.mask)
-    return Entry(sample.case_id, sample.forged, image, mask, sample.group, sample.kind, stamps, None)
-
-
-def _known(entry: Entry | None, now: Entry) -> Facts | None:
-    """What the index has of a sample's files, if they are still the same."""
-    same = entry is not None and now.stamps is not None and (entry.image, entry.stamps) == (now.image, now.stamps)
-    return entry.facts if same else None
+    facts = known.facts if known is not None and (known.image, known.stamps) == (image, stamps) else None
+    return Entry(sample.case_id, sample.forged, image, mask, sample.group, sample.kind, stamps, facts)
 
 
 def _sound(sound: list[Sample], bad: list[tuple[Sample, str]], folder: Path, skip_bad_files: bool) -> list[Sample]:

@@ -1,7 +1,6 @@
 """Webdataset shards: images in tar files, read one after the other."""
 
 import hashlib
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -74,8 +73,7 @@ def shard_parts(shards: Iterable[Path]) -> list[Part]:
     def list_again() -> Iterator[Listed]:
         parts.clear()
         for shard in shards:
-            status, count = _status(shard), 0
-            digest = hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=16)
+            digest, count = hashlib.blake2b(digest_size=16), 0
             try:
                 for member, _ in _headers(shard):
                     digest.update(member.name.encode(errors="surrogateescape") + b"\0")
@@ -126,13 +124,6 @@ def _headers(shard: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         if name == "its first member":
             raise UserError(f"{shard} can't be read as a tar ({error}). Write it anew, or leave it out.") from error
         raise _cut_short(shard, name) from error
-    except OSError as error:
-        raise _unreadable(shard, error) from error
-
-
-def _status(shard: Path) -> os.stat_result:
-    try:
-        return shard.stat()
     except OSError as error:
         raise _unreadable(shard, error) from error
 

@@ -41,7 +41,7 @@ class Part:
     count: int
     """Of its cases."""
     digest: str
-    """Of their ids and paths; of a tar also its size and time. With other content under the same names it stays."""
+    """Of their ids and paths; of a tar, of its members' names. What the files hold tells `stamp`."""
     packed: bytes = field(repr=False)
     number: int = 0
     """Place among all parts, from 0."""
@@ -57,6 +57,22 @@ class Part:
         """Case id and path of each file, in order."""
         texts = zlib.decompress(self.packed).decode(**_ENCODING).split("\0")
         return list(zip(texts[::2], texts[1::2], strict=True))
+
+    def stamp(self) -> str:
+        """Hash of the sizes and times of modification of its files as they are now, missing ones included.
+
+        What it can't see is a file whose content was replaced by another of the same length and the time set back.
+        """
+        stamps = "\0".join(_stamp(path) for _, path in self.files())
+        return hashlib.blake2b(stamps.encode(), digest_size=16).hexdigest()
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)  # noqa: PTH116, as in `_list_folder`
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def cut(files: Iterable[Listed], part_size: int) -> list[Part]:

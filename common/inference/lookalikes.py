@@ -125,18 +125,22 @@ class _Core:
         are the same for four of the eight symmetries.
         """
         size = tuple(-(-length // 16) * 16 for length in field.shape)  # few sizes: spectra serve for many fields
-        here = [*[_spectrum(field, size)] * 5, _spectrum(field * field, size)]
+        plain = _spectrum(field.astype(np.complex64), size)
+        here = plain, plain, _spectrum(field + 1j * field * field, size)
         likely = []
         for turned, kernels in enumerate(self.kernels):
             height, width = np.subtract(field.shape, self.masks[turned].shape) + 1
             if min(height, width) < 1:  # lies nowhere inside
                 continue
             if (turned, size) not in self.spectra:
-                self.spectra[turned, size] = [_spectrum(kernel, size) for kernel in kernels]
-            *covariances, total, squares = (
-                _product(*pair)[:height, :width] for pair in zip(here, self.spectra[turned, size], strict=True)
+                self.spectra[turned, size] = [_spectrum(kernel.conj(), size).conj() for kernel in kernels]
+            first, second, sums = (
+                _inverse(field * kernel)[:height, :width]
+                for field, kernel in zip(here, self.spectra[turned, size], strict=True)
             )
-            bound = (THRESHOLD - 0.01) * np.sqrt(np.maximum(squares - total * total, _FLAT))
+            deviation = sums.imag - sums.real**2 / max(kernels[2].real.sum(), 1)
+            bound = (THRESHOLD - 0.01) * np.sqrt(np.maximum(deviation, _FLAT))
+            covariances = first.real, first.imag, second.real, second.imag
             likely += [turned + 2 * turns for turns, found in enumerate(covariances) if (found >= bound).any()]
         return likely
 
@@ -152,26 +156,34 @@ class _Core:
 
 
 def _kernels(centred: list[np.ndarray], masks: list[np.ndarray]) -> list[np.ndarray]:
-    """What a field and its square are correlated with, six (h, w), for four symmetries of one shape.
+    """What is correlated with a field x, for four symmetries of one shape: complex64 (h, w) each.
 
-    Four templates less their mean, of norm 1; and for the squared deviation in the part that the masks share, Σ x² −
-    (Σ x)² / n: that part over √n, and that part for the squares.
+    One transform carries two sums, its real and its imaginary part. Two kernels are pairs of templates less their mean,
+    of norm 1. The third is the part that the masks share, of n pixels: with x + i x² it gives Σ x + i Σ x², and the
+    squared deviation there is Σ x² − (Σ x)² / n.
     """
-    shared = np.minimum.reduce(masks)
-    norm = max(np.linalg.norm(centred[0]), 1e-6)
-    return [*(part / norm for part in centred), shared / max(shared.sum(), 1) ** 0.5, shared]
+    first, second, third, fourth = (part / max(np.linalg.norm(centred[0]), 1e-6) for part in centred)
+    return [first + 1j * second, third + 1j * fourth, np.minimum.reduce(masks).astype(np.complex64)]
 
 
 def _spectrum(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Of a part (h, w) with zeros up to a size, as OpenCV packs it."""
-    rows, columns = np.subtract(size, part.shape).tolist()
-    return cv2.dft(cv2.copyMakeBorder(part, 0, rows, 0, columns, cv2.BORDER_CONSTANT))
+    """Of a part, complex64 (h, w), with zeros up to a size."""
+    padded = np.zeros(size, np.complex64)
+    padded[: part.shape[0], : part.shape[1]] = part
+    return _complex(cv2.dft(_planes(padded)))
 
 
-def _product(field: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Correlation of a field with a kernel at all places, of their spectra; at 0, 0 their first pixels coincide."""
-    product = cv2.mulSpectrums(field, kernel, 0, conjB=True)
-    return cv2.dft(product, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT)
+def _inverse(spectrum: np.ndarray) -> np.ndarray:
+    return _complex(cv2.dft(_planes(spectrum), flags=cv2.DFT_INVERSE | cv2.DFT_SCALE))
+
+
+def _planes(part: np.ndarray) -> np.ndarray:
+    """Complex64 (h, w) as OpenCV has it, float32 (h, w, 2)."""
+    return part.view(np.float32).reshape(*part.shape, 2)
+
+
+def _complex(planes: np.ndarray) -> np.ndarray:
+    return planes.view(np.complex64)[..., 0]
 
 
 def _widened(box: tuple[slice, slice], margin: int) -> tuple[slice, slice]:

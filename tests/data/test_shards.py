@@ -34,7 +34,7 @@ def test_images_are_read_in_order(shard):
     assert [m.path for m in read_shard(shard)] == [f"{shard}: {name}" for name in ("a.png", "sub/b.JPG", "c.png")]
 
 
-def test_a_tar_is_a_part_and_known_by_its_bytes(shard, tmp_path):
+def test_a_tar_is_a_part_and_known_by_its_members_and_its_stamp(shard, tmp_path):
     other = write_tar(tmp_path / "t.tar", d__png=b"D", **{f"e{n}__png": b"" for n in range(7)})
     parts = shard_parts([shard, other])
     assert [(p.number, p.kind, p.count, p.files()) for p in parts] == [
@@ -42,6 +42,10 @@ def test_a_tar_is_a_part_and_known_by_its_bytes(shard, tmp_path):
         (1, "shard", 8, [("t.tar", str(other))]),
     ]
     assert shard_parts([shard])[0].digest == parts[0].digest != parts[1].digest
+    stamp, time = parts[0].stamp(), shard.stat().st_mtime_ns + 10**9
+    write_tar(shard, a__png=b"?" * 700, a__json=b"{}", sub_s_b__JPG=b"B" * 1500, c__png=b"C")
+    os.utime(shard, ns=(time, time))
+    assert shard_parts([shard])[0].digest == parts[0].digest and parts[0].stamp() != stamp
     write_tar(shard, a__png=b"A" * 700, a__json=b"{}", sub_s_b__JPG=b"B" * 1500, d__png=b"C")
     assert shard_parts([shard])[0].digest != parts[0].digest
 

@@ -166,3 +166,18 @@ def test_a_part_is_known_by_its_files():
     }
     assert len(digests) == 6
     assert Part.pack("image", ["1", "a"]).digest in digests
+
+
+def test_a_stamp_tells_sizes_times_and_places(tmp_path):
+    """And what is missing: a case without a file, or a file that went."""
+    touch(tmp_path, "a", "b")
+    (tmp_path / "b").write_bytes(b"longer")
+    for name in "ab":
+        os.utime(tmp_path / name, ns=(10**9, 10**9))
+    a, b, gone = (str(tmp_path / name) for name in ("a", "b", "gone"))
+    stamps = [Part.pack("image", texts).stamp() for texts in (["1", a, "2", b], ["1", b, "2", a], ["1", a, "2", gone])]
+    assert len(set(stamps)) == 3
+    assert Part.pack("image", ["1", a, "2", b]).stamp() == stamps[0]
+    assert Part.pack("image", ["1", a, "2", ""]).stamp() == stamps[2]
+    os.utime(b, ns=(10**9, 10**9 + 1))
+    assert Part.pack("image", ["1", a, "2", b]).stamp() not in stamps

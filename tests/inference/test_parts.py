@@ -15,9 +15,9 @@ import pytest
 HEADS = ("id", "text"), ("id", "number", "more")
 
 
-def make(folder, run="run", ids="abcdefg", size=2):
-    """Parts of two tables in two folders, of the same name."""
-    parts = cut([("image", case_id, f"/{case_id}.png") for case_id in ids], size)
+def make(folder, run="run", ids="abcdefg", size=2, files=""):
+    """Parts of two tables in two folders, of the same name, for the images of a folder."""
+    parts = cut([("image", case_id, f"{files}/{case_id}.png") for case_id in ids], size)
     tables = {folder / "out" / "table.csv": HEADS[0], folder / "other" / "table.csv": HEADS[1]}
     return Parts(tables, parts, run)
 
@@ -54,8 +54,7 @@ def test_another_run_finds_what_is_done(tmp_path, capsys):
     again = make(tmp_path)
     assert [part.number for part in again.remaining(again.parts)] == [1, 3]
     assert capsys.readouterr().out == (
-        "goes on: 2 of 4 parts are done, with 0 files that could not be read; files that have changed since are not "
-        f"noticed: to begin anew, remove {again.folder}\n"
+        f"goes on: 2 of 4 parts are done, with 0 files that could not be read; to begin anew, remove {again.folder}\n"
     )
     assert [part.number for part in again.remaining(again.parts[1::2])] == [1, 3]
     assert capsys.readouterr().out == ""
@@ -82,6 +81,82 @@ def test_what_decides_otherwise_is_done_anew(tmp_path, change, capsys):
     other.merge()
     assert merged(tmp_path)[0].count("new") == sum(part.count for part in todo)
     assert not other.folder.exists()
+
+
+@pytest.fixture
+def images(tmp_path):
+    """The files of all parts but the first, `a`."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for case_id in "bcdefg":
+        (folder / f"{case_id}.png").write_bytes(b"old")
+    return folder
+
+
+def rewrite(path):
+    """Other content of the same length, a second later."""
+    time = path.stat().st_mtime_ns + 10**9
+    path.write_bytes(b"new")
+    os.utime(path, ns=(time, time))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: (images / "a.png").write_bytes(b"there at last"),
+        lambda images: (images / "b.png").unlink(),
+        lambda images: (images / "b.png").write_bytes(b"longer"),
+        lambda images: rewrite(images / "b.png"),
+    ],
+    ids=["came", "went", "grew", "was replaced"],
+)
+def test_a_part_whose_files_have_changed_is_done_anew(tmp_path, images, change, capsys):
+    parts = make(tmp_path, files=images)
+    do(parts, 0, 1, 3)
+    change(images)
+    again = make(tmp_path, files=images)
+    assert [part.number for part in again.remaining(again.parts)] == [0, 2]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"1 parts in {again.folder} are of files that have changed since, and are done anew"
+    assert said[1].startswith("goes on: 2 of 4 parts are done, ")
+    assert [part.number for part in again.missing()] == [0, 2]
+    do(again, 0, 2)
+    assert again.remaining(again.parts) == []
+    assert "have changed" not in capsys.readouterr().out
+    assert again.merge() == {"vowel": 2, "consonant": 5}
+
+
+def test_what_changes_while_it_is_read_is_noticed_at_the_next_start(tmp_path, images):
+    parts = make(tmp_path, files=images)
+    with parts.written(parts.parts[1], Counter()):
+        rewrite(images / "c.png")
+    assert parts.is_done(parts.parts[1])
+    assert parts.remaining(parts.parts) == parts.parts
+
+
+def test_what_changes_after_it_was_read_does_not_keep_a_run_from_its_end(tmp_path, images):
+    parts = make(tmp_path, files=images)
+    do(parts, 0, 1, 2, 3)
+    (images / "c.png").unlink()
+    assert parts.merge() is not None
+
+
+def test_workers_look_at_their_own_files(tmp_path, images, capsys):
+    """The second, at work already, has written its parts; it must not merge what the first is to do anew."""
+    do(make(tmp_path, files=images), 0, 2, text="old")
+    first, second = make(tmp_path, files=images), make(tmp_path, files=images)
+    do(second, 1)
+    rewrite(images / "e.png")
+    rewrite(images / "c.png")
+    assert [part.number for part in first.remaining(first.parts[::2])] == [2]
+    assert second.is_done(second.parts[1])
+    do(second, 3)
+    assert second.merge() is None
+    do(first, 2, text="new")
+    assert first.merge() == {"vowel": 2, "consonant": 5}
+    assert [line.split('"')[1][:3] for line in merged(tmp_path)[0].splitlines()[1:]] == [
+        *["old", "old", "x, ", "x, ", "new", "new", "x, "]
+    ]
 
 
 def test_a_part_that_is_interrupted_leaves_nothing(tmp_path):
