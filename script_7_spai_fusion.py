@@ -44,12 +44,12 @@ def main(config: SpaiConfig) -> None:
         )
     if not config.evaluate and {image.generated for image in images if image.split == "test"} != {False, True}:
         process_state().print(f"{config.name}: not tested, since the test split lacks a class")
-    elif process_state().is_main_process:
-        table = evaluate_spai(config, images)
-        print(format_table(table))
-        if config.table is not None:
-            with written_whole(config.table) as file:
-                table.to_csv(file, index=False)
+        return
+    table = evaluate_spai(config, images)
+    process_state().print(format_table(table))
+    if config.table is not None and process_state().is_main_process:
+        with written_whole(config.table) as file:
+            table.to_csv(file, index=False)
 
 
 if __name__ == "__main__":

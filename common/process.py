@@ -38,8 +38,9 @@ def _keep_freed_memory() -> None:
 
 
 def _show_exception(kind, error, traceback) -> None:
-    if int(os.environ.get("RANK", 0)) > 0 and issubclass(kind, (UserError, KeyboardInterrupt)):
-        # The main process most likely says the same: the launcher then ends the others before they do.
+    if int(os.environ.get("RANK", 0)) > 0:
+        # The main process most likely says the same, or has gone while it was waited for: the launcher then ends the
+        # others before they say it.
         time.sleep(2)
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)

@@ -41,7 +41,7 @@ def test_interrupt_ends_with_one_line():
     assert result.stderr == "interrupted: go on with --resume\n"
 
 
-@pytest.mark.parametrize("error", ["UserError", "KeyboardInterrupt"])
+@pytest.mark.parametrize("error", ["UserError", "KeyboardInterrupt", "RuntimeError"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_another_process_speaks_only_if_the_launcher_does_not_end_it_first(error, ended):
     """As it ends all when the main one has failed; what befalls another one alone is said all the same."""

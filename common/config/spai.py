@@ -163,7 +163,7 @@ class SpaiConfig(RunConfig):
     cutmix: float = 0.0
     """CutMix's α (seed: 0.3); off for the same reason."""
     cache: bool = False
-    """Keep the decoded training images in memory."""
+    """Keep the decoded training images in the memory of each process."""
 
     feature_batch: int = 400
     """Patches at a time where images are scored: memory grows with it, not with the image."""

@@ -130,6 +130,7 @@ def fit(
                     accelerator, model, step, optimizer, scheduler, train_loader, bar, config.clip_grad, average
                 )
                 rate = images / (time.perf_counter() - started)
+                bar.n = (epoch + 1) * images  # several processes see some twice, to come out even
                 # As they are saved: the processes share gradients alone, and each has its own statistics of batch norm.
                 broadcast([*accelerator.unwrap_model(model).buffers(), *(average.module.buffers() if average else ())])
                 validation = validate(accelerator, scored, val_loader)
@@ -141,6 +142,8 @@ def fit(
                 accelerator.log(validation.metrics | {"loss": mean_loss} | pace, step=epoch)
                 run.finish_epoch(epoch, validation)
             except KeyboardInterrupt:
+                if not accelerator.is_main_process:  # the launcher has passed it on to all; one tells of it
+                    raise SystemExit(1) from None
                 raise KeyboardInterrupt(run.advice()) from None
     # Not `end_training`: it would take the processes apart, and a script may have more to do with them.
     for tracker in accelerator.trackers:

@@ -18,6 +18,7 @@ from common.networks.segmentation import AttentionFPN
 from common.training.checkpoint import NETWORK_FIELDS, build_network, load_checkpoint, load_network
 from common.training.engine import fit
 from common.training.losses import CombinedLoss
+from common.training.optimizing import freeze_unused
 from common.training.validation import validate
 
 import torch
@@ -67,7 +68,8 @@ def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, Trai
     if config.init == "none":
         model = build_network(config)
         if not config.resume:  # then the checkpoint has the weights
-            loaded = load_encoder_weights(model.encoder, config.encoder_name, config.encoder_weights)
+            with process_state().main_process_first(), main_process_prints():  # the others find them in the hub's cache
+                loaded = load_encoder_weights(model.encoder, config.encoder_name, config.encoder_weights)
             config = replace(config, encoder_weights=loaded)
         return model, config
 
@@ -130,6 +132,7 @@ def fit_member(
         dice_weight=config.dice_weight,
     )
     torch.backends.cudnn.benchmark = True  # of sizes that stay the same
+    freeze_unused(model, 1, config.in_channels, 64, 64)
     keep_decoded(config, split, train_set, val_set)
     train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
     val_loader = make_loader(val_set, config.batch_size, config.workers)

@@ -6,6 +6,7 @@ from typing import Any
 
 from common.config.run import RunConfig
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
@@ -83,6 +84,24 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, now, updates)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def freeze_unused(model: nn.Module, *shape: int) -> None:
+    """Freeze what the output does not depend on, such as the last layer of an encoder whose features alone are used.
+
+    Nothing would train it, and several processes wait for the gradient of all that requires one.
+
+    Args:
+        model: Its output is a tensor. Statistics of batch norm stay as they are.
+        shape: Of an input.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    output = model.eval()(torch.zeros(shape, device=trained[0].device))
+    model.train(training)
+    gradients = torch.autograd.grad(output.sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
 
 
 def _cosine(step: int, warmup: float, steps: int) -> float:

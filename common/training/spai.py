@@ -21,28 +21,22 @@ from common.data.generated import (
 from common.data.generated_dataset import GeneratedTestSet, GeneratedTrainSet, make_generated_loader, mix
 from common.data.sampling import WeightedSampler
 from common.data.splits import SPLITS, of_split
-from common.devices import process_state
+from common.devices import main_process_prints, process_state
 from common.errors import UserError
-from common.evaluation.calibration import calibrated, fit_calibration
-from common.evaluation.detection import RANKED, detection_metrics
 from common.networks.classifier import PatchClassifier
 from common.networks.clip_text import DEFAULT_PROMPTS, cached_text_embeddings
 from common.networks.spai import Spai
 from common.networks.vit import load_vit_weights
 from common.training.checkpoint import SPAI_FIELDS, SPAI_KEYS, load_checkpoint
-from common.training.engine import Validation, fit
+from common.training.engine import fit
 from common.training.optimizing import layer_groups
 from common.training.spai_losses import SpaiLoss
+from common.training.spai_scoring import TEST_BATCH, validate_spai
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
-TEST_BATCH = 8
-"""Images that are read at a time where images are scored; their patches are taken `feature_batch` at a time."""
 
 
 def load_images(config: SpaiConfig) -> list[LabelledImage]:
@@ -63,13 +57,19 @@ def load_images(config: SpaiConfig) -> list[LabelledImage]:
     if config.holdout_generator:
         images = hold_out(images, config.holdout_generator)
     if config.evaluate:
-        readable = inspect(of_split(images, "test"), config.skip_bad_files)
+        readable = _inspect(of_split(images, "test"), config.skip_bad_files)
         images = [image for image in images if image.split != "test"] + readable
     else:
-        images = inspect(images, config.skip_bad_files)
+        images = _inspect(images, config.skip_bad_files)
     counts = {name: sum(image.split == name for image in images) for name in SPLITS}
     process_state().print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
     return images
+
+
+def _inspect(images: list[LabelledImage], skip_bad_files: bool) -> list[LabelledImage]:
+    # In one process alone: each would open every file, and say what the others say.
+    readable = inspect(images, skip_bad_files) if process_state().is_main_process else None
+    return broadcast_object_list([readable])[0]
 
 
 def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
@@ -99,14 +99,15 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
         if wrong := [name for name in lacking if not name.startswith(("fusion.", "tower.", "text"))]:
             raise UserError(f"--init {config.init} lacks weights, for instance {wrong[0]}.")
     if not config.resume:  # then the checkpoint has the weights
-        if plain is None:
-            loaded = load_vit_weights(model.backbone, config.backbone_name, config.backbone_weights)
-            config = replace(config, backbone_weights=loaded)
-        if model.tower is not None:
-            loaded = load_vit_weights(model.tower, config.semantic_name, config.semantic_weights, "--semantic-weights")
-            config = replace(config, semantic_weights=loaded)
-        if prompts:
-            with process_state().main_process_first():  # the others find them in the file
+        with process_state().main_process_first(), main_process_prints():  # the others find them in caches
+            if plain is None:
+                loaded = load_vit_weights(model.backbone, config.backbone_name, config.backbone_weights)
+                config = replace(config, backbone_weights=loaded)
+            if model.tower is not None:
+                name, source = config.semantic_name, config.semantic_weights
+                loaded = load_vit_weights(model.tower, name, source, "--semantic-weights")
+                config = replace(config, semantic_weights=loaded)
+            if prompts:
                 model.set_text(embed_prompts(config, prompts, model))
     model.set_stage("joint", config.train_backbone)
     return model, config
@@ -264,49 +265,3 @@ def _depth(layers: int, name: str) -> int:
         return layers + 1
     _, _, rest = name.partition(".blocks.")
     return int(rest.split(".")[0]) + 1 if rest else 0
-
-
-@torch.no_grad()
-def score_loader(model: Spai | PatchClassifier, loader: DataLoader, config: SpaiConfig) -> tuple[Tensor, Tensor]:
-    """Logits (n,) of a loader's images, and their positions in its data set (n,), on the model's device."""
-    model.eval()
-    logits, index = [], []
-    for batch in loader:
-        scores = model.score_images(batch["image"], batch["whole"], config.feature_batch, config.cover_edges)
-        logits += [score.logit for score in scores]
-        index.append(batch["index"])
-    device = next(model.parameters()).device
-    return torch.tensor(logits, device=device), torch.cat(index).to(device)
-
-
-def validate_spai(
-    accelerator: Accelerator, model: nn.Module, loader: DataLoader, *, config: SpaiConfig, prompts: Sequence[str] = ()
-) -> Validation:
-    """Score images of a `GeneratedTestSet` at their own resolution; the AUC picks the best epoch.
-
-    The metrics are those of `detection_metrics` of the calibrated probability. What decisions need is kept besides:
-    `calibration` (temperature 1 / slope and bias); `validation`, the probabilities and labels that conformal bounds are
-    fitted on, and `target_fpr`; the `prompts` behind the semantic tokens, in their order.
-
-    Raises:
-        UserError: The training diverged.
-    """
-    # In 32 bits, as the test and a submission score: bounds hold for the arithmetic that they were fitted on. The mixed
-    # precision is wrapped about `forward`, which `score_images` does not call.
-    logits, index = score_loader(accelerator.unwrap_model(model), loader, config)
-    logits, index = accelerator.gather((logits, index))
-    if not torch.isfinite(logits).all():
-        raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
-    # Several processes may have seen an image twice, to come out even.
-    by_position = dict(zip(index.tolist(), torch.sigmoid(logits.double()).tolist(), strict=True))
-    scores = np.array([by_position[position] for position in range(len(loader.dataset))])
-    generated = np.array([image.generated for image in loader.dataset.images])
-    calibration = fit_calibration(scores, generated)
-    probs = np.array([calibrated(score, **calibration) for score in scores])
-    metrics = detection_metrics(probs, generated)
-    # AUC of the raw score: calibration with slope 0 would tie everything.
-    raw = detection_metrics(scores, generated)
-    metrics |= {name: raw[name] for name in RANKED}
-    kept = {"calibration": calibration, "target_fpr": config.target_fpr, "prompts": list(prompts)}
-    kept["validation"] = {"probs": probs.tolist(), "generated": generated.tolist()}
-    return Validation(metrics, metrics["auc"], kept)

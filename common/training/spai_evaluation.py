@@ -19,15 +19,19 @@ from common.networks.pixels import unit_range
 from common.networks.published_spai import convert, read_published
 from common.networks.spai import Spai
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai, save_checkpoint, versions
-from common.training.spai import TEST_BATCH, architecture, embed_prompts, score_loader
+from common.training.spai import architecture, embed_prompts
+from common.training.spai_scoring import TEST_BATCH, in_order, score_loader
 
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from tqdm import tqdm
 
 
 def evaluate_spai(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
     """Test models/<name>_best.pth on the test split, clean and after each of the configuration's degradations.
+
+    The images are shared out over the processes of the run; every process gets the whole table.
 
     Returns:
         Rows of `by_generator`, with `degradation` before them (`none` first) and behind them what the conformal
@@ -63,7 +67,9 @@ def evaluate_model(
     model: Spai | PatchClassifier, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]
 ) -> pd.DataFrame:
     """As `evaluate_spai`, of a network that has its weights, with the calibration of its checkpoint."""
-    model.to(process_state().device)
+    process_state()
+    accelerator = Accelerator()
+    model.to(accelerator.device)
     test, validation = of_split(images, "test"), checkpoint["validation"]
     bounds = fit_bounds(validation["probs"], validation["generated"], config.target_fpr)
     config = replace(config, cover_edges=checkpoint["config"]["cover_edges"])
@@ -72,11 +78,12 @@ def evaluate_model(
     if config.clip_score and not _has_clip(model, checkpoint["config"]):
         raise UserError("--clip-score needs a pretrained CLIP tower; this network has none.")
     tables = []
-    for degradation in tqdm(("none", *config.degradations), "test", leave=False, disable=None):
+    quiet = None if accelerator.is_main_process else True
+    for degradation in tqdm(("none", *config.degradations), "test", leave=False, disable=quiet):
         data = GeneratedTestSet(test, None if degradation == "none" else degradation, whole_size=model.whole_size)
-        logits, index = score_loader(model, make_generated_loader(data, TEST_BATCH, config.workers), config)
-        table = pd.DataFrame([asdict(test[position]) for position in index.tolist()])
-        scores = torch.sigmoid(logits.double()).tolist()
+        loader = accelerator.prepare(make_generated_loader(data, TEST_BATCH, config.workers))
+        scores = score_loader(accelerator, model, loader, config)
+        table = pd.DataFrame([asdict(image) for image in test])
         table["prob"] = [calibrated(score, **checkpoint["calibration"]) for score in scores]
         table["verdict"] = table["prob"].map(bounds.verdict)
         rows = by_generator(table)
@@ -84,7 +91,7 @@ def evaluate_model(
         rows[RANKED] = by_generator(table.assign(prob=scores))[RANKED]
         rows = rows.join(pd.DataFrame([_verdicts(table, name) for name in rows["generator"]]))
         if config.clip_score:
-            rows["clip_score"] = _clip_scores(model, config, data, rows["generator"])
+            rows["clip_score"] = _clip_scores(accelerator, model, config, data, rows["generator"])
         rows.insert(0, "degradation", degradation)
         tables.append(rows)
     return pd.concat(tables, ignore_index=True)
@@ -107,18 +114,21 @@ def _has_clip(model: Spai, trained: dict[str, Any]) -> bool:
 
 
 @torch.no_grad()
-def _clip_scores(model: Spai, config: SpaiConfig, data: GeneratedTestSet, generators: Sequence[str]) -> list[float]:
+def _clip_scores(
+    accelerator: Accelerator, model: Spai, config: SpaiConfig, data: GeneratedTestSet, generators: Sequence[str]
+) -> list[float]:
     """Of each generator's images, of all for "average", that have a prompt; nan without any."""
     chosen = [image for image in data.images if image.prompt and image.generated]
     if not chosen:
         return [float("nan")] * len(generators)
-    tower, device = model.tower or model.backbone, model.norm.weight.device
-    prompts = prompt_list(chosen)
-    texts = embed_prompts(config, prompts, model)[[prompts.index(image.prompt) for image in chosen]].numpy()
+    tower, prompts = model.tower or model.backbone, prompt_list(chosen)
+    with process_state().main_process_first():  # the others find them in the file
+        texts = embed_prompts(config, prompts, model)[[prompts.index(image.prompt) for image in chosen]].numpy()
     shown = GeneratedTestSet(chosen, data.degradation, whole_size=model.whole_size)
-    batches = make_generated_loader(shown, TEST_BATCH, config.workers)
-    images = [tower.get_image_embedding(unit_range(batch["whole"].to(device))).cpu() for batch in batches]
-    images = torch.cat(images).numpy()
+    loader = accelerator.prepare(make_generated_loader(shown, TEST_BATCH, config.workers))
+    found = [(batch["index"], tower.get_image_embedding(unit_range(batch["whole"]))) for batch in loader]
+    index, images = (torch.cat(parts) for parts in zip(*found, strict=True))
+    images = in_order(accelerator, index, images, loader).cpu().numpy()
     own = [[name in (image.generator, "average") for image in chosen] for name in generators]
     return [clip_score(images[mask], texts[mask]) for mask in own]
 

@@ -16,7 +16,7 @@ from common.data.dataset import make_loader
 from common.data.faces import NoFace, make_face_detector
 from common.data.sampling import EpochSampler
 from common.data.splits import SPLITS, of_split
-from common.devices import process_state
+from common.devices import main_process_prints, process_state
 from common.errors import UserError
 from common.evaluation.calibration import calibrated, fit_calibration
 from common.evaluation.detection import RANKED, detection_metrics
@@ -24,6 +24,7 @@ from common.networks.spotter import TemporalCNNGRU, load_backbone_weights
 from common.training.checkpoint import SPOTTER_FIELDS, VIDEO_KEYS, load_checkpoint, load_spotter
 from common.training.engine import Validation, fit
 from common.training.losses import ClassFocalLoss
+from common.training.optimizing import freeze_unused
 
 import numpy as np
 import pandas as pd
@@ -61,9 +62,10 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
         clips = of_split(clips, "test")
     else:
         check_clips(clips)  # before hours of decoding
-    faces = make_face_detector(config.faces, model=config.face_model, boxes=config.boxes)
-    cache = ClipCache(config.cache_dir, faces, frames=config.frames, size=config.image_size)
-    with process_state().main_process_first():  # the others find all of them in the cache
+    # The others find the clips in the cache.
+    with process_state().main_process_first(), main_process_prints():
+        faces = make_face_detector(config.faces, model=config.face_model, boxes=config.boxes)
+        cache = ClipCache(config.cache_dir, faces, frames=config.frames, size=config.image_size)
         clips = cache.fill(clips, config.skip_bad_files)
     if not isinstance(faces, NoFace):
         clips = with_faces(clips, cache)
@@ -119,8 +121,11 @@ def start_spotter(config: VideoConfig) -> tuple[TemporalCNNGRU, VideoConfig]:
     """
     set_seed(config.seed)  # the same weights, whatever was drawn before
     model = TemporalCNNGRU(**{field: getattr(config, field) for field in SPOTTER_FIELDS if hasattr(config, field)})
-    # A continuation has its weights from the checkpoint.
-    loaded = config.encoder_weights if config.resume else load_backbone_weights(model, config.encoder_weights)
+    loaded = config.encoder_weights
+    if not config.resume:  # then the checkpoint has the weights
+        with process_state().main_process_first(), main_process_prints():  # the others find them in the hub's cache
+            loaded = load_backbone_weights(model, loaded)
+    freeze_unused(model, 1, 1, 3, 64, 64)
     decision = {name: getattr(config, name) for name in DECISION if getattr(config, name) is not None}
     return model, replace(config, encoder_weights=loaded, **DECISION | decision)
 
@@ -281,8 +286,9 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
     process_state()
     accelerator = Accelerator()
     loader = make_loader(ClipDataset(clips, cache), config.batch_size, config.workers, collate=collate_clips)
-    model, loader = accelerator.prepare(load_spotter(checkpoint, path), loader)
-    scores, frame_scores = score_clips(accelerator, model, loader)
+    with main_process_prints():
+        model = load_spotter(checkpoint, path).to(accelerator.device)
+    scores, frame_scores = score_clips(accelerator, model, accelerator.prepare(loader))
     threshold = checkpoint["config"]["threshold"] if config.threshold is None else config.threshold
     judge = partial(clip_metrics, calibration=checkpoint["calibration"], threshold=threshold)
     rows = {"clips": judge(scores, fake), "frames": judge(*of_frames(frame_scores, fake))}

@@ -1,7 +1,7 @@
 import math
 
 from common.config.run import RunConfig
-from common.training.optimizing import averaged, layer_groups, schedule_of
+from common.training.optimizing import averaged, freeze_unused, layer_groups, schedule_of
 
 import pytest
 import torch
@@ -130,3 +130,27 @@ def test_the_average_of_known_weights():
         assert average.module.running_mean.item() == pytest.approx(expected[-1])
     assert average.n_averaged == 4
     assert model.weight.item() == 5.0
+
+
+class Encoder(nn.Module):
+    """A layer, batch norm, and a classifier that nobody asks; another layer is frozen already."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.norm, self.classifier = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, x):
+        return self.frozen(self.norm(self.features(x)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_no_output_depends_on_is_frozen_and_nothing_else_changes(training):
+    model = Encoder().train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    freeze_unused(model, 2, 3)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"features.weight", "features.bias", "norm.weight", "norm.bias"}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training == training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -1,44 +1,61 @@
-"""Two processes on the CPU train, validate and mine as one does."""
+"""Two processes on the CPU train, validate, mine and test as one does."""
 
 import json
 import os
 import re
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
 from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, make_loader
-from common.data.samples import assign_folds, load_samples
+from common.data.samples import Sample, assign_folds, load_samples
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
 from common.networks.pixels import unit_range
 from common.sizes import SIZES
-from common.training.checkpoint import load_checkpoint, load_network, save_checkpoint
+from common.training.checkpoint import (
+    REQUIRED_KEYS,
+    SPAI_KEYS,
+    VIDEO_KEYS,
+    load_checkpoint,
+    load_network,
+    save_checkpoint,
+)
 from common.training.engine import fit
 from common.training.losses import CombinedLoss
 from common.training.member import segmentation_step
-from common.training.mining import hard_negatives, scan, write_round
+from common.training.mining import hard_false_negatives, hard_negatives, scan, write_round
 from common.training.validation import validate
 
+import cv2
+import numpy as np
+import pandas as pd
+import psutil
 import pytest
 import torch
+import tyro
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
 ROOT = Path(__file__).parent.parent.parent
-SMALL = ("--profile", "quick", "--image-size", "64", "--decoder-channels", "32", "--epochs", "1")
-
-
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """A program in two processes, on a port that is free."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += map(str, arguments)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # this file is such a program too
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+PLAIN = "plain"
+QUICK = ("--profile", "quick", "--tracker", "none")
+SMALL = (*QUICK, "--image-size", 64, "--decoder-channels", 32, "--epochs", 1)
+ALIKE = ("--dropout", 0.0, "--batch-size", 4)
+"""Each process draws its own dropout; the batches of two are of one process with `--accumulation 2`."""
+SPAI = (*QUICK, *ALIKE, "--epochs", 2, "--views", 2, "--stage-one-epochs", 1, "--warmup-epochs", 0.5)
+VIDEO = (*QUICK, *ALIKE, "--encoder-name", "mobilenetv3_small_100", "--encoder-weights", "none", "--faces", "crops")
+# Batch norm takes its statistics from a process's own batch.
+VIDEO += ("--lr", 5e-3, "--image-size", 64, "--frames", 3, "--hidden", 8, "--freeze-batch-norm")
 
 
 class Plain(nn.Module):
@@ -52,17 +69,10 @@ class Plain(nn.Module):
         return self.head(torch.tanh(self.body(unit_range(x))))
 
 
-def train_plain(data: str, models_dir: str, accumulation: str) -> None:
+def train_plain(data: str, *flags: str) -> None:
     """Sixteen images to draw from, by weights, and nineteen to validate on, in batches of four."""
-    config = TrainConfig(
-        name="plain",
-        models_dir=Path(models_dir),
-        tracker="none",
-        epochs=3,
-        lr=1e-3,
-        accumulation=int(accumulation),
-        ema_decay=0.5,
-    )
+    default = TrainConfig(name="plain", tracker="none", epochs=3, lr=1e-3, ema_decay=0.5)
+    config = tyro.cli(TrainConfig, default=default, args=flags)
     set_seed(0)
     samples = load_samples(Path(data))
     train, val = samples[2:18], samples[:19]
@@ -78,27 +88,23 @@ def train_plain(data: str, models_dir: str, accumulation: str) -> None:
     )
 
 
-def test_two_processes_are_one_with_twice_the_batch(pairs_dir, tmp_path, capsys):
-    """Weights, their average, losses and all metrics; nineteen images do not divide by two batches of four."""
-    result = launch(__file__, pairs_dir, tmp_path / "two", 1)
-    assert result.returncode == 0, result.stderr
-    train_plain(str(pairs_dir), str(tmp_path / "one"), "2")
-    lines = [
-        [line for line in out.splitlines() if line.startswith("epoch")]
-        for out in (result.stdout, capsys.readouterr().out)
-    ]
-    two, one = ([float(re.search(r"loss ([\d.]+),", line)[1]) for line in of_run] for of_run in lines)
-    assert len(one) == 3
-    assert two == pytest.approx(one, abs=1.01e-4)
-    for name in ("plain_last.pth", "plain_best.pth"):
-        two, one = (load_checkpoint(tmp_path / run / name) for run in ("two", "one"))
-        assert two["epoch"] == one["epoch"]
-        assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-6, nan_ok=True)
-        assert two["metrics"]["n_authentic"] + sum(two["metrics"][f"n_{size}"] for size in SIZES) == 19
-        assert two["threshold"] == pytest.approx(one["threshold"], abs=1e-3)
-        for key in {"model_state_dict", "trained_state_dict"} & set(one):
-            for part, weight in one[key].items():
-                torch.testing.assert_close(two[key][part], weight, rtol=1e-4, atol=1e-6)
+def run(folder: Path, program: str, *arguments: str, process: str = "0") -> None:
+    """A script as it is, or the training above, in this process; what it prints is added to a file."""
+    arguments += ("--models-dir", str(folder))
+    with (folder / f"{process}.txt").open("a") as file, redirect_stdout(file):
+        if program == PLAIN:
+            train_plain(*arguments)
+        else:
+            sys.argv = [program, *arguments]
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+
+
+def launch(*command: object) -> subprocess.Popen[str]:
+    """A program in two processes, on a port that is free."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # this file is such a program too
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*map(str, [*launcher, *command])], cwd=ROOT, env=environment, text=True, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -111,66 +117,233 @@ def odd_dir(pairs_dir, tmp_path_factory):
     return folder, next(fold for fold in range(5) if folds.count(fold) % 2)
 
 
+def draw(path: Path, noise: int, rng: np.random.Generator) -> None:
+    image = cv2.resize(rng.integers(60, 190, (4, 5, 3), dtype=np.uint8), (90, 70), interpolation=cv2.INTER_CUBIC)
+    path.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(path), (image + rng.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8))
+
+
 @pytest.fixture(scope="module")
-def trained(odd_dir, tmp_path_factory):
-    """What script 1 in two processes printed, and where it wrote."""
-    folder, fold = odd_dir
-    models_dir = tmp_path_factory.mktemp("models")
-    options = ("--data-dir", folder, "--models-dir", models_dir, "--fold", fold, *SMALL)
+def pictures(tmp_path_factory):
+    """A table of sixteen pictures to train on, nine to validate and seven to test; every second one is noisy."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    rows = ["image,class,split"]
+    for number, split in enumerate(16 * ["train"] + 9 * ["val"] + 7 * ["test"]):
+        draw(folder / f"{number}.png", 60 * (number % 2), rng)
+        rows.append(f"{number}.png,{number % 2},{split}")
+    (folder / "images.csv").write_text("\n".join(rows))
+    return folder / "images.csv"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A table of as many clips, of one to three frames."""
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    rows = ["file,label,split"]
+    for number, split in enumerate(16 * ["train"] + 9 * ["val"] + 7 * ["test"]):
+        for frame in range(1 + number % 3):
+            draw(folder / str(number) / f"{frame}.png", 60 * (number % 2), rng)
+        rows.append(f"{number},{('real', 'fake')[number % 2]},{split}")
+    (folder / "clips.csv").write_text("\n".join(rows))
+    return folder / "clips.csv"
+
+
+@pytest.fixture(scope="module")
+def jobs(pairs_dir, odd_dir, pictures, clips, tmp_path_factory):
+    """What is run: programs and their arguments, one after the other in a folder."""
+    small = ("--data-dir", odd_dir[0], "--fold", odd_dir[1], *SMALL)
     # Each process validates some images; no forward pass brings the average's statistics of batch norm into line.
-    options += ("--encoder-weights", "none", "--ema-decay", "0.5", "--batch-size", "2")
-    result = launch("script_1_highres_no_ela.py", *options)
-    assert result.returncode == 0, result.stderr
-    return result, models_dir
+    averaged = ("--encoder-weights", "none", "--ema-decay", 0.5, "--batch-size", 2)
+    video = ("script_8_deepfake_video.py", "--csv", clips, "--cache-dir", tmp_path_factory.mktemp("cache"), *VIDEO)
+    whole = (*video, "--frozen-epochs", 0)
+    jobs = {
+        "plain": [(PLAIN, pairs_dir)],
+        "script_1": [("script_1_highres_no_ela.py", *small, *averaged)],
+        "script_2": [("script_2_hard_negative_mining.py", *small)],
+        "script_3": [("script_3_hard_fn_mining.py", *small)],
+        "script_7": [("script_7_spai_fusion.py", "--csv", pictures, *SPAI, "--degrade", "blur")],
+        "script_8": [(*video, "--frozen-epochs", 1, "--epochs", 2)],
+        "resumed": [(*whole, "--epochs", 1), (*whole, "--epochs", 2, "--resume")],
+    }
+    return {name: [[*map(str, program)] for program in programs] for name, programs in jobs.items()}
 
 
-def test_script_1_speaks_and_writes_once_and_its_metrics_are_those_of_its_checkpoint(trained, odd_dir):
-    result, models_dir = trained
-    lines = [line.split(":")[0] for line in result.stdout.splitlines()]
-    assert lines == ["highres_no_ela", "epoch 1/1", "highres_no_ela"]
-    written = {path.name for path in models_dir.glob("highres_no_ela*")}
-    assert written == {"highres_no_ela_best.pth", "highres_no_ela_last.pth", "highres_no_ela_metrics.json"}
-    assert not list(models_dir.rglob("*.partial"))
+@pytest.fixture(scope="module")
+def two(jobs, odd_dir, save_network, tmp_path_factory):
+    """A folder with one for each job, in which two processes wrote, and what each of them printed."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in ("script_2", "script_3"):
+        path = save_network(folder / name / "highres_no_ela_best.pth", encoder_weights="none")
+        flag_half(path, load_samples(odd_dir[0]))
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    process = launch(__file__, folder)
+    _, complaints = process.communicate(timeout=300)
+    assert process.returncode == 0, complaints
+    return folder
 
-    path = models_dir / "highres_no_ela_best.pth"
+
+def flag_half(path: Path, samples: Sequence[Sample]) -> None:
+    """Move a network's logits so that it calls half of the pixels forged."""
     checkpoint = load_checkpoint(path)
+    batch = next(iter(make_loader(ForgeryDataset(samples, 64), len(samples), 0)))
+    with torch.no_grad():
+        checkpoint["model_state_dict"]["head.0.bias"] -= load_network(checkpoint, path)(batch["image"]).median()
+    save_checkpoint(checkpoint, path)
+
+
+@pytest.fixture
+def one(jobs, tmp_path, monkeypatch):
+    """Runs a job in this process alone and unbroken, the two processes' batches in two steps; where it wrote."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+
+    def one(name: str) -> Path:
+        run(tmp_path, *(argument for argument in jobs[name][-1] if argument != "--resume"), "--accumulation", "2")
+        return tmp_path
+
+    return one
+
+
+def printed(folder: Path, process: int = 0) -> list[str]:
+    return (folder / f"{process}.txt").read_text().splitlines()
+
+
+def losses(folder: Path) -> list[float]:
+    return [float(re.search(r"loss ([\d.]+),", line)[1]) for line in printed(folder) if line.startswith("epoch")]
+
+
+def figures(folder: Path) -> list[float]:
+    """Of the printed tables of a test."""
+    cells = re.findall(r"\d+\.\d+", "".join(line for line in printed(folder) if line.startswith("|")))
+    return [float(cell) for cell in cells]
+
+
+KINDS = {"plain": ("plain", REQUIRED_KEYS), "script_7": ("spai_fusion", SPAI_KEYS)}
+KINDS |= dict.fromkeys(("script_8", "resumed"), ("deepfake_video", VIDEO_KEYS))
+
+
+@pytest.mark.parametrize("job", KINDS)
+def test_two_processes_are_one_with_twice_the_batch(two, one, job):
+    """Weights, their average, losses, metrics, the figures of a test, and what decisions need."""
+    own, (name, keys) = one(job), KINDS[job]
+    assert len(losses(own)) > 1
+    assert losses(two / job) == pytest.approx(losses(own), abs=1.01e-4)
+    for path in (own / f"{name}_last.pth", own / f"{name}_best.pth"):
+        theirs, ours = load_checkpoint(two / job / path.name, keys), load_checkpoint(path, keys)
+        assert theirs["epoch"] == ours["epoch"]
+        assert theirs["metrics"] == pytest.approx(ours["metrics"], abs=1e-6, nan_ok=True)
+        assert theirs["calibration"] == pytest.approx(ours["calibration"], abs=1e-5)
+        assert theirs.get("threshold") == pytest.approx(ours.get("threshold"), abs=1e-3)
+        for key in {"model_state_dict", "trained_state_dict"} & set(ours):
+            for part, weight in ours[key].items():
+                torch.testing.assert_close(theirs[key][part], weight, rtol=1e-4, atol=1e-6)
+    ours, theirs = figures(own), figures(two / job)
+    assert theirs[len(theirs) - len(ours) :] == pytest.approx(ours, abs=1.01e-4)  # a resumed run has tested twice
+
+
+def test_nineteen_images_are_validated_once(two):
+    """They do not divide by two batches of four."""
+    metrics = load_checkpoint(two / "plain" / "plain_last.pth")["metrics"]
+    assert metrics["n_authentic"] + sum(metrics[f"n_{size}"] for size in SIZES) == 19
+
+
+def test_the_verdicts_of_script_7_know_all_of_the_validation(two, pictures):
+    checkpoint = load_checkpoint(two / "script_7" / "spai_fusion_best.pth", SPAI_KEYS)
+    table = pd.read_csv(pictures).query("split == 'val'")
+    assert checkpoint["validation"]["generated"] == table["class"].astype(bool).tolist()
+    assert len(set(checkpoint["validation"]["probs"])) == 9
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        ("script_1", "highres_no_ela"),
+        ("script_2", "hard_negative"),
+        ("script_3", "high_recall"),
+        ("script_7", "spai_fusion"),
+        ("script_8", "deepfake_video"),
+        ("resumed", "deepfake_video"),
+    ],
+)
+def test_each_program_speaks_and_writes_once(two, jobs, job, name):
+    first, second = printed(two / job), printed(two / job, process=1)
+    assert second == []
+    epochs = [line.split(":")[0] for line in first if line.startswith("epoch")]
+    assert len(epochs) == len(set(epochs)) > 0
+    assert sum(line.startswith(f"{name}: ") and line.endswith("_best.pth") for line in first) == len(jobs[job])
+    written = {path.name for path in (two / job).glob(f"{name}_*")} - {"hard_negative_round_1.csv"}
+    assert written == {f"{name}_best.pth", f"{name}_last.pth", f"{name}_metrics.json"}
+    assert not list((two / job).rglob("*.partial"))
+
+
+def test_the_metrics_of_script_1_are_those_of_its_checkpoint(two, odd_dir):
     folder, fold = odd_dir
-    samples = load_samples(folder)
+    path = two / "script_1" / "highres_no_ela_best.pth"
+    checkpoint, samples = load_checkpoint(path), load_samples(folder)
     folds = assign_folds(samples, 5, 0)
     val = [sample for sample, own in zip(samples, folds, strict=True) if own == fold]
     assert len(val) % 2 == 1
     again = validate(Accelerator(), load_network(checkpoint, path), make_loader(ForgeryDataset(val, 64), 8, 0))
     assert checkpoint["metrics"] == pytest.approx(again.metrics, abs=1e-6, nan_ok=True)
-    assert json.loads((models_dir / "highres_no_ela_metrics.json").read_text())["dice"] == checkpoint["best_dice"]
+    metrics = json.loads(path.with_name("highres_no_ela_metrics.json").read_text())
+    assert metrics["dice"] == checkpoint["best_dice"]
+    told = [line.split(":")[0] for line in printed(path.parent)]
+    assert told == ["highres_no_ela", "epoch 1/1", "highres_no_ela"]
 
 
-def test_script_2_mines_the_same_images(trained, odd_dir, tmp_path):
-    """From script 1's network, with an offset that makes it flag some of the pixels."""
+@pytest.mark.parametrize(
+    ("job", "forged", "find", "name"),
+    [
+        ("script_2", False, partial(hard_negatives, most=500), "hard_negative"),
+        ("script_3", True, hard_false_negatives, "hard_false_negative"),
+    ],
+)
+def test_two_processes_mine_the_same_images(two, odd_dir, tmp_path, job, forged, find, name):
     folder, fold = odd_dir
-    path = tmp_path / "highres_no_ela_best.pth"
-    checkpoint = load_checkpoint(trained[1] / path.name)
-    network = load_network(checkpoint, path)
-    samples = load_samples(folder)
-    batch = next(iter(make_loader(ForgeryDataset(samples, 64), len(samples), 0)))
-    with torch.no_grad():
-        checkpoint["model_state_dict"]["head.0.bias"] -= network(batch["image"]).quantile(0.9)
-    save_checkpoint(checkpoint, path)
-
+    samples, path = load_samples(folder), two / job / "highres_no_ela_best.pth"
     folds = assign_folds(samples, 5, 0)
-    authentic = [s for s, own in zip(samples, folds, strict=True) if own != fold and not s.forged]
-    scanned = scan(load_network(checkpoint, path), ForgeryDataset(authentic, 64), batch_size=8)
-    hard = hard_negatives(scanned, 500)
+    mined = [s for s, own in zip(samples, folds, strict=True) if own != fold and s.forged == forged]
+    scanned = scan(load_network(load_checkpoint(path), path), ForgeryDataset(mined, 64), batch_size=8)
+    hard = find(scanned)
     assert len(hard) > 2
     write_round(tmp_path / "one.csv", scanned, hard)
+    assert (two / job / f"{name}_round_1.csv").read_text() == (tmp_path / "one.csv").read_text()
+    told = printed(two / job)
+    assert sum("of the validation fold, before and after" in line for line in told) == 1
+    assert sum(line.startswith("round 1: ") for line in told) == 1
 
-    options = ("--data-dir", folder, "--models-dir", tmp_path, "--fold", fold, *SMALL)
-    result = launch("script_2_hard_negative_mining.py", *options)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "hard_negative_round_1.csv").read_text() == (tmp_path / "one.csv").read_text()
-    counts = [line for line in result.stdout.splitlines() if "of the validation fold, before and after" in line]
-    assert len(counts) == 1
-    assert sum(line.startswith("round 1: ") for line in result.stdout.splitlines()) == 1
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_kept_and_goes_on(odd_dir, tmp_path):
+    """Ctrl-C reaches the launcher alone, which passes it on."""
+    options = ("--data-dir", odd_dir[0], "--models-dir", tmp_path, *SMALL, "--encoder-weights", "none")
+    script = ("script_1_highres_no_ela.py", *options, "--schedule", "constant")
+    last = tmp_path / "highres_no_ela_last.pth"
+    process = launch(*script, "--epochs", 10000)
+    while not last.is_file():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=60)
+    assert psutil.wait_procs(workers, timeout=1)[1] == []
+    done = load_checkpoint(last)["epoch"] + 1
+    assert complaints.count("interrupted: ") == 1
+    assert f"{last} holds the run up to epoch {done}; go on with --resume" in complaints
+
+    process = launch(*script, "--epochs", done + 1, "--resume")
+    told, complaints = process.communicate(timeout=300)
+    assert process.returncode == 0, complaints
+    assert re.findall("^epoch .*?:", told, re.MULTILINE) == [f"epoch {done + 1}/{done + 1}:"]
+
+
+def run_all(folder: Path) -> None:
+    """In each of the processes: all jobs after each other, since a start takes longer than a job."""
+    for name, programs in json.loads((folder / "jobs.json").read_text()).items():
+        (folder / name).mkdir(exist_ok=True)
+        for program in programs:
+            run(folder / name, *program, process=os.environ["RANK"])
 
 
 if __name__ == "__main__":
-    train_plain(*sys.argv[1:])
+    run_all(Path(sys.argv[1]))
