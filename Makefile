@@ -81,10 +81,10 @@ demo: setup
 
 # Two processes, a file of tests in one: most of the time goes into starting programs.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ''
 
 bench: setup
 	$(BIN)/python -m benchmarks.rle

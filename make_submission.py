@@ -26,7 +26,8 @@ Millions of images come as a manifest or as webdataset shards too, and may be sh
 
 Rows are written in parts, beside the output, until all are there and are merged. A run that was interrupted goes on
 with the parts that are missing, or whose files have changed, when it is started again; so does the shard of a worker
-that was lost. Each worker looks at the files of its own parts alone: when some were changed, start all of them again.
+that was lost. Each worker looks at the files of its own parts alone: when some were changed, start all of them again
+before one of them has ended.
 """
 
 from collections.abc import Sequence

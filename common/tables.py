@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
     """Read a CSV file as text: case ids are names, `007` stays `007`, and an empty field is an empty string.
 
     Args:
@@ -19,6 +21,9 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     Raises:
         UserError: The file is missing, no table, or lacks a column.
     """
+    # Not above: it takes half a second to import, and most submissions read no table.
+    import pandas as pd
+
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

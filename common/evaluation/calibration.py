@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 
 def log_odds(score: float) -> float:
@@ -25,6 +24,9 @@ def fit_calibration(scores: Sequence[float], forged: Sequence[bool]) -> dict[str
         only, nothing can be fitted: the identity, 1 and 0. Where scores run against the truth, the slope is 0: they say
         nothing, and the share of forged images is the probability.
     """
+    # Not above: it takes as long to import as half of torch, and whoever only applies a calibration needs none.
+    from sklearn.linear_model import LogisticRegression
+
     forged = np.asarray(forged, bool)
     if forged.all() or not forged.any():
         return {"slope": 1.0, "intercept": 0.0}

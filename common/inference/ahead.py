@@ -1,9 +1,10 @@
-"""Work that is done ahead of who asks for it."""
+"""Work that threads do ahead of who asks for it."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from typing import TypeVar
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,3 +28,17 @@ def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], count: int
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+@contextmanager
+def threads(count: int, **options: Any) -> Iterator[ThreadPoolExecutor]:
+    """A `ThreadPoolExecutor` that ends with the block; if an exception ends that, what has not begun is dropped.
+
+    It takes up jobs in the order in which they are given, so that a job may wait for earlier ones.
+    """
+    with ThreadPoolExecutor(count, **options) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

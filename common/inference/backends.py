@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 from common.errors import UserError
@@ -76,7 +77,9 @@ def choose_backend(
     return "torch", f"too few images to convert the networks for them (--backend {installed[0]} does)"
 
 
-def load_by(backend: Backend, path: Path, checkpoint: dict[str, Any], or_torch: bool = False) -> Network:
+def load_by(
+    backend: Backend, path: Path, checkpoint: dict[str, Any], or_torch: bool = False, threads: int | None = None
+) -> Network:
     """The network of a checkpoint, run by torch, or on the CPU by another runtime: as it was kept, or exported now.
 
     Args:
@@ -84,13 +87,14 @@ def load_by(backend: Backend, path: Path, checkpoint: dict[str, Any], or_torch: 
         path: Of the checkpoint's file.
         checkpoint: What it holds.
         or_torch: Let torch run what the other runtime can't, with a printed note.
+        threads: Of another runtime, for each of its networks; by default as many as torch has.
 
     Raises:
         UserError: The runtime is not installed, can't run this network, or gives something else than torch.
     """
     if backend != "torch":
         try:
-            return load_exported(path, checkpoint, backend)
+            return load_exported(path, checkpoint, backend, threads)
         except UserError as error:
             if not or_torch:
                 raise
@@ -98,22 +102,24 @@ def load_by(backend: Backend, path: Path, checkpoint: dict[str, Any], or_torch: 
     return load_network(checkpoint, path)
 
 
-def load_exported(path: Path, checkpoint: dict[str, Any], backend: Backend) -> Network:
+def load_exported(path: Path, checkpoint: dict[str, Any], backend: Backend, threads: int | None = None) -> Network:
     """The network of a checkpoint by another runtime than torch (see `load_by`)."""
     _require(backend)
     kept = kept_path(path, backend)
     if kept.is_file():
         try:
-            return RUNTIMES[backend].open(kept)
+            return RUNTIMES[backend].open(kept, threads)
         except Exception as error:  # of another version, or broken: each runtime raises its own kind
             print(f"note: {kept} can't be read and is made again ({_line(error)})")
-    exported = export(path, checkpoint, backend, kept.parent)
+    exported = export(path, checkpoint, backend, kept.parent, threads)
     if exported.path is None:
         _note(f"{kept.parent} can't be written: the networks are converted again at every start")
     return exported.network
 
 
-def export(path: Path, checkpoint: dict[str, Any], backend: Backend, folder: Path) -> Export:
+def export(
+    path: Path, checkpoint: dict[str, Any], backend: Backend, folder: Path, threads: int | None = None
+) -> Export:
     """Convert the network of a checkpoint, check it, and keep it in a folder, where its stale exports are removed.
 
     Raises:
@@ -125,7 +131,7 @@ def export(path: Path, checkpoint: dict[str, Any], backend: Backend, folder: Pat
     runtime = RUNTIMES[backend]
     try:
         model = runtime.convert(to_onnx(network, channels, size))
-        exported = runtime.open(model)
+        exported = runtime.open(model, threads)
         difference = largest_difference(network, exported, channels, size)
     except Exception as error:  # an operation that the exporter or the runtime does not know
         raise UserError(f"{path} can't be run by {backend} ({_line(error)}). Use --backend torch.") from error
@@ -187,33 +193,35 @@ def probes(channels: int, size: int) -> Tensor:
 
 
 class _OpenVino:
-    """Logits by OpenVINO, in float32 on as many threads as torch has."""
+    """Logits by OpenVINO, in float32."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, threads: int | None) -> None:
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 or float16 where the processor has it
             "PERFORMANCE_HINT": "LATENCY",  # two batches at once are no faster, and take twice the memory
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
             "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
         }
         self._compiled = _openvino().Core().compile_model(model, "CPU", settings)
         self._request = self._compiled.create_infer_request()
+        self._lock = Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
         pixels = np.ascontiguousarray(images.cpu().numpy())
-        logits = self._request.infer([pixels], share_inputs=True)[0]
-        self._compiled.release_memory()  # the next member's network needs as much; it costs no time
+        with self._lock:  # a thread may look at the next image already
+            logits = self._request.infer([pixels], share_inputs=True)[0]
+            self._compiled.release_memory()  # the next member's network needs as much; it costs no time
         return torch.from_numpy(logits)
 
 
 class _OnnxRuntime:
-    """Logits by ONNX Runtime, on the CPU with as many threads as torch has."""
+    """Logits by ONNX Runtime, on the CPU."""
 
-    def __init__(self, model: bytes | str) -> None:
+    def __init__(self, model: bytes | str, threads: int | None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
         # As in common.process: threads that spin collapse beside a busy neighbour.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # one for each member would hold several times the memory of one
@@ -240,8 +248,8 @@ class Runtime(NamedTuple):
     suffix: str
     convert: Callable[[bytes], Any]
     """From ONNX to what it runs and writes."""
-    open: Callable[[Any], Network]
-    """Such a model, or the path of a kept one."""
+    open: Callable[[Any, int | None], Network]
+    """Such a model, or the path of a kept one; the threads of it, or None for as many as torch has."""
     write: Callable[[Any, Path], None]
 
 
@@ -250,14 +258,14 @@ RUNTIMES: dict[Backend, Runtime] = {
         package="openvino",
         suffix=".xml",  # and .bin
         convert=lambda onnx: _openvino().Core().read_model(onnx),
-        open=lambda model: _OpenVino(model),
+        open=lambda model, threads: _OpenVino(model, threads),
         write=lambda model, path: _openvino().save_model(model, path, compress_to_fp16=False),
     ),
     "onnxruntime": Runtime(
         package="onnxruntime",
         suffix=".onnx",
         convert=lambda onnx: onnx,
-        open=lambda model: _OnnxRuntime(model),
+        open=lambda model, threads: _OnnxRuntime(model, threads),
         write=lambda model, path: path.write_bytes(model),
     ),
 }

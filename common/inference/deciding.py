@@ -94,12 +94,16 @@ class Decider:
         batch_size = self.config.batch_size
         read = ahead(self._readers, lambda source: (source[0], read_source(source)), sources, batch_size)
         while batch := list(islice(read, batch_size)):
-            predictions = iter(self.ensemble.predict([image for _, image in batch if not isinstance(image, str)]))
-            for case_id, image in batch:
-                if isinstance(image, str):
-                    yield Row(case_id, "image", {"error": image}, AUTHENTIC)
-                else:
-                    yield decide(self.config, self.settings, case_id, image, next(predictions))
+            yield from self._decided(batch)
+
+    def _decided(self, batch: list[tuple[str, np.ndarray | str]]) -> Iterator[Row]:
+        """The rows of cases with their images, or with what is wrong with these."""
+        predictions = iter(self.ensemble.predict([image for _, image in batch if not isinstance(image, str)]))
+        for case_id, image in batch:
+            if isinstance(image, str):
+                yield Row(case_id, "image", {"error": image}, AUTHENTIC)
+            else:
+                yield decide(self.config, self.settings, case_id, image, next(predictions))
 
 
 class _Whole:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from common.data.transforms import resize_map
-from common.inference.ahead import ahead
+from common.inference.ahead import ahead, threads
 from common.inference.blending import blend, join_evidence
 from common.inference.evidence import Evidence, gather
 from common.inference.gate import (
@@ -22,7 +23,7 @@ from common.inference.generated import Detector, Generated
 from common.inference.members import COPY_MOVE, Member
 from common.inference.precision import to_half, to_single
 from common.inference.settings import Settings
-from common.inference.views import Network, Pieces, Sight, Viewer, cut, is_large, predict_pieces
+from common.inference.views import Network, Pieces, Sight, Viewer, cut, is_large, predict_pieces, streams
 
 import numpy as np
 import torch
@@ -92,8 +93,9 @@ class Ensemble:
         self.members = [*self.networks, *([COPY_MOVE] if copy_move else [])]
         self._viewers = [[loaded.viewer for loaded in fold] for fold in folds]
         self.map_size = max((v.sight.size for viewers in self._viewers for v in viewers), default=FEATURE_SIZE)
-        # For what is done beside the networks, on CPUs a sixth of the work at most (docs/SCALING.md). They take up jobs
-        # in the order in which these are given, so that a job may wait for earlier ones.
+        # The networks look in threads of their own, so many at once; beside them is cut and blended, on CPUs a sixth of
+        # the work at most (docs/SCALING.md).
+        self._streams = streams(self.map_size, device)
         self._threads = max(1, torch.get_num_threads() // 4)
         for fold in folds:
             for loaded in fold:
@@ -103,20 +105,22 @@ class Ensemble:
     def predict(self, images: list[np.ndarray]) -> list[Prediction]:
         """Blend and decide RGB images, uint8 (H, W, 3). The folds' maps, and their probabilities, are averaged.
 
-        While the networks look at an image, threads cut the next one and blend the last, and processes look for copies.
+        While networks look at an image, threads cut the next one and blend the last, and processes look for copies.
         """
         evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
         decided = []
-        with ThreadPoolExecutor(self._threads) as beside:
+        with self._looking() as looking, threads(self._threads) as beside:
             for batch, shown in self._shown(images, range(len(self.folds)), beside):
+                if len(decided) > 1:
+                    decided[-2].result()  # the maps of two large images at a time are enough for the memory
                 by_fold = [
-                    beside.submit(self._blends, fold, len(batch), self._look(fold, shown, beside))
+                    beside.submit(self._blends, fold, len(batch), self._look(fold, shown, looking, beside))
                     for fold in range(len(self.folds))
                 ]
-                generated = self.detector.predict(batch) if self.detector else [None] * len(batch)
+                generated = looking.submit(self._generated, batch)
                 found = list(islice(evidence, len(batch)))
                 decided.append(beside.submit(self._decide, by_fold, found, generated))
-        predictions = [prediction for batch in decided for prediction in batch.result()]
+            predictions = [prediction for batch in decided for prediction in batch.result()]
         next(evidence, None)  # ends it here: while the garbage collector ends it, Python loses a Ctrl-C
         return predictions
 
@@ -127,10 +131,21 @@ class Ensemble:
             images: RGB, uint8 (H, W, 3).
             fold: Position in `folds`.
         """
-        with ThreadPoolExecutor(self._threads) as beside:
-            looks = (self._look(fold, shown, beside) for _, shown in self._shown(images, [fold], beside))
+        with self._looking() as looking, threads(self._threads) as beside:
+            looks = (self._look(fold, shown, looking, beside) for _, shown in self._shown(images, [fold], beside))
             for stacks in ahead(beside, self._stacks, looks):
                 yield from stacks
+
+    @contextmanager
+    def _looking(self) -> Iterator[ThreadPoolExecutor]:
+        """Threads for the networks, which share out torch's."""
+        total = torch.get_num_threads()
+        each = max(1, total // self._streams)
+        try:
+            with threads(self._streams, initializer=torch.set_num_threads, initargs=(each,)) as looking:
+                yield looking
+        finally:
+            torch.set_num_threads(total)  # for threads that are started later
 
     def _shown(
         self, images: list[np.ndarray], folds: Iterable[int], beside: ThreadPoolExecutor
@@ -142,19 +157,23 @@ class Ensemble:
         return zip(batches, pieces, strict=True)
 
     def _batches(self, images: list[np.ndarray]) -> list[list[np.ndarray]]:
-        """All at a time, unless one is large: one large image's maps at a time are enough for the memory."""
+        """All at a time, unless one is large: then each is one."""
         alone = any(is_large(*image.shape[:2], self.map_size) for image in images)
         return [[image] for image in images] if alone or not images else [images]
 
     def _look(
-        self, fold: int, shown: dict[Sight, Pieces], beside: ThreadPoolExecutor
+        self, fold: int, shown: dict[Sight, Pieces], looking: ThreadPoolExecutor, beside: ThreadPoolExecutor
     ) -> list[Future[list[np.ndarray]]]:
-        """Each network's maps of the images shown, float16. The networks look at once; the maps are being drawn."""
+        """Each network's maps of the images shown, float16, as they come to be."""
         drawn = []
         for viewer in self._viewers[fold]:
             pieces = shown[viewer.sight]
-            drawn.append(beside.submit(_draw, pieces, predict_pieces(viewer, pieces, tta=self.settings.tta)))
+            probs = looking.submit(predict_pieces, viewer, pieces, self.settings.tta, n_streams=self._streams)
+            drawn.append(beside.submit(_draw, pieces, probs))
         return drawn
+
+    def _generated(self, images: list[np.ndarray]) -> list[Generated | None]:
+        return self.detector.predict(images) if self.detector else [None] * len(images)
 
     def _stacks(self, drawn: list[Future[list[np.ndarray]]]) -> list[np.ndarray]:
         """`member_maps` of the images that were looked at."""
@@ -189,11 +208,11 @@ class Ensemble:
         self,
         by_fold: list[Future[list[tuple[np.ndarray, dict[str, float]]]]],
         evidence: list[Evidence | None],
-        generated: list[Generated | None],
+        generated: Future[list[Generated | None]],
     ) -> list[Prediction]:
         """The images, by each fold's blends, the evidence and the detector."""
         by_image = zip(*(future.result() for future in by_fold), strict=True)
-        return [self._decide_one(*own) for own in zip(by_image, evidence, generated, strict=True)]
+        return [self._decide_one(*own) for own in zip(by_image, evidence, generated.result(), strict=True)]
 
     def _decide_one(
         self,
@@ -217,6 +236,6 @@ class Ensemble:
         return Prediction(prob, probability, found, generated)
 
 
-def _draw(pieces: Pieces, probs: np.ndarray) -> list[np.ndarray]:
+def _draw(pieces: Pieces, probs: Future[np.ndarray]) -> list[np.ndarray]:
     # As float16 at once: as float32, those of all networks of a large image would take twice the memory.
-    return [to_half(prob) for prob in pieces.maps(probs)]
+    return [to_half(prob) for prob in pieces.maps(probs.result())]

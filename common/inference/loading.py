@@ -22,7 +22,7 @@ from common.inference.members import (
     member_path,
 )
 from common.inference.settings import Settings
-from common.inference.views import TTA, VIEWS
+from common.inference.views import TTA, VIEWS, streams
 from common.training.checkpoint import load_checkpoint
 
 import torch
@@ -100,11 +100,11 @@ def _load_folds(
     chosen, why = choose_backend(backend, device, paths, n_views * size**2)
     if backend == "auto":
         print(f"the networks are run by {chosen}: {why}")
-    loaded = []
+    loaded, threads = [], max(1, torch.get_num_threads() // streams(size, device))
     for fold in folds:
         loaded.append([])
         for member, (path, checkpoint) in zip(members, fold.items(), strict=True):
-            network = load_by(chosen, path, checkpoint, or_torch=backend == "auto")
+            network = load_by(chosen, path, checkpoint, or_torch=backend == "auto", threads=threads)
             rest = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
             loaded[-1].append(Loaded(member, network, rest))
     return loaded

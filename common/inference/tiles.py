@@ -22,7 +22,7 @@ def tile_windows(height: int, width: int, side: int, overlap: float = 0.25) -> l
 
 
 def blend_tiles(tiles: Iterable[tuple[Window, np.ndarray]], height: int, width: int) -> np.ndarray:
-    """Weighted mean (height, width), float32, of the maps of tiles that cover it, row by row as `tile_windows` does.
+    """Weighted mean (height, width), float32, of the maps of tiles that cover it, row by row, as `tile_windows` does.
 
     A tile counts less towards its borders, so that no seam shows where one ends. The mean is a running one (West
     1979): where all tiles agree it is exactly what they say. Maps may have any size, and are brought

@@ -35,7 +35,7 @@ whole shows none above 0.33 (docs/LOG.md)."""
 MIN_TILE = 128
 """Least side in pixels of tiles that are a share of the image: smaller ones show too little beside a forgery."""
 BATCH_SIZE = {"cpu": 8, "cuda": 128}
-"""Pieces of 256² that a network looks at at a time. Of larger ones fewer, by the cube of their side, since networks for
+"""Pieces of 256² that networks look at at a time. Of larger ones fewer, by the cube of their side, since networks for
 them are wider too: on a CPU one of 512², which is as fast there as two and takes half a GB less with FPN-B2."""
 
 
@@ -168,25 +168,40 @@ def predict_views(network: Network, images: Tensor, tta: TTA) -> Tensor:
     return torch.stack(probs).mean(dim=0)
 
 
-def predict_pieces(viewer: Viewer, pieces: Pieces, tta: TTA = "none", batch_size: int | None = None) -> np.ndarray:
+def at_a_time(size: int, device: torch.device) -> int:
+    """How many pieces of a side in pixels are looked at at a time, by all networks together."""
+    return max(1, int(BATCH_SIZE.get(device.type, BATCH_SIZE["cuda"]) * (256 / size) ** 3))
+
+
+def streams(size: int, device: torch.device) -> int:
+    """How many networks look at once, at pieces of a side in pixels, each with its share of torch's threads.
+
+    On CPUs two with a thread each do more than one with two (docs/LOG.md). At least a piece at a time is left for each.
+    """
+    return min(torch.get_num_threads(), at_a_time(size, device)) if device.type == "cpu" else 1
+
+
+def predict_pieces(
+    viewer: Viewer, pieces: Pieces, tta: TTA = "none", batch_size: int | None = None, n_streams: int = 1
+) -> np.ndarray:
     """A network's probabilities of what it is shown.
 
     Args:
         viewer: The network, on the device where the pieces are.
         pieces: What `cut` made for its sight.
         tta: Views of each image and tile, which are averaged.
-        batch_size: Pieces at a time; by default as many as `BATCH_SIZE` says.
+        batch_size: Pieces at a time; by default a share of `at_a_time`.
+        n_streams: Networks that share it.
 
     Returns:
         float32 (N, S, S), for `Pieces.maps`.
     """
     size, pixels = viewer.sight.size, pieces.pixels
-    scale = (256 / size) ** 3
-    at_a_time = batch_size or max(1, int(BATCH_SIZE.get(pixels.device.type, BATCH_SIZE["cuda"]) * scale))
+    batch_size = batch_size or max(1, at_a_time(size, pixels.device) // n_streams)
     probs = np.empty((len(pixels), size, size), np.float32)
-    for start in range(0, len(pixels), at_a_time):
-        piece = slice(start, start + at_a_time)
-        probs[piece] = predict_views(viewer.look, pixels[piece], tta).cpu().numpy()
+    for start in range(0, len(pixels), batch_size):
+        batch = slice(start, start + batch_size)
+        probs[batch] = predict_views(viewer.look, pixels[batch], tta).cpu().numpy()
     return probs
 
 

@@ -132,7 +132,7 @@ def fit_member(
         dice_weight=config.dice_weight,
     )
     torch.backends.cudnn.benchmark = True  # of sizes that stay the same
-    freeze_unused(model, 1, config.in_channels, 64, 64)
+    freeze_unused(model, 1, config.in_channels, config.image_size, config.image_size)
     keep_decoded(config, split, train_set, val_set)
     train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
     val_loader = make_loader(val_set, config.batch_size, config.workers)

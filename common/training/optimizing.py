@@ -93,7 +93,7 @@ def freeze_unused(model: nn.Module, *shape: int) -> None:
 
     Args:
         model: Its output is a tensor. Statistics of batch norm stay as they are.
-        shape: Of an input.
+        shape: Of an input that it takes; some encoders take one size alone.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training

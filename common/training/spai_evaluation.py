@@ -67,7 +67,7 @@ def evaluate_model(
     model: Spai | PatchClassifier, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]
 ) -> pd.DataFrame:
     """As `evaluate_spai`, of a network that has its weights, with the calibration of its checkpoint."""
-    process_state()
+    process_state()  # before the accelerator, which would take several processes without a GPU for several runs
     accelerator = Accelerator()
     model.to(accelerator.device)
     test, validation = of_split(images, "test"), checkpoint["validation"]
@@ -94,6 +94,7 @@ def evaluate_model(
             rows["clip_score"] = _clip_scores(accelerator, model, config, data, rows["generator"])
         rows.insert(0, "degradation", degradation)
         tables.append(rows)
+        accelerator.free_memory()  # it keeps each loader, and with it the loader's workers
     return pd.concat(tables, ignore_index=True)
 
 

@@ -125,7 +125,7 @@ def start_spotter(config: VideoConfig) -> tuple[TemporalCNNGRU, VideoConfig]:
     if not config.resume:  # then the checkpoint has the weights
         with process_state().main_process_first(), main_process_prints():  # the others find them in the hub's cache
             loaded = load_backbone_weights(model, loaded)
-    freeze_unused(model, 1, 1, 3, 64, 64)
+    freeze_unused(model, 1, 1, 3, config.image_size, config.image_size)
     decision = {name: getattr(config, name) for name in DECISION if getattr(config, name) is not None}
     return model, replace(config, encoder_weights=loaded, **DECISION | decision)
 
@@ -283,7 +283,7 @@ def evaluate_spotter(config: VideoConfig, clips: Sequence[Clip], cache: ClipCach
     fake = np.array([clip.fake for clip in clips], bool)
     if fake.all() or not fake.any():
         raise UserError("the test split needs real and fake clips.")
-    process_state()
+    process_state()  # before the accelerator, which would take several processes without a GPU for several runs
     accelerator = Accelerator()
     loader = make_loader(ClipDataset(clips, cache), config.batch_size, config.workers, collate=collate_clips)
     with main_process_prints():

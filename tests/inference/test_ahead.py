@@ -1,7 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from common.inference.ahead import ahead
+from common.inference.ahead import ahead, threads
 
 import pytest
 
@@ -42,3 +42,24 @@ def test_an_error_is_raised_in_its_place(pool):
     assert [next(results), next(results)] == [3, 2]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_an_error_drops_what_has_not_begun():
+    begun, may_end, dropped = Event(), Event(), []
+    with pytest.raises(KeyboardInterrupt), threads(1) as pool:
+        first = pool.submit(lambda: begun.set() or may_end.wait(30))
+        later = pool.submit(dropped.append, 1)
+        assert begun.wait(30)
+        later.add_done_callback(lambda _: may_end.set())
+        raise KeyboardInterrupt
+    assert first.result()
+    assert later.cancelled()
+    assert dropped == []
+
+
+def test_without_an_error_all_is_done():
+    done = []
+    with threads(2) as pool:
+        for number in range(20):
+            pool.submit(done.append, number)
+    assert sorted(done) == list(range(20))

@@ -120,7 +120,7 @@ def test_a_full_disk_is_gone_without(save, tmp_path, name):
 def test_what_differs_from_torch_is_refused(save, tmp_path, monkeypatch, capsys):
     path = save(tmp_path / "a_best.pth")
     real = RUNTIMES["onnxruntime"]
-    shifted = real._replace(open=lambda model: lambda images: real.open(model)(images) + 0.1)
+    shifted = real._replace(open=lambda model, threads: lambda images: real.open(model, threads)(images) + 0.1)
     monkeypatch.setitem(RUNTIMES, "onnxruntime", shifted)
     with pytest.raises(UserError, match=r"a_best\.pth: onnxruntime differs from torch by 0\.02.*Use --backend torch"):
         load(path, "onnxruntime")

@@ -53,3 +53,17 @@ def test_a_blend_has_no_seam():
     assert blend[:, 34:36].mean() == pytest.approx(0.5)
     reverse = blend_tiles(zip(windows[::-1], tiles[::-1], strict=True), 40, 70)
     assert np.abs(reverse - blend).max() < 1e-6
+
+
+@settings(deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(8, 40), st.floats(0, 0.75), st.integers(0, 9))
+def test_a_blend_is_the_mean_by_weights_that_fall_off_on_both_axes(height, width, side, overlap, seed):
+    rng, total, weights = np.random.default_rng(seed), np.zeros((height, width)), np.zeros((height, width))
+    tiles = []
+    for window in tile_windows(height, width, side, overlap):
+        prob = rng.random((min(side, height), min(side, width)), dtype=np.float32)
+        weight = np.outer(*(np.hanning(length + 2)[1:-1] for length in prob.shape))
+        total[window] += weight * prob
+        weights[window] += weight
+        tiles.append((window, prob))
+    assert np.allclose(blend_tiles(tiles, height, width), total / weights, rtol=0, atol=1e-5)

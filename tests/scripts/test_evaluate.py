@@ -12,19 +12,11 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "competition_sample"
+FLAGS = ("--submission", "s.csv", "--masks", "data/test_masks")
 KEYS = {
     "of1", "of1_all_authentic", "lift", "image_precision", "image_recall", "image_fpr", "image_f1", "image_mcc",
     "pixel_f1", "pixel_iou", "pixel_auc", "pixel_f1_best", "n_forged", "n_authentic", "by_size",
 }  # fmt: skip
-
-
-def evaluate(folder, *flags):
-    return subprocess.run(
-        [sys.executable, ROOT / "evaluate.py", "--submission", "s.csv", "--masks", "data/test_masks", *flags],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
 
 
 def write_submission(folder, rows):
@@ -48,6 +40,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def evaluate(call_program, folder):
+    return lambda *flags: call_program("evaluate.py", *FLAGS, *flags, folder=folder)
+
+
 def add_maps(folder):
     (folder / "maps").mkdir()
     for mask in (folder / "data" / "test_masks").glob("*.npy"):
@@ -55,10 +52,13 @@ def add_maps(folder):
 
 
 def test_hand_known_figures(folder):
+    """The real program."""
     add_maps(folder)
     Image.fromarray(np.full((5, 5), 51, np.uint8)).save(folder / "maps" / "3.png")
     (folder / "data" / "groups.csv").write_text("case_id,group,kind\n1,x,copymove\n2,y,splice\n3,x,\n")
-    done = evaluate(folder, "--maps", "maps", "--json", "out/figures.json", "--report", "out/report")
+    command = [sys.executable, ROOT / "evaluate.py", *FLAGS, "--maps", "maps"]
+    command += ["--json", "out/figures.json", "--report", "out/report"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "out" / "figures.json").read_text())
     assert set(figures) == KEYS
@@ -97,8 +97,8 @@ def test_hand_known_figures(folder):
     assert (folder / "out" / "report" / "predictions.png").exists()
 
 
-def test_without_maps_their_figures_are_null(folder):
-    done = evaluate(folder, "--json", "figures.json")
+def test_without_maps_their_figures_are_null(evaluate, folder):
+    done = evaluate("--json", "figures.json")
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "figures.json").read_text())
     assert set(figures) == KEYS
@@ -106,33 +106,33 @@ def test_without_maps_their_figures_are_null(folder):
     assert "by kind" not in done.stdout and "AUC" not in done.stdout
 
 
-def test_nested_case_ids_and_the_prefix_of_the_training_layout(folder):
+def test_nested_case_ids_and_the_prefix_of_the_training_layout(evaluate, folder):
     (folder / "data" / "test_masks" / "deep").mkdir()
     (folder / "data" / "test_masks" / "2.npy").rename(folder / "data" / "test_masks" / "deep" / "2.npy")
     truth = rle.format_annotation([rle.encode(read_mask(folder / "data" / "test_masks" / "deep" / "2.npy")[0])])
     write_submission(folder, [("forged/1", "[101, 102]"), ("authentic/1", "authentic"), ("deep/2", truth)])
-    done = evaluate(folder, "--json", "figures.json")
+    done = evaluate("--json", "figures.json")
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "figures.json").read_text())
     assert (figures["of1"], figures["n_forged"], figures["n_authentic"]) == (1.0, 2, 1)
 
 
-def test_no_masks_at_all_is_said(folder):
+def test_no_masks_at_all_is_said(evaluate, folder):
     for mask in (folder / "data" / "test_masks").iterdir():
         mask.unlink()
-    done = evaluate(folder, "--json", "figures.json", "--report", "report")
+    done = evaluate("--json", "figures.json", "--report", "report")
     assert done.returncode == 0, done.stderr
     assert "note: data/test_masks holds no masks" in done.stdout
     assert json.loads((folder / "figures.json").read_text())["image_fpr"] == 0.5
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the competition's sample pairs are not at hand")
-def test_the_competitions_own_masks_score_one(folder):
+def test_the_competitions_own_masks_score_one(evaluate, folder):
     masks = SAMPLE / "train_masks"
     truth = {path.stem: rle.format_annotation([rle.encode(c) for c in np.load(path)]) for path in masks.glob("*.npy")}
     rows = [("authentic/" + case_id, "authentic") for case_id in truth]
     write_submission(folder, rows + [("forged/" + case_id, text) for case_id, text in truth.items()])
-    done = evaluate(folder, "--masks", masks, "--json", "figures.json", "--report", "report")
+    done = evaluate("--masks", masks, "--json", "figures.json", "--report", "report")
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "figures.json").read_text())
     assert figures["of1"] == figures["pixel_f1"] == figures["image_mcc"] == 1.0
@@ -146,15 +146,15 @@ def test_the_competitions_own_masks_score_one(folder):
         ([("1", "authentic"), ("2", "authentic")], ("--images", "nowhere", "--report", "r"), "nowhere is not a folder"),
     ],
 )
-def test_bad_input_is_one_message(folder, rows, flags, message):
+def test_bad_input_is_one_message(evaluate, folder, rows, flags, message):
     write_submission(folder, rows)
-    done = evaluate(folder, *flags)
+    done = evaluate(*flags)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_flag_is_refused(folder):
-    done = evaluate(folder, "--mask-dir", "x")
+def test_an_unknown_flag_is_refused(evaluate, folder):
+    done = evaluate("--mask-dir", "x")
     assert done.returncode == 2
     assert "mask-dir" in done.stderr

@@ -77,19 +77,19 @@ def test_a_copy_is_found_listed_and_outlined(run_program, forged, tmp_path):
     assert dark[truth & bright].mean() < 0.3
 
 
-def test_what_lies_below_the_least_score_is_not_drawn(run_program, forged, tmp_path):
+def test_what_lies_below_the_least_score_is_not_drawn(call_program, forged, tmp_path):
     path, *_ = forged
-    done = run_program("explain.py", path, "--output", tmp_path / "found.png", "--min-score", "1")
+    done = call_program("explain.py", path, "--output", tmp_path / "found.png", "--min-score", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("no copies found; 1 left out below 1, the best at ")
     assert read(tmp_path / "found.png").shape[1] == 820
 
 
-def test_an_image_that_shows_nothing_twice_is_shown_alone(run_program, tmp_path):
+def test_an_image_that_shows_nothing_twice_is_shown_alone(call_program, tmp_path):
     ramp = np.linspace(20, 230, 300) + np.linspace(-15, 15, 240)[:, None]
     image = np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "ramp.png")
-    done = run_program("explain.py", tmp_path / "ramp.png", "--output", tmp_path / "ramp_explained.png")
+    done = call_program("explain.py", tmp_path / "ramp.png", "--output", tmp_path / "ramp_explained.png")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("nothing is shown twice: no copy-move found\n")
     picture = read(tmp_path / "ramp_explained.png")
@@ -129,11 +129,11 @@ def portrait(tmp_path):
     return path
 
 
-def test_where_the_network_looked_is_listed_and_drawn(run_program, portrait, tmp_path):
+def test_where_the_network_looked_is_listed_and_drawn(call_program, portrait, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a photograph\na rendering")
     checkpoint = save_spai(tmp_path / "spai_best.pth", prompts=prompts)
-    done = run_program("explain.py", portrait, "--spai", checkpoint, "--output", tmp_path / "found.png")
+    done = call_program("explain.py", portrait, "--spai", checkpoint, "--output", tmp_path / "found.png")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     (found,) = load_detector(checkpoint, torch.device("cpu")).predict([read_image(portrait)])
@@ -216,8 +216,8 @@ def folder(tmp_path):
         ("image.png", "text.png/found.png", "found.png can't be written"),
     ],
 )
-def test_what_is_wrong_is_one_message(run_program, folder, image, output, message):
-    done = run_program("explain.py", folder / image, "--output", folder / output)
+def test_what_is_wrong_is_one_message(call_program, folder, image, output, message):
+    done = call_program("explain.py", folder / image, "--output", folder / output)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
@@ -252,7 +252,7 @@ def test_the_picture_is_named_after_the_image(program, folder):
     assert config.path.as_posix() == "outputs/image_generated.png"
 
 
-def test_an_unknown_flag_is_refused(run_program):
-    done = run_program("explain.py", "image.png", "--threshold", "0.5")
+def test_an_unknown_flag_is_refused(call_program):
+    done = call_program("explain.py", "image.png", "--threshold", "0.5")
     assert done.returncode == 2
     assert "threshold" in done.stderr

@@ -32,24 +32,24 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def models_dir(run_program, pairs_dir, tmp_path_factory):
+def models_dir(call_program, pairs_dir, tmp_path_factory):
     """A network that learned to see the bright squares of `pairs_dir`."""
     folder = tmp_path_factory.mktemp("models")
-    result = run_program(
+    result = call_program(
         "script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", folder, "--profile", "quick",
-        "--encoder-weights", "none", "--image-size", "64", "--decoder-channels", "32", "--epochs", "30",
-        "--folds", "2", "--tracker", "none",
+        "--encoder-weights", "none", "--image-size", "64", "--decoder-channels", "32", "--epochs", "10",
+        "--lr", "3e-3", "--schedule", "one_cycle", "--folds", "2", "--tracker", "none",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder
 
 
 @pytest.fixture
-def submit(run_program, models_dir, tmp_path):
-    def submit(folder, *flags):
+def submit(call_program, models_dir, tmp_path):
+    def submit(folder, *flags, run=call_program):
         flags = ("--input", folder, "--models-dir", models_dir, "--output", tmp_path / "submission.csv", *flags)
         flags = ("--allow-missing", "--workers", "1", *flags)  # script 1 alone was trained
-        result = run_program("make_submission.py", *flags)
+        result = run("make_submission.py", *flags)
         assert result.returncode == 0, result.stderr
         return pd.read_csv(tmp_path / "submission.csv", dtype=str), pd.read_csv(
             tmp_path / "scores.csv", dtype={"case_id": str, "error": str}
@@ -65,7 +65,7 @@ def set_calibration(models_dir, folder, **calibration):
     return folder
 
 
-def test_every_image_has_its_row_at_its_own_resolution(submit, models_dir, tmp_path, capfd):
+def test_every_image_has_its_row_at_its_own_resolution(submit, run_program, models_dir, tmp_path):
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     rng = np.random.default_rng(1)
@@ -77,9 +77,8 @@ def test_every_image_has_its_row_at_its_own_resolution(submit, models_dir, tmp_p
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
     threshold = "0.1"
-    submission, scores = submit(
-        images, "--models-dir", always, "--maps", tmp_path / "maps", "--pixel-threshold", threshold
-    )
+    flags = ("--models-dir", always, "--maps", tmp_path / "maps", "--pixel-threshold", threshold)
+    submission, scores = submit(images, *flags, run=run_program)
 
     assert submission["case_id"].tolist() == ["a", "b", "broken", "c", "e", "sub/d"]
     assert list(submission.columns) == ["case_id", "annotation"]
@@ -167,11 +166,12 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
         (("--input", "missing.tar"), "error: missing.tar is not a folder"),
     ],
 )
-def test_a_wrong_flag_is_one_clear_message(run_program, models_dir, pairs_dir, tmp_path, flags, message):
+def test_a_wrong_flag_is_one_clear_message(call_program, models_dir, pairs_dir, tmp_path, flags, message):
     arguments = {"--input": pairs_dir / "train_images" / "forged", "--models-dir": models_dir}
     arguments |= {"--output": tmp_path / "s.csv" if flags[0] != "--scores" else "submission.csv", flags[0]: flags[1]}
     flags = [part for pair in arguments.items() for part in pair]
-    result = run_program("make_submission.py", "--allow-missing", *flags)
+    result = call_program("make_submission.py", "--allow-missing", *flags)
+    assert result.returncode != 0
     assert message in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
 
@@ -183,9 +183,9 @@ def test_a_wrong_flag_is_one_clear_message(run_program, models_dir, pairs_dir, t
         (("--allow-missing", "--no-copy-move"), "error: no member of the average is trained"),
     ],
 )
-def test_nothing_trained_is_one_clear_message(run_program, pairs_dir, tmp_path, flags, message):
+def test_nothing_trained_is_one_clear_message(call_program, pairs_dir, tmp_path, flags, message):
     arguments = ["--input", pairs_dir / "train_images" / "forged", "--models-dir", tmp_path / "nowhere", *flags]
-    result = run_program("make_submission.py", *arguments, "--output", tmp_path / "s.csv")
+    result = call_program("make_submission.py", *arguments, "--output", tmp_path / "s.csv")
     assert result.returncode == 1
     assert message in result.stderr
     assert "nowhere/highres_no_ela_best.pth (made by script_1_highres_no_ela.py)" in result.stderr
@@ -267,12 +267,12 @@ def test_generated_is_an_axis_of_its_own(submit, models_dir, pairs_dir, save_det
     pd.testing.assert_frame_equal(without.drop(columns=own), scores.reset_index().drop(columns=own))
 
 
-def test_a_detector_beside_nothing_else(run_program, copied_dir, save_detector, tmp_path):
+def test_a_detector_beside_nothing_else(call_program, copied_dir, save_detector, tmp_path):
     """Copy-move evidence decides alone, and the detector answers its own question; alone it decides nothing."""
     models = tmp_path / "models"
     path = save_detector(models / "spai_best.pth", metrics={})
     arguments = ["--input", copied_dir, "--models-dir", models, "--output", tmp_path / "submission.csv"]
-    result = run_program("make_submission.py", "--allow-missing", "--workers", "1", *arguments)
+    result = call_program("make_submission.py", "--allow-missing", "--workers", "1", *arguments)
     assert result.returncode == 0, result.stderr
     assert "no network is trained: copy-move evidence alone decides" in result.stdout
     assert result.stdout.count("never calibrated") == 1
@@ -282,14 +282,14 @@ def test_a_detector_beside_nothing_else(run_program, copied_dir, save_detector, 
     assert (scores["n_instances"] > 0).tolist() == [False, True, False, True]
     found = asked(path, [copied_dir / f"{number}.png" for number in range(4)])
     assert scores["generated_probability"].tolist() == pytest.approx([f.probability for f in found], abs=1e-5)
-    result = run_program("make_submission.py", "--allow-missing", "--no-copy-move", *arguments)
+    result = call_program("make_submission.py", "--allow-missing", "--no-copy-move", *arguments)
     assert result.returncode == 1
     assert "no member of the average is trained" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_fit_reads_the_detector_and_the_submission_follows(
-    submit, run_program, models_dir, pairs_dir, save_detector, tmp_path
+    submit, call_program, models_dir, pairs_dir, save_detector, tmp_path
 ):
     """One that finds the pasted squares generated, by a calibration that is turned to do so."""
     models = shutil.copytree(models_dir, tmp_path / "models")
@@ -303,7 +303,7 @@ def test_a_fit_reads_the_detector_and_the_submission_follows(
     calibration = {"slope": float(slope), "intercept": float(-slope * (forged + authentic) / 2)}
     save_detector(path, calibration=calibration)
     arguments = ["--data-dir", pairs_dir, "--models-dir", models, "--allow-missing", "--no-copy-move"]
-    result = run_program("fit_ensemble.py", *arguments)
+    result = call_program("fit_ensemble.py", *arguments)
     assert result.returncode == 0, result.stderr
     assert "\nwithout spai " in result.stdout
     settings = Settings.load(models / "ensemble.json")
@@ -314,7 +314,7 @@ def test_a_fit_reads_the_detector_and_the_submission_follows(
     _, scores = submit(images, "--models-dir", models, "--no-copy-move")
     _, without = submit(images, "--models-dir", models, "--no-copy-move", "--no-generated")
     assert (scores["forged_probability"] != without["forged_probability"]).any()
-    result = run_program("fit_ensemble.py", *arguments, "--no-generated")
+    result = call_program("fit_ensemble.py", *arguments, "--no-generated")
     assert result.returncode == 0, result.stderr
     assert "without spai" not in result.stdout
     assert list(Settings.load(models / "ensemble.json").checkpoints) == ["highres_no_ela"]
@@ -406,11 +406,11 @@ def test_videos_without_a_detector_have_rows_that_say_so(decide, tmp_path, capsy
     assert "3 videos: 3 not scored" in capsys.readouterr().out
 
 
-def test_a_single_video_needs_no_other_network(run_program, program, mixed_dir, save_video_detector, tmp_path):
+def test_a_single_video_needs_no_other_network(call_program, program, mixed_dir, save_video_detector, tmp_path):
     save_video_detector(tmp_path / "models" / "deepfake_video_b3_best.pth")
     places = {"input": mixed_dir / "1.mp4", "models_dir": tmp_path / "models", "output": tmp_path / "s.csv"}
     flags = [part for name, path in places.items() for part in (f"--{name.replace('_', '-')}", path)]
-    result = run_program("make_submission.py", *flags, "--faces", "centre")
+    result = call_program("make_submission.py", *flags, "--faces", "centre")
     assert result.returncode == 0, result.stderr
     assert "images" not in result.stdout and "1 videos: 1 inconclusive" in result.stdout
     assert (tmp_path / "s.csv").read_text().splitlines() == ["case_id,annotation"]
@@ -502,6 +502,19 @@ def test_a_run_goes_on_where_it_was(run_main, whole, tmp_path, capsys):
     run_main(min_area_share=0.5)
     assert "2 parts in " in (printed := capsys.readouterr().out) and "are done anew" in printed
     assert "parts are done," not in printed
+
+
+def test_an_image_that_was_replaced_is_decided_anew(run_main, whole, copied_dir, capsys):
+    """Of three parts that are done one has another image now, as the whole run had it."""
+    right = (copied_dir / "1.png").read_bytes()
+    (copied_dir / "1.png").write_bytes((copied_dir / "0.png").read_bytes())
+    run_main(num_shards=4, shard_index=0), run_main(num_shards=4, shard_index=1), run_main(num_shards=4, shard_index=3)
+    (copied_dir / "1.png").write_bytes(right)
+    capsys.readouterr()
+    assert run_main() == whole
+    printed = capsys.readouterr().out
+    assert "1 parts in " in printed and "are of files that have changed since, and are done anew" in printed
+    assert "goes on: 2 of 4 parts are done" in printed
 
 
 def test_a_launchers_missing_parts_name_no_flag(program, copied_dir, tmp_path):

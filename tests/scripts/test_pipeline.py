@@ -95,12 +95,12 @@ def test_folds_are_trained_into_folders_of_their_own(variables, tmp_path):
 @pytest.fixture(scope="module")
 def fitted(trained, variables):
     """The folder of models, and what `make fit` printed."""
-    result = make("fit", *variables)
+    result = make("fit", *variables, "FLAGS_fit=--folds 2")
     assert result.returncode == 0, result.stderr
     return trained[0], result.stdout
 
 
-def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, run_program, tmp_path):
+def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, call_program, tmp_path):
     models, output = fitted
     assert "10 images out of fold, 5 of them forged" in output
     steps = ["average", "+ union", "+ copy-move", "+ decision", "+ regions", "fitted weights", "without copy-move"]
@@ -112,7 +112,7 @@ def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, run_prog
 
     arguments = ["--input", pairs_dir / "train_images" / "forged", "--models-dir", models]
     arguments += ["--output", tmp_path / "submission.csv", "--instances", "groups"]
-    result = run_program("make_submission.py", *arguments, "--tta", "flips")
+    result = call_program("make_submission.py", *arguments, "--tta", "flips")
     assert result.returncode == 0, result.stderr
     assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
     assert "is left aside" not in result.stdout
@@ -120,12 +120,13 @@ def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, run_prog
     assert scores["forged_probability"].between(0, 1).all()
 
 
-def test_a_second_fit_needs_no_network(fitted, variables):
+def test_a_second_fit_needs_no_network(fitted, pairs_dir, call_program):
     models, _ = fitted
     files = sorted(models.glob("oof_*.npy"))
     assert [path.name.rsplit("_", 1)[0] for path in files] == ["oof_copy_move", "oof_none"]
     before = [path.stat().st_mtime_ns for path in files]
-    assert make("fit", *variables).returncode == 0
+    result = call_program("fit_ensemble.py", "--data-dir", pairs_dir, "--models-dir", models, "--folds", "2")
+    assert result.returncode == 0, result.stderr
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
@@ -156,8 +157,8 @@ def test_a_fit_without_evidence_is_one_for_submissions_without(fitted, variables
         ("fit_ensemble.py", ("--folds", "1"), "error: --folds is 1; it must be 2 or more"),
     ],
 )
-def test_a_wrong_start_is_one_clear_message(run_program, pairs_dir, tmp_path, script, flags, message):
-    result = run_program(script, "--data-dir", pairs_dir, "--models-dir", tmp_path, *flags)
+def test_a_wrong_start_is_one_clear_message(call_program, pairs_dir, tmp_path, script, flags, message):
+    result = call_program(script, "--data-dir", pairs_dir, "--models-dir", tmp_path, *flags)
     assert result.returncode == 1
     assert message.format(models=tmp_path) in result.stderr
     assert "Traceback" not in result.stderr

@@ -25,10 +25,14 @@ def command(*arguments) -> list[str]:
     return [sys.executable, "prepare_data.py", *map(str, arguments)]
 
 
-def run(*arguments) -> subprocess.CompletedProcess:
-    result = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in result.stderr, result.stderr
-    return result
+@pytest.fixture(scope="module")
+def run(call_program):
+    def run(*arguments) -> subprocess.CompletedProcess:
+        result = call_program("prepare_data.py", *arguments)
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
+
+    return run
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -40,9 +44,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
+def demo(run_program, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("made") / "demo"
-    result = run("demo", "--output", output, *SMALL)
+    result = run_program("prepare_data.py", "demo", "--output", output, *SMALL)
     assert result.returncode == 0, result.stderr
     assert "6 training pairs, 4 test images (2 forged)" in result.stdout
     assert f"--data-dir {output}" in result.stdout
@@ -61,12 +65,12 @@ def test_demo_has_the_competitions_layout(demo):
     assert len(list((demo / "test_masks").glob("*.npy"))) == 2
 
 
-def test_demo_is_decided_by_its_seed(demo, tmp_path):
+def test_demo_is_decided_by_its_seed(run, demo, tmp_path):
     run("demo", "--output", tmp_path / "same", *SMALL)
     assert contents(tmp_path / "same") == contents(demo)
 
 
-def test_demo_from_a_folder_that_is_there_already(tmp_path):
+def test_demo_from_a_folder_that_is_there_already(run, tmp_path):
     photos = tmp_path / "photos" / "sub"
     photos.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -99,7 +103,7 @@ def source(tmp_path) -> Path:
     return folder
 
 
-def test_import_of_a_folder(source, tmp_path):
+def test_import_of_a_folder(run, source, tmp_path):
     result = run("import", source, tmp_path / "data")
     assert result.returncode == 0, result.stderr
     assert "5 training images (3 forged)" in result.stdout and "folds will leak" in result.stdout
@@ -107,7 +111,7 @@ def test_import_of_a_folder(source, tmp_path):
     assert checked.returncode == 0 and checked.stdout.startswith("OK:")
 
 
-def test_import_stops_at_bad_files_or_leaves_them_out(source, tmp_path):
+def test_import_stops_at_bad_files_or_leaves_them_out(run, source, tmp_path):
     (source / "images" / "a.jpg").write_bytes(b"")
     (source / "masks" / "b_gt.png").unlink()
     Image.new("L", (9, 9), 255).save(source / "masks" / "c_gt.png")
@@ -123,7 +127,7 @@ def test_import_stops_at_bad_files_or_leaves_them_out(source, tmp_path):
 
 
 @pytest.mark.skipif(not CASIA.is_dir(), reason="CASIA v1 is not beside the repository")
-def test_import_of_real_photographs(tmp_path):
+def test_import_of_real_photographs(run, tmp_path):
     """A slice of CASIA v1 with its index.csv: groups and kinds arrive, the test images are of other groups."""
     source = tmp_path / "casia"
     with (CASIA / "index.csv").open() as file:
@@ -148,7 +152,7 @@ def test_import_of_real_photographs(tmp_path):
     assert run("check", tmp_path / "data").returncode == 0
 
 
-def test_check_lists_all_faults(demo, tmp_path):
+def test_check_lists_all_faults(run, demo, tmp_path):
     clean = run("check", demo)
     assert clean.returncode == 0 and clean.stdout.startswith("OK:") and "6 in train_images/forged" in clean.stdout
     faulty = tmp_path / "faulty"
@@ -181,7 +185,7 @@ def test_check_lists_all_faults(demo, tmp_path):
         (("check", "tests"), "train_images"),
     ],
 )
-def test_wrong_arguments_are_named(tmp_path, arguments, part):
+def test_wrong_arguments_are_named(run, tmp_path, arguments, part):
     if arguments[:1] == ("demo",):
         arguments = (*arguments, "--output", tmp_path / "data")
     result = run(*arguments)

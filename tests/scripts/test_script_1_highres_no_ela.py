@@ -16,17 +16,15 @@ SMALL = ("--profile", "quick", "--encoder-weights", "none", "--image-size", "64"
 
 
 @pytest.fixture
-def train(run_program, pairs_dir, tmp_path):
-    def train(*flags):
-        return run_program(
-            "script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", tmp_path, *SMALL, *flags
-        )
+def train(call_program, pairs_dir, tmp_path):
+    def train(*flags, run=call_program):
+        return run("script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", tmp_path, *SMALL, *flags)
 
     return train
 
 
-def test_it_trains_validates_and_writes_its_files(train, tmp_path):
-    result = train("--epochs", "2")
+def test_it_trains_validates_and_writes_its_files(train, run_program, tmp_path):
+    result = train("--epochs", "2", run=run_program)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "highres_no_ela: 16 images to train on, 4 to validate on (fold 0)"
@@ -62,17 +60,17 @@ def test_a_wrong_flag_is_one_clear_message(train, flags, message):
     assert "Traceback" not in result.stderr
 
 
-def test_a_broken_file_stops_the_run_before_it_starts(run_program, pairs_dir, tmp_path):
+def test_a_broken_file_stops_the_run_before_it_starts(call_program, pairs_dir, tmp_path):
     data = tmp_path / "data"
     subprocess.run(["cp", "-r", pairs_dir, data], check=True)
     broken = data / "train_images" / "forged" / "3.png"
     broken.write_bytes(broken.read_bytes()[:500])
     command = ("script_1_highres_no_ela.py", "--data-dir", data, "--models-dir", tmp_path, *SMALL, "--epochs", "1")
-    result = run_program(*command)
+    result = call_program(*command)
     assert result.returncode == 1
     assert "forged/3.png" in result.stderr
     assert "--skip-bad-files" in result.stderr
-    result = run_program(*command, "--skip-bad-files")
+    result = call_program(*command, "--skip-bad-files")
     assert result.returncode == 0, result.stderr
     assert "left out" in result.stdout
 
