@@ -108,6 +108,8 @@ class Ensemble:
         While networks look at an image, threads cut the next one and blend the last, and processes look for copies.
         """
         evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
+        # With all of torch's threads, which the networks share out.
+        generated = iter(self.detector.predict(images) if self.detector else [None] * len(images))
         decided = []
         with self._looking() as looking, threads(self._threads) as beside:
             for batch, shown in self._shown(images, range(len(self.folds)), beside):
@@ -117,9 +119,8 @@ class Ensemble:
                     beside.submit(self._blends, fold, len(batch), self._look(fold, shown, looking, beside))
                     for fold in range(len(self.folds))
                 ]
-                generated = looking.submit(self._generated, batch)
-                found = list(islice(evidence, len(batch)))
-                decided.append(beside.submit(self._decide, by_fold, found, generated))
+                found, own = (list(islice(whole, len(batch))) for whole in (evidence, generated))
+                decided.append(beside.submit(self._decide, by_fold, found, own))
             predictions = [prediction for batch in decided for prediction in batch.result()]
         next(evidence, None)  # ends it here: while the garbage collector ends it, Python loses a Ctrl-C
         return predictions
@@ -172,9 +173,6 @@ class Ensemble:
             drawn.append(beside.submit(_draw, pieces, probs))
         return drawn
 
-    def _generated(self, images: list[np.ndarray]) -> list[Generated | None]:
-        return self.detector.predict(images) if self.detector else [None] * len(images)
-
     def _stacks(self, drawn: list[Future[list[np.ndarray]]]) -> list[np.ndarray]:
         """`member_maps` of the images that were looked at."""
         return [self._stack(maps) for maps in zip(*(future.result() for future in drawn), strict=True)]
@@ -208,11 +206,11 @@ class Ensemble:
         self,
         by_fold: list[Future[list[tuple[np.ndarray, dict[str, float]]]]],
         evidence: list[Evidence | None],
-        generated: Future[list[Generated | None]],
+        generated: list[Generated | None],
     ) -> list[Prediction]:
         """The images, by each fold's blends, the evidence and the detector."""
         by_image = zip(*(future.result() for future in by_fold), strict=True)
-        return [self._decide_one(*own) for own in zip(by_image, evidence, generated.result(), strict=True)]
+        return [self._decide_one(*own) for own in zip(by_image, evidence, generated, strict=True)]
 
     def _decide_one(
         self,
