@@ -72,6 +72,16 @@ def run_program():
     return run
 
 
+@pytest.fixture
+def torch_threads():
+    """Sets how many threads torch has, until the test ends."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def save_network():
     """Writes a tiny segmentation network as a training script does, with other values of its configuration if given.

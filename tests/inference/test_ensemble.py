@@ -118,7 +118,7 @@ def test_large_images_are_taken_one_by_one_to_the_same_end():
 
 
 @pytest.mark.parametrize("cores", [1, 4, 16])
-def test_threads_change_nothing(cores, finds, monkeypatch):
+def test_threads_change_nothing(cores, finds, torch_threads):
     """Folds, large images and small ones, by as many threads beside the networks as there are on such a machine."""
     finds(0.9)
     folds = [
@@ -128,7 +128,7 @@ def test_threads_change_nothing(cores, finds, monkeypatch):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (side, side + 3, 3), dtype=np.uint8) for side in (90, 30, 100, 64, 110, 80)]
     expected = [Ensemble(folds, settings, CPU, copy_move=True).predict([image])[0] for image in images]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    torch_threads(cores)
     ensemble = Ensemble(folds, settings, CPU, copy_move=True)
     for own, alone in zip(ensemble.predict(images), expected, strict=True):
         assert own.forged_probability == pytest.approx(alone.forged_probability, abs=1e-6)

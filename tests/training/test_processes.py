@@ -192,7 +192,7 @@ def flag_half(path: Path, samples: Sequence[Sample]) -> None:
 
 
 @pytest.fixture
-def one(jobs, tmp_path, monkeypatch):
+def one(jobs, tmp_path, monkeypatch, torch_threads):
     """Runs a job in this process alone and unbroken, the two processes' batches in two steps; where it wrote."""
     monkeypatch.setattr(sys, "argv", sys.argv)
 
@@ -200,10 +200,8 @@ def one(jobs, tmp_path, monkeypatch):
         run(tmp_path, *(argument for argument in jobs[name][-1] if argument != "--resume"), "--accumulation", "2")
         return tmp_path
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the launcher gives each process: two add up in another order
-    yield one
-    torch.set_num_threads(threads)
+    torch_threads(1)  # as the launcher gives each process: two add up in another order
+    return one
 
 
 def printed(folder: Path, process: int = 0) -> list[str]:
