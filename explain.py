@@ -31,13 +31,13 @@ from pathlib import Path
 from typing import Annotated
 
 from common.data.images import read_image
-from common.data.videos import VIDEO_SUFFIXES
 from common.errors import UserError
-from common.evaluation.attention import attention_map, describe_tokens, draw_attention, semantic_map
 from common.evaluation.explanation import describe, draw_explanation
 from common.files import written_whole
 from common.forensics.copy_move import MATCHERS, Group, find_copies
 from common.forensics.learned import learned_matcher
+from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
+from common.video.files import VIDEO_SUFFIXES
 
 import tyro
 from matplotlib.figure import Figure
@@ -126,7 +126,7 @@ def _explain_copies(config: ExplainConfig) -> Figure:
 def _explain_generated(config: ExplainConfig, path: Path) -> Figure:
     # Only here: torch takes seconds to import, and copies are found without it.
     from common.devices import process_state
-    from common.inference.generated import load_detector
+    from common.generated.detector import load_detector
 
     image = read_image(config.image)
     detector = load_detector(path, process_state().device)

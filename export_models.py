@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.ensemble.backends import Backend, export, kept_path
+from common.ensemble.members import checkpoint_paths
 from common.errors import UserError
-from common.inference.backends import Backend, export, kept_path
-from common.inference.members import checkpoint_paths
 from common.tables import markdown_table
 from common.training.checkpoint import load_checkpoint
 

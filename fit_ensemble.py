@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.samples import load_samples
+from common.ensemble.backends import Backend
+from common.ensemble.decision import THRESHOLDS
+from common.ensemble.fitting import fit
+from common.ensemble.members import SETTINGS_FILE, identities
+from common.ensemble.out_of_fold import out_of_fold
+from common.ensemble.settings import Settings
+from common.ensemble.variants import FITTED, SEED, choose, nested, summary, variants
+from common.ensemble.views import TTA
 from common.errors import UserError
 from common.files import write_json
-from common.inference.backends import Backend
-from common.inference.fitting import fit
-from common.inference.gate import THRESHOLDS
-from common.inference.members import SETTINGS_FILE, identities
-from common.inference.out_of_fold import out_of_fold
-from common.inference.settings import Settings
-from common.inference.variants import FITTED, SEED, choose, nested, summary, variants
-from common.inference.views import TTA
 from common.sizes import SIZES
 
 import pandas as pd

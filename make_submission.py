@@ -33,12 +33,12 @@ before one of them has ended.
 from collections.abc import Sequence
 from contextlib import closing
 
-from common.data.sources import Part
 from common.devices import main_process_prints, process_state
 from common.errors import UserError
-from common.inference.deciding import decide_part, load_decider
-from common.inference.parts import Parts
-from common.inference.submission import SubmissionConfig, open_parts, summary
+from common.submission.config import SubmissionConfig, open_parts, summary
+from common.submission.parts import Parts
+from common.submission.predictor import decide_part, load_decider
+from common.submission.sources import Part
 
 import tyro
 from tqdm import tqdm

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common.data.checking import check_folder
-from common.data.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
 from common.data.images import find_images
-from common.data.importing import find_source, hold_out, import_samples
-from common.data.layout import new_folder
 from common.data.samples import inspect_samples
 from common.errors import UserError
+from common.making.checking import check_folder
+from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
+from common.making.importing import find_source, hold_out, import_samples
+from common.making.layout import new_folder
 from common.sizes import SIZES
 
 import numpy as np

@@ -16,10 +16,10 @@ pixel AUC 0.892, pixel F1 0.420, recall 0.603 after 16 minutes on two CPU cores 
 
 from common.config.run import parse_config
 from common.config.segmentation import CopyPasteConfig
-from common.data.copy_paste import CopyPaste
 from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import strong_augmentation
+from common.making.copy_paste import CopyPaste
 from common.training.member import fit_member, load_split, start_network
 
 CONFIG = CopyPasteConfig(name="enhanced_aug", lr=1e-4)

@@ -19,12 +19,12 @@ Measured: the full recipe not yet. Quick, from scratch, 8 epochs on 308 portrait
 """
 
 from common.config.run import parse_config
-from common.config.spai import SpaiConfig
 from common.devices import process_state
-from common.evaluation.detection import format_table
 from common.files import written_whole
-from common.training.spai import fit_spai, load_images, start_spai
-from common.training.spai_evaluation import convert_published, evaluate_spai
+from common.generated.config import SpaiConfig
+from common.generated.testing import convert_published, evaluate_spai
+from common.generated.training import fit_spai, load_images, start_spai
+from common.metrics.detection import format_table
 
 CONFIG = SpaiConfig(name="spai_fusion")
 

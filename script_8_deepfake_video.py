@@ -18,14 +18,14 @@ for the pictures. Two CPU cores (README).
 """
 
 from common.config.run import parse_config
-from common.config.video import VideoConfig
-from common.data.faces import make_face_detector
 from common.data.splits import of_split
 from common.devices import process_state
-from common.evaluation.detection import format_table
-from common.evaluation.video_report import predict_folder
-from common.inference.video import load_video_detector
-from common.training.video import checkpoint_path, evaluate_spotter, fit_spotter, load_clips, start_spotter
+from common.metrics.detection import format_table
+from common.video.config import VideoConfig
+from common.video.detector import load_video_detector
+from common.video.faces import make_face_detector
+from common.video.report import predict_folder
+from common.video.training import checkpoint_path, evaluate_spotter, fit_spotter, load_clips, start_spotter
 
 CONFIG = VideoConfig(name="deepfake_video")
 

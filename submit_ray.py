@@ -21,11 +21,11 @@ from types import ModuleType
 from typing import Any
 
 import common
-from common.data.sources import Kind, Part
 from common.errors import UserError
-from common.inference.deciding import decide_part, load_decider
-from common.inference.parts import Parts
-from common.inference.submission import SubmissionConfig, open_parts, summary
+from common.submission.config import SubmissionConfig, open_parts, summary
+from common.submission.parts import Parts
+from common.submission.predictor import decide_part, load_decider
+from common.submission.sources import Kind, Part
 
 import tyro
 from joblib import cpu_count

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from common.data.drawing import FIGURES
 from common.data.images import find_images, read_image, read_mask
 from common.data.samples import load_samples
-from common.data.synthesis import copy_move, draw_area_share
-from common.evaluation.metrics import pixel_f1
+from common.ensemble.evidence import examine
 from common.forensics.copy_move import Group, find_copies
 from common.forensics.jpeg import jpeg
-from common.inference.evidence import examine
+from common.making.drawing import FIGURES
+from common.making.synthesis import copy_move, draw_area_share
+from common.metrics.forgery import pixel_f1
 from common.sizes import SIZES, size_of
 
 import cv2

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-from common.data.drawing import FIGURES
 from common.data.images import find_images, read_image
-from common.data.synthesis import copy_move, is_visible
 from common.forensics.copy_move import candidates
 from common.forensics.jpeg import jpeg
 from common.forensics.resemblance import describe, natural
+from common.making.drawing import FIGURES
+from common.making.synthesis import copy_move, is_visible
 
 import cv2
 import joblib

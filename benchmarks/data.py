@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.data.dataset import ForgeryDataset
-from common.data.drawing import draw_blot, draw_gel
 from common.data.images import read_image
-from common.data.layout import write_image, write_mask
 from common.data.packed import PackedList
 from common.data.pixel_cache import PixelCache
 from common.data.samples import Sample, find_samples, inspect_samples, load_samples
 from common.data.transforms import resize_image
+from common.making.drawing import draw_blot, draw_gel
+from common.making.layout import write_image, write_mask
 from common.tables import markdown_table
 
 import cv2

@@ -3,7 +3,7 @@
     python -m benchmarks.generated REAL FAKE
     python -m benchmarks.generated REAL FAKE --seeds 1 --epochs 6 --output outputs/trial
 
-The quick profile of script 7, `--fusion none`, the fusion, and `common.networks.classifier.PatchClassifier` with twice
+The quick profile of script 7, `--fusion none`, the fusion, and `benchmarks.patch_classifier.PatchClassifier` with twice
 the backbone's blocks; and `grain`, a logistic regression on four numbers: how much neighbouring pixels differ. Each
 seed splits the images anew, for all alike. Tested on the test split, clean and after each degradation; means over the
 generators (subfolders of FAKE), then mean ± standard deviation over the seeds.
@@ -15,19 +15,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.config.spai import SpaiConfig
-from common.data.degradations import DEGRADATIONS, degrade
-from common.data.generated import LabelledImage
+from benchmarks.patch_classifier import PatchClassifier
 from common.data.images import read_image
 from common.data.splits import of_split
-from common.evaluation.detection import by_generator
 from common.files import written_whole
-from common.networks.classifier import PatchClassifier
-from common.networks.spai import Spai
+from common.generated.config import SpaiConfig
+from common.generated.degradations import DEGRADATIONS, degrade
+from common.generated.images import LabelledImage
+from common.generated.network import Spai
+from common.generated.testing import evaluate_model
+from common.generated.training import fit_spai, load_images, start_spai
+from common.metrics.detection import by_generator
 from common.tables import markdown_table
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint
-from common.training.spai import fit_spai, load_images, start_spai
-from common.training.spai_evaluation import evaluate_model
 
 import numpy as np
 import pandas as pd

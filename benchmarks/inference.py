@@ -23,12 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config.segmentation import TrainConfig
-from common.data.drawing import draw_blot, draw_cells, draw_gel
 from common.data.images import find_images
 from common.data.transforms import resize_image, to_channels, to_tensor
-from common.inference.backends import RUNTIMES, TOLERANCE, probes
-from common.inference.members import MEMBERS, member_path
-from common.inference.rle import parse_annotation
+from common.ensemble.backends import RUNTIMES, TOLERANCE, probes
+from common.ensemble.members import MEMBERS, member_path
+from common.making.drawing import draw_blot, draw_cells, draw_gel
+from common.metrics.rle import parse_annotation
 from common.tables import markdown_table
 from common.training.checkpoint import build_network, save_checkpoint
 
@@ -42,7 +42,7 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import common, json, runpy, sys, time
-import common.inference.deciding
+import common.submission.predictor
 start, sys.argv = time.perf_counter(), sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 seconds = time.perf_counter() - start

@@ -7,7 +7,7 @@ Of each real image the centre, halved to 256 px, stands there as it is, and agai
 leave it: `resampled`, made smaller by a factor of 0.4 to 0.7 and large again (Lanczos); and `autoencoded`, through
 convolutions of stride 2 to an eighth of its sides and transposed convolutions back, with the original's colours by
 area. All three are PNG files of one size and one name, so that neither the container nor, with the splits of
-`common.data.generated.read_folders`, the content tells the class.
+`common.generated.images.read_folders`, the content tells the class.
 
 The autoencoder learns from the same images that it then rebuilds. That is no leak: it sees no labels, and its traces,
 not the images, are what a detector has to find.
@@ -16,8 +16,8 @@ not the images, are what a detector has to find.
 from pathlib import Path
 
 from common.data.images import find_images, read_image
-from common.data.layout import write_image
 from common.errors import UserError
+from common.making.layout import write_image
 
 import cv2
 import numpy as np

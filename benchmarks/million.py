@@ -23,12 +23,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from benchmarks.spai_speed import high_water
+from common.ensemble.ensemble import Ensemble, Loaded
+from common.ensemble.loading import seed_settings
+from common.ensemble.members import MEMBERS
 from common.errors import UserError
-from common.inference.deciding import Decider, decide_part
-from common.inference.ensemble import Ensemble, Loaded
-from common.inference.loading import seed_settings
-from common.inference.members import MEMBERS
-from common.inference.submission import SubmissionConfig, open_parts
+from common.submission.config import SubmissionConfig, open_parts
+from common.submission.predictor import Decider, decide_part
 from common.tables import markdown_table
 
 import cv2

@@ -11,9 +11,9 @@ whatever it learned. A file's name is its identity: both clips of an image come 
 from pathlib import Path
 
 from common.data.images import find_images, read_image
-from common.data.layout import write_image
 from common.data.transforms import resize_image
 from common.errors import UserError
+from common.making.layout import write_image
 
 import numpy as np
 import tyro

@@ -21,18 +21,18 @@ from functools import partial
 from pathlib import Path
 
 from common.config.segmentation import TrainConfig
-from common.data.drawing import draw_cells
 from common.data.images import read_image
 from common.data.transforms import resize_image
+from common.ensemble.backends import RUNTIMES, load_exported
+from common.ensemble.ensemble import Ensemble, Loaded
+from common.ensemble.instances import find_instances
+from common.ensemble.loading import seed_settings
+from common.ensemble.members import MEMBERS
+from common.ensemble.views import cut
 from common.forensics.copy_move import find_copies
 from common.forensics.ela import error_level
-from common.inference.backends import RUNTIMES, load_exported
-from common.inference.ensemble import Ensemble, Loaded
-from common.inference.instances import find_instances
-from common.inference.loading import seed_settings
-from common.inference.members import MEMBERS
-from common.inference.rle import encode_labels, format_annotation
-from common.inference.views import cut
+from common.making.drawing import draw_cells
+from common.metrics.rle import encode_labels, format_annotation
 from common.tables import markdown_table
 from common.training.checkpoint import build_network, save_checkpoint
 

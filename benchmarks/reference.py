@@ -36,16 +36,16 @@ from common.config.segmentation import OversamplingConfig
 from common.data.images import find_images
 from common.data.samples import Sample, assign_folds, find_samples
 from common.data.transforms import resize_image, resize_map
+from common.ensemble.blending import blend
+from common.ensemble.decision import FEATURE_SIZE, is_forged, map_features
+from common.ensemble.ensemble import Loaded
+from common.ensemble.instances import find_instances
+from common.ensemble.loading import seed_settings
+from common.ensemble.members import MEMBERS, SETTINGS_FILE, Member, identities, member_path
+from common.ensemble.settings import Settings
+from common.ensemble.tiles import blend_tiles, tile_windows
+from common.ensemble.views import MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS, is_large
 from common.errors import UserError
-from common.inference.blending import blend
-from common.inference.ensemble import Loaded
-from common.inference.gate import FEATURE_SIZE, is_forged, map_features
-from common.inference.instances import find_instances
-from common.inference.loading import seed_settings
-from common.inference.members import MEMBERS, SETTINGS_FILE, Member, identities, member_path
-from common.inference.settings import Settings
-from common.inference.tiles import blend_tiles, tile_windows
-from common.inference.views import MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS, is_large
 
 import albumentations as A
 import cv2

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from unittest.mock import patch
 
-from common.inference import rle
-from common.inference.instances import find_instances
-from common.inference.lookalikes import MOST_BLOBS, _Core, join_lookalikes
+from common.ensemble.instances import find_instances
+from common.ensemble.lookalikes import MOST_BLOBS, _Core, join_lookalikes
+from common.metrics import rle
 from common.tables import markdown_table
 
 import cv2

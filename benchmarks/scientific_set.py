@@ -11,11 +11,11 @@ is one group of the folds. Two in five pairs went through JPEG of quality 70 to 
 
 from pathlib import Path
 
-from common.data.drawing import FIGURES
 from common.data.images import find_images, read_image
-from common.data.layout import new_folder, write_groups, write_image, write_mask
-from common.data.synthesis import copy_move, draw_area_share, inpaint, is_visible, splice
 from common.forensics.jpeg import jpeg
+from common.making.drawing import FIGURES
+from common.making.layout import new_folder, write_groups, write_image, write_mask
+from common.making.synthesis import copy_move, draw_area_share, inpaint, is_visible, splice
 
 import numpy as np
 import tyro

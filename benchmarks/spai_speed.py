@@ -19,11 +19,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from common.config.spai import SpaiConfig
-from common.networks.spai import Spai
-from common.networks.spectrum import circular_mask
+from common.generated.config import SpaiConfig
+from common.generated.network import Spai
+from common.generated.spectrum import circular_mask
+from common.generated.training import architecture
 from common.tables import markdown_table
-from common.training.spai import architecture
 
 import torch
 from torch import Tensor

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.config.video import VideoConfig
-from common.data.clip_cache import ClipCache
-from common.data.clips import Clip
 from common.files import write_json
 from common.tables import markdown_table
-from common.training.video import evaluate_spotter, fit_spotter, load_clips, start_spotter
+from common.video.cache import ClipCache
+from common.video.clips import Clip
+from common.video.config import VideoConfig
+from common.video.training import evaluate_spotter, fit_spotter, load_clips, start_spotter
 
 import numpy as np
 import tyro

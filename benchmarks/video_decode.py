@@ -18,8 +18,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from common.data.videos import open_video, read_frames, uniform_indices
 from common.tables import markdown_table
+from common.video.files import open_video, read_frames, uniform_indices
 
 import av
 import cv2

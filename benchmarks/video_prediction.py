@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 
 from benchmarks.spai_speed import high_water
-from common.config.video import VideoConfig
-from common.data.clip_faces import extract_faces
-from common.data.faces import FaceKind, make_face_detector
-from common.data.videos import open_video, read_frames, write_video
-from common.evaluation.video_report import write_report
-from common.inference.video import VideoDetector
-from common.networks.spotter import TemporalCNNGRU
 from common.tables import markdown_table
-from common.training.video import DECISION
+from common.video.clip_faces import extract_faces
+from common.video.config import VideoConfig
+from common.video.detector import VideoDetector
+from common.video.faces import FaceKind, make_face_detector
+from common.video.files import open_video, read_frames, write_video
+from common.video.network import TemporalCNNGRU
+from common.video.report import write_report
+from common.video.training import DECISION
 
 import torch
 import tyro

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -120,10 +122,10 @@ def save_detector():
     # Not above: most tests need no network.
     from dataclasses import replace
 
-    from common.config.spai import SpaiConfig
-    from common.networks.spai import Spai
+    from common.generated.config import SpaiConfig
+    from common.generated.network import Spai
+    from common.generated.training import architecture
     from common.training.checkpoint import save_checkpoint
-    from common.training.spai import architecture
 
     import torch
 
@@ -151,9 +153,9 @@ def save_detector():
 @pytest.fixture(scope="session")
 def save_video_detector():
     """Writes a tiny detector of deepfake videos, all weights random, with other fields if any are given."""
-    from common.config.video import VideoConfig
-    from common.networks.spotter import TemporalCNNGRU
     from common.training.checkpoint import SPOTTER_FIELDS, save_checkpoint
+    from common.video.config import VideoConfig
+    from common.video.network import TemporalCNNGRU
 
     import torch
 
@@ -176,3 +178,22 @@ def save_video_detector():
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """What each axes of a figure shows, uint8 (h, w, 3), cut out of the saved picture; and the picture."""
+
+    def cut_out(figure):
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        page = np.asarray(Image.open(file).convert("RGB"))
+        height, width = page.shape[:2]
+        cut = []
+        for axes in figure.axes:
+            box = axes.get_position()
+            rows = slice(round((1 - box.y1) * height), round((1 - box.y0) * height))
+            cut.append(page[rows, round(box.x0 * width) : round(box.x1 * width)])
+        return cut, page
+
+    return cut_out

@@ -1,1 +1,1 @@
-"""The metrics (arrays in, numbers out) and what is drawn for a reader: report, explanation."""
+"""Scoring of a submission against the truth, its report, and the picture that explains copies."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from common.evaluation.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
 from common.forensics.copy_move import Copy, Group
+from common.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
 from common.tables import markdown_table
 
 import cv2

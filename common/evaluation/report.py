@@ -6,9 +6,9 @@ from pathlib import Path
 
 from common.data.images import read_image
 from common.errors import UserError
-from common.evaluation import metrics
 from common.evaluation.scoring import Case, Evaluation, read_map, read_truth, summarize
-from common.inference import rle
+from common.metrics import forgery as metrics
+from common.metrics import rle
 from common.sizes import SIZES
 from common.tables import markdown_table
 

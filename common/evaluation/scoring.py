@@ -9,8 +9,8 @@ from pathlib import Path
 from common.data.images import IMAGE_SUFFIXES, read_mask
 from common.data.samples import read_groups
 from common.errors import UserError
-from common.evaluation import metrics
-from common.inference import rle
+from common.metrics import forgery as metrics
+from common.metrics import rle
 from common.sizes import SIZES, size_of
 
 import cv2

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from common.forensics.connecting import connected
+from common.components import connected
 from common.forensics.holes import fill_holes
 from common.forensics.matches import Matches
 

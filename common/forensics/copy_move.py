@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
+from common.components import connected
 from common.forensics.alignment import Aligned, align, cluster_matches, complete_masks, fit_transforms
 from common.forensics.blocks import match_blocks
-from common.forensics.connecting import connected
 from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance

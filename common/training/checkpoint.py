@@ -9,9 +9,9 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import written_whole
+from common.generated.network import Spai
 from common.networks.segmentation import AttentionFPN
-from common.networks.spai import Spai
-from common.networks.spotter import TemporalCNNGRU, load_spotter_weights
+from common.video.network import TemporalCNNGRU, load_spotter_weights
 
 import torch
 

@@ -13,8 +13,8 @@ from common.data.samples import Sample
 from common.data.sampling import WeightedSampler, mining_weights
 from common.devices import process_state
 from common.errors import UserError
-from common.evaluation.metrics import pixel_recall
 from common.files import written_whole
+from common.metrics.forgery import pixel_recall
 from common.sizes import SIZES
 from common.tables import read_table
 from common.training.validation import FALSE_POSITIVE_SHARE, PIXEL_THRESHOLD

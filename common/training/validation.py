@@ -4,8 +4,8 @@ import math
 from itertools import compress
 
 from common.errors import UserError
-from common.evaluation.calibration import fit_calibration
-from common.evaluation.metrics import (
+from common.metrics.calibration import fit_calibration
+from common.metrics.forgery import (
     THRESHOLDS,
     best_threshold,
     image_auc,
@@ -49,7 +49,7 @@ def validate(
 
     What the submission needs to decide with this network is kept besides:
         threshold: pixel threshold with the best mean pixel F1 on forged images.
-        calibration: `slope` and `intercept` of the image-level decision (see `common.evaluation.calibration`).
+        calibration: `slope` and `intercept` of the image-level decision (see `common.metrics.calibration`).
 
     Raises:
         UserError: The network's output is no longer finite.

@@ -3,8 +3,8 @@
 import json
 
 from common.config.segmentation import OversamplingConfig
-from common.inference.members import MEMBERS
-from common.inference.rle import parse_annotation
+from common.ensemble.members import MEMBERS
+from common.metrics.rle import parse_annotation
 from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
 
 import numpy as np

@@ -2,7 +2,7 @@ import re
 
 from common.errors import UserError
 from common.evaluation.scoring import find_cases, read_map, score_cases
-from common.inference import rle
+from common.metrics import rle
 
 import numpy as np
 import pytest

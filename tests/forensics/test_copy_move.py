@@ -1,11 +1,11 @@
 from io import BytesIO
 
-from common.data.drawing import draw_blot, draw_cells
-from common.data.synthesis import copy_move
 from common.forensics.alignment import Aligned
 from common.forensics.copy_move import Copy, _at_size, find_copies
 from common.forensics.jpeg import jpeg
 from common.forensics.matches import Matches
+from common.making.drawing import draw_blot, draw_cells
+from common.making.synthesis import copy_move
 
 import cv2
 import numpy as np

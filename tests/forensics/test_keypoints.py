@@ -1,6 +1,6 @@
-from common.data.synthesis import copy_move
 from common.forensics import keypoints
 from common.forensics.keypoints import find_keypoints, link, match_keypoints, mirror
+from common.making.synthesis import copy_move
 
 import cv2
 import numpy as np

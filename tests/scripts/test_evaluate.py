@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from common.data.images import read_mask
-from common.inference import rle
+from common.metrics import rle
 
 import numpy as np
 import pytest

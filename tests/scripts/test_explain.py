@@ -3,15 +3,15 @@
 import runpy
 from pathlib import Path
 
-from common.config.spai import SpaiConfig
 from common.data.images import read_image
-from common.data.synthesis import copy_move
 from common.errors import UserError
 from common.evaluation.explanation import COLOURS
-from common.inference.generated import load_detector
-from common.networks.spai import Spai
+from common.generated.config import SpaiConfig
+from common.generated.detector import load_detector
+from common.generated.network import Spai
+from common.generated.training import architecture
+from common.making.synthesis import copy_move
 from common.training.checkpoint import save_checkpoint
-from common.training.spai import architecture
 
 import matplotlib.colors
 import numpy as np

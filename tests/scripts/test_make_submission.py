@@ -12,15 +12,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common.data.faces import make_face_detector
 from common.data.images import read_image
-from common.data.videos import write_video
+from common.ensemble.settings import Settings
 from common.errors import UserError
-from common.inference.deciding import score_video
-from common.inference.generated import load_detector
-from common.inference.rle import parse_annotation
-from common.inference.settings import Settings
-from common.inference.video import load_video_detector
+from common.generated.detector import load_detector
+from common.metrics.rle import parse_annotation
+from common.submission.predictor import score_video
+from common.video.detector import load_video_detector
+from common.video.faces import make_face_detector
+from common.video.files import write_video
 
 import cv2
 import numpy as np

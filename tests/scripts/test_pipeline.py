@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from common.data.samples import assign_folds, load_samples
+from common.ensemble.settings import Settings
 from common.forensics.copy_move import VERSION
-from common.inference.settings import Settings
 
 import pandas as pd
 import pytest

@@ -4,8 +4,8 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from common.config.spai import SpaiConfig
 from common.errors import UserError
+from common.generated.config import SpaiConfig
 from common.training.checkpoint import SPAI_KEYS, load_checkpoint
 
 import cv2

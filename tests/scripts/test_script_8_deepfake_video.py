@@ -4,10 +4,10 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from common.config.video import VideoConfig
-from common.data.videos import write_video
 from common.errors import UserError
 from common.training.checkpoint import VIDEO_KEYS, load_checkpoint
+from common.video.config import VideoConfig
+from common.video.files import write_video
 
 import cv2
 import numpy as np

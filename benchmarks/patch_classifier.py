@@ -1,0 +1,86 @@
+"""The yardstick of SPAI: a vision transformer like its backbone, trained whole, that judges each patch by itself."""
+
+from collections.abc import Sequence
+
+from common.generated.network import ImageScore, SpaiOutput, Stage
+from common.generated.patches import cut_patches, pad_to_patch, patch_positions
+from common.generated.vit import TokenBackbone
+from common.networks.pixels import unit_range
+
+import torch
+from torch import Tensor, nn
+
+
+class PatchClassifier(nn.Module):
+    """A `TokenBackbone` with a linear layer on its embedding; an image's logit is the mean over its patches.
+
+    No frequencies, no similarities, no attention over patches. It trains and scores through the same code as `Spai`.
+    """
+
+    def __init__(
+        self, name: str, *, patch_size: int, patch_stride: int, depth: int = 0, width: int = 0, heads: int = 0
+    ) -> None:
+        """Build it with random weights.
+
+        Args:
+            name: ViT of timm, as all but the next two of `TokenBackbone`, whose errors it has.
+            patch_size: Side S of the patches in pixels.
+            patch_stride: From patch to patch where images are scored.
+            depth: Number of blocks. With twice those of SPAI's backbone and all else equal, the quick profile trains
+                284,289 parameters, that of plain SPAI 273,477.
+            width: Of the tokens.
+            heads: Of the attention.
+        """
+        super().__init__()
+        self.patch_size, self.patch_stride = patch_size, patch_stride
+        self.backbone = TokenBackbone(name, image_size=patch_size, depth=depth, width=width, heads=heads)
+        self.head = nn.Linear(self.backbone.embedding_size, 1)
+
+    @property
+    def whole_size(self) -> int:
+        """Side in pixels of the whole images that a data set gives besides; they aren't looked at."""
+        return self.patch_size
+
+    def set_stage(self, stage: Stage, train_backbone: bool = True) -> None:
+        """Everything trains in every stage."""
+        self.requires_grad_(True)
+
+    def forward(self, views: Tensor, whole: Tensor | None = None) -> SpaiOutput:
+        """Images as equally many patches each: logits (B,), and equal weights of the patches as attention (B, 1, P).
+
+        Args:
+            views: uint8, or float in [0, 1], (B, P, 3, S, S).
+            whole: Not looked at.
+        """
+        batch, count = views.shape[:2]
+        logits = self._patch_logits(views.flatten(0, 1)).unflatten(0, (batch, count)).mean(1)
+        return SpaiOutput(logits, logits.new_full((batch, 1, count), 1 / count))
+
+    @torch.no_grad()
+    def score_images(
+        self, images: Sequence[Tensor], whole: Tensor | None = None, batch: int = 400, cover_edges: bool = False
+    ) -> list[ImageScore]:
+        """Score images of any size as they are, without resizing them; see `Spai.score_images`.
+
+        Args:
+            images: uint8 (3, H, W) each, on any device.
+            whole: Not looked at.
+            batch: Patches at a time.
+            cover_edges: See `patch_positions`.
+        """
+        device, scores = self.head.weight.device, []
+        for image in images:
+            image = pad_to_patch(image, self.patch_size)
+            places = patch_positions(*image.shape[1:], self.patch_size, self.patch_stride, cover_edges=cover_edges)
+            logits = torch.cat(
+                [
+                    self._patch_logits(cut_patches(image, places[start : start + batch], self.patch_size).to(device))
+                    for start in range(0, len(places), batch)
+                ]
+            )
+            scores.append(ImageScore(logits.mean().item(), places, torch.full((len(places),), 1 / len(places)), None))
+        return scores
+
+    def _patch_logits(self, patches: Tensor) -> Tensor:
+        """(N,) for patches (N, 3, S, S)."""
+        return self.head(self.backbone.get_image_embedding(unit_range(patches)))[:, 0]

@@ -1,0 +1,320 @@
+"""Fits how the ensemble decides, on predictions for images that the members were not trained on (out of fold).
+
+In order: the members' weights, the pixel threshold, the minimum area and clean-up of the mask, and the image-level
+decision on features of the resulting maps. What such a fit is worth on images that it has not seen is measured by
+`common.ensemble.variants`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from common.ensemble.blending import Role, blend, join_evidence
+from common.ensemble.decision import (
+    COPY_FEATURES,
+    DETECTOR,
+    GENERATED_FEATURES,
+    Decision,
+    generated_features,
+    map_features,
+)
+from common.ensemble.instances import MIN_AREA_SHARE, Cleanup, find_instances
+from common.ensemble.settings import Source
+from common.errors import UserError
+from common.metrics.calibration import fit_calibration
+from common.metrics.forgery import best_threshold, pixel_f1, pixel_f1_curve
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+
+MOST_FORGED = 300
+"""Forged images that weights, threshold and mask are fitted on: the mean F1 of 300 is known to about 0.02, and what
+candidates differ by, on the same images, to much less."""
+
+MIN_GAIN = 0.002
+"""Mean pixel F1 that another weight, minimum area or clean-up must gain over what is simpler."""
+
+_SEARCH_SIDE = 128  # of the maps that weights are searched on
+_PICKS = 10  # of averaged members: weights in steps of a tenth
+_UNION_FACTORS = (0.4, 0.6, 0.8, 1.0)
+_AREA_SHARES = (0.0, 0.0002, 0.001, 0.002, 0.005)
+_CLEANUPS = ({"closing": 0.005}, {"closing": 0.01}, {"opening": 0.005}, {"fill_holes": True})
+_PENALTIES = (0.01, 0.1, 1.0)  # scikit-learn's C: for standardised features, strong to weak
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oof:
+    """The members' out-of-fold maps of n images, and the truth."""
+
+    names: tuple[str, ...]
+    """Of the M members: K networks, and after them the evidence if there is any."""
+    roles: tuple[Role, ...]
+    """(M,)"""
+    seed_weights: tuple[float, ...]
+    """The hand-set weights, (M,)."""
+    maps: np.ndarray
+    """Of the networks, float16 (n, K, S, S), in memory or memory-mapped: it is read image by image."""
+    evidence: np.ndarray | None = None
+    """Map of the evidence, float16 (n, S, S), likewise."""
+    copies: np.ndarray | None = None
+    """`COPY_FEATURES`, float64 (n, 3), where there is evidence."""
+    generated: np.ndarray | None = None
+    """Probability that each image is generated, float64 (n,), where there is a detector. It has no map, and no weight:
+    `names` is without it."""
+    truths: list[np.ndarray]
+    """uint8 (k, S, S) of each image, one channel a forged group; k = 0 for an authentic image."""
+    groups: np.ndarray
+    """Source of each image, (n,) strings: images of one source never stand on both sides of a split."""
+    sizes: np.ndarray
+    """`authentic`, or the size of the forgery, (n,) strings."""
+
+    @property
+    def forged(self) -> np.ndarray:
+        """Whether each image is forged, bool (n,)."""
+        return np.array([len(truth) > 0 for truth in self.truths])
+
+    def only(self, members: Sequence[str]) -> "Oof":
+        """The same images seen by some of the members, `DETECTOR` for the detector of generated images.
+
+        A network alone is averaged, whatever its role.
+        """
+        weights = [w if name in members else 0.0 for name, w in zip(self.names, self.seed_weights, strict=True)]
+        roles = self.roles
+        if len(members) == 1:
+            roles = tuple("evidence" if role == "evidence" else "average" for role in roles)
+        generated = self.generated if DETECTOR in members else None
+        return replace(self, roles=roles, seed_weights=tuple(weights), generated=generated)
+
+    def networks(self, image: int, weights: Sequence[float]) -> np.ndarray:
+        """The networks' blend of one image, float16 (S, S): with less than float32 the curves of F1 are exact."""
+        maps = self.maps[image]
+        count = len(maps)
+        if not any(weights[:count]):  # the evidence alone
+            return np.zeros(maps.shape[1:], np.float16)
+        return blend(maps, self.roles[:count], weights[:count]).astype(np.float16)
+
+    def join(self, image: int, prob: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+        """The networks' blend of one image, `prob`, joined with the evidence, float16 (S, S)."""
+        if self.evidence is None:
+            return prob
+        return join_evidence(prob, self.evidence[image], weights[-1]).astype(np.float16)
+
+    def blended(self, image: int, weights: Sequence[float]) -> np.ndarray:
+        """All members' blend of one image, float16 (S, S)."""
+        return self.join(image, self.networks(image, weights), weights)
+
+    def features(self, image: int, prob: np.ndarray, pixel_threshold: float) -> dict[str, float]:
+        """`map_features` of the networks, whose blend for one image is `prob` (S, S), and what else is known of it.
+
+        That is `copy_features`, and `generated_features`.
+        """
+        used = dict(zip(self.names, self.seed_weights, strict=True))
+        networks = {name: own for name, own in zip(self.names, self.maps[image], strict=False) if used[name]}
+        features = map_features(prob, networks, pixel_threshold) if networks else {}
+        if self.copies is not None and self.seed_weights[-1]:
+            features |= dict(zip(COPY_FEATURES, self.copies[image].tolist(), strict=True))
+        if self.generated is not None:
+            features |= generated_features(float(self.generated[image]))
+        return features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What was fitted; the fields of the same names in `common.ensemble.settings.Settings`."""
+
+    weights: dict[str, float]
+    pixel_threshold: float
+    min_area_share: float = MIN_AREA_SHARE
+    cleanup: Cleanup = field(default_factory=Cleanup)
+    decision: Decision | None = None
+
+
+def fit(
+    oof: Oof,
+    images: np.ndarray | None = None,
+    *,
+    weights: Source = "fitted",
+    fit_mask: bool = True,
+    features: tuple[str, ...] | None = None,
+    seed: int = 0,
+) -> Fitted:
+    """Fit all parts of the decision.
+
+    Args:
+        oof: Out-of-fold maps and truth.
+        images: Positions of the images to fit on, (m,); all by default.
+        weights: Whether the members' weights are the seed's or fitted.
+        fit_mask: Whether minimum area and clean-up are fitted, or stay `MIN_AREA_SHARE` and off.
+        features: Those that the decision may read, None for all; with an empty tuple, no decision is fitted.
+        seed: Of the inner folds and the choice of images.
+
+    Raises:
+        UserError: Fewer than two groups with forged or with authentic images.
+    """
+    images = np.arange(len(oof.truths)) if images is None else images
+    forged = images[oof.forged[images]]
+    # Sorted, so that a memory-mapped file is read from front to back.
+    some = np.sort(np.random.default_rng(seed).permutation(forged)[:MOST_FORGED])
+    if not len(some):
+        raise UserError("none of the images is forged: nothing can be fitted. Add forged images to the data folder.")
+    members = fit_weights(oof, some) if weights == "fitted" else np.array(oof.seed_weights)
+    networks = {image: oof.networks(image, members) for image in some}
+    maps = {image: oof.join(image, prob, members) for image, prob in networks.items()}
+    unions = {image: oof.truths[image].max(axis=0) for image in some}
+    curve = sum(pixel_f1_curve(maps[image], unions[image]) for image in some)
+    threshold = best_threshold(curve)[1]
+    fitted = Fitted(weights=dict(zip(oof.names, members.tolist(), strict=True)), pixel_threshold=threshold)
+    if fit_mask:
+        min_area_share, cleanup = fit_regions(list(maps.values()), list(unions.values()), threshold)
+        fitted = replace(fitted, min_area_share=min_area_share, cleanup=cleanup)
+    if features != ():
+        blends = (networks[i] if i in networks else oof.networks(i, members) for i in images)
+        table = pd.DataFrame([oof.features(i, prob, threshold) for i, prob in zip(images, blends, strict=True)])
+        read = table if features is None else table[list(features)]
+        decision = fit_decision(read, oof.forged[images], oof.groups[images], seed)
+        fitted = replace(fitted, decision=decision)
+    return fitted
+
+
+def fit_weights(oof: Oof, images: np.ndarray) -> np.ndarray:
+    """Weights of the members (M,) by ensemble selection (Caruana et al. 2004).
+
+    The averaged members are picked one after the other, each as often as it helps; what was picked most weighs most.
+    Then the members of the union, and the evidence, try their factors, 0 first. The aim is the mean pixel F1 of forged
+    images at the one threshold that is best for it. The averaged weights are scaled to the sum of the seed's, to be
+    read beside them.
+
+    Args:
+        oof: Out-of-fold maps and truth.
+        images: Positions of forged images.
+    """
+    # Every n-th row and column of map and truth alike: F1 counted on a part of the pixels, without a bias.
+    step = max(1, oof.maps.shape[-1] // _SEARCH_SIDE)
+    images = [image for image in images if oof.truths[image][:, ::step, ::step].any()]
+    if not images:
+        return np.array(oof.seed_weights)
+    small = replace(
+        oof,
+        maps=np.stack([oof.maps[image, :, ::step, ::step] for image in images]),
+        evidence=None if oof.evidence is None else np.stack([oof.evidence[i, ::step, ::step] for i in images]),
+    )
+    truths = [oof.truths[image][:, ::step, ::step].max(axis=0) for image in images]
+
+    def f1(weights: np.ndarray) -> float:
+        curve = sum(pixel_f1_curve(small.blended(k, weights), truth) for k, truth in enumerate(truths))
+        return best_threshold(curve / len(truths))[0]
+
+    seeds, averaged = np.array(oof.seed_weights), np.array(oof.roles) == "average"
+    picked, weights, best = np.zeros(len(seeds)), seeds, -np.inf
+    for _ in range(_PICKS):
+        scores = {m: f1(picked + np.eye(len(seeds))[m]) for m in np.flatnonzero(seeds * averaged)}
+        chosen = max(scores, key=scores.__getitem__)
+        picked[chosen] += 1
+        if scores[chosen] > best + MIN_GAIN:
+            weights, best = picked * seeds[averaged].sum() / picked.sum(), scores[chosen]
+    for member in np.flatnonzero(seeds * ~averaged):
+        for factor in _UNION_FACTORS:
+            candidate = weights.copy()
+            candidate[member] = factor
+            if (score := f1(candidate)) > best + MIN_GAIN:
+                weights, best = candidate, score
+    return weights
+
+
+def fit_regions(maps: list[np.ndarray], truths: list[np.ndarray], threshold: float) -> tuple[float, Cleanup]:
+    """Minimum area share and clean-up with the best mean pixel F1, the defaults where less than `MIN_GAIN` is gained.
+
+    Args:
+        maps: Blends (S, S) of forged images.
+        truths: Masks (S, S) of the same.
+        threshold: Pixels of at least this are forged.
+    """
+
+    def f1(min_area_share: float, cleanup: Cleanup) -> float:
+        masks = (find_instances(prob, threshold, min_area_share, cleanup=cleanup) > 0 for prob in maps)
+        return float(np.mean([pixel_f1(mask, truth) for mask, truth in zip(masks, truths, strict=True)]))
+
+    area, cleanup = MIN_AREA_SHARE, Cleanup()
+    best = f1(area, cleanup)
+    for share in _AREA_SHARES:
+        if (score := f1(share, cleanup)) > best + MIN_GAIN:
+            area, best = share, score
+    for change in _CLEANUPS:
+        candidate = replace(cleanup, **change)
+        if (score := f1(area, candidate)) > best + MIN_GAIN:
+            cleanup, best = candidate, score
+    return area, cleanup
+
+
+def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray, seed: int = 0) -> Decision:
+    """Logistic regression with an L2 penalty on standardised features, calibrated on scores of inner folds.
+
+    The penalty is the one with the lowest logarithmic loss on the inner folds; on the same scores Platt scaling
+    takes back what over-fitting or the penalty did to the probabilities.
+
+    `GENERATED_FEATURES` may only add to the evidence. They are not centred, so that the 0 of an image that is not
+    thought generated contributes nothing, and are left out where the fit would count them against a forgery, or where
+    they are the same for all images.
+
+    Args:
+        features: A row an image, a column for each of its features that may be read.
+        forged: The truth, bool (n,).
+        groups: Source of each image, (n,).
+        seed: Of the inner folds.
+
+    Raises:
+        UserError: Fewer than two groups with forged or with authentic images.
+    """
+    features = features.drop(columns=[n for n in features if n in GENERATED_FEATURES and features[n].nunique() == 1])
+    chosen = features.to_numpy()
+    mean = np.where(features.columns.isin(GENERATED_FEATURES), 0.0, chosen.mean(axis=0))
+    scale = np.sqrt(((chosen - mean) ** 2).mean(axis=0))
+    scale[scale == 0] = 1.0
+    standard = (chosen - mean) / scale
+    fold_of = grouped_folds(forged, groups, 5, seed)
+    held = {}
+    for penalty in _PENALTIES:
+        held[penalty] = np.empty(len(forged))
+        for fold in range(fold_of.max() + 1):
+            inside = fold_of != fold
+            model = _logistic(penalty).fit(standard[inside], forged[inside])
+            held[penalty][~inside] = model.predict_proba(standard[~inside])[:, 1]
+    penalty = min(held, key=lambda penalty: log_loss(forged, held[penalty]))
+    model = _logistic(penalty).fit(standard, forged)
+    coefficients = dict(zip(features, model.coef_[0].tolist(), strict=True))
+    if against := [name for name in GENERATED_FEATURES if coefficients.get(name, 0) < 0]:
+        return fit_decision(features.drop(columns=against), forged, groups, seed)
+    return Decision(
+        features=tuple(coefficients),
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        coefficients=tuple(coefficients.values()),
+        intercept=float(model.intercept_[0]),
+        calibration=fit_calibration(held[penalty], forged),
+    )
+
+
+def _logistic(penalty: float) -> LogisticRegression:
+    # Newton's method: few features make its Hessian nothing, and it needs a tenth of the default's steps.
+    return LogisticRegression(C=penalty, solver="newton-cholesky")
+
+
+def grouped_folds(forged: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Fold of each image, (n,), 0 … at most folds − 1: no group is split, each fold has its part of both labels.
+
+    Raises:
+        UserError: Fewer than two groups with forged or with authentic images.
+    """
+    folds = min(folds, len(set(groups[forged])), len(set(groups[~forged])))
+    if folds < 2:
+        raise UserError(
+            "the decision is fitted on forged and authentic images of at least two sources each. "
+            "Add images to the data folder."
+        )
+    fold_of = np.empty(len(forged), np.int64)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, members) in enumerate(splitter.split(forged, forged, groups)):
+        fold_of[members] = fold
+    return fold_of

@@ -1,0 +1,199 @@
+"""From a folder of checkpoints to the ensemble: which members there are, who runs them, which settings count."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.ensemble.backends import Backend, choose_backend, load_by
+from common.ensemble.decision import Decision
+from common.ensemble.ensemble import Ensemble, Loaded
+from common.ensemble.evidence import EVIDENCE_THRESHOLD
+from common.ensemble.instances import MIN_AREA_SHARE, Cleanup
+from common.ensemble.members import (
+    COPY_MOVE,
+    SETTINGS_FILE,
+    SPAI,
+    Member,
+    fold_folders,
+    identities,
+    map_members,
+    member_path,
+)
+from common.ensemble.settings import Settings
+from common.ensemble.views import TTA, VIEWS, streams
+from common.errors import UserError
+from common.generated.detector import find_detector, load_detector
+from common.training.checkpoint import load_checkpoint
+
+import torch
+
+
+def load_ensemble(
+    models_dir: Path,
+    device: torch.device,
+    allow_missing: bool = False,
+    tta: TTA | None = None,
+    fitted: bool = True,
+    copy_move: bool = True,
+    workers: int = 1,
+    generated: bool = True,
+    backend: Backend = "torch",
+    n_images: int = 0,
+) -> Ensemble:
+    """Load every network's checkpoint, and the fitted settings where they belong to these checkpoints.
+
+    Args:
+        models_dir: Where the training scripts wrote them. Its folders `fold_*`, where there are any, hold the same
+            members of other folds.
+        device: Where the networks run.
+        allow_missing: Go on without members that were not trained, printing each.
+        tta: Views of each image; None for those of the settings.
+        fitted: Read the settings; else the seed's count.
+        copy_move: Whether copy-move evidence is one of the members. With `allow_missing` it decides alone where no
+            network was trained.
+        workers: Processes that look for copies.
+        generated: Whether the detector of generated images is asked, if there is one in `models_dir`.
+        backend: What runs the members' networks; which one `auto` takes is printed, and why. Several processes that
+            start at once convert each for itself what is not kept yet: run export_models.py before.
+        n_images: About how many images will be predicted: for few of them `auto` converts no network.
+
+    Raises:
+        UserError: A checkpoint is missing (with the script that makes it) or broken, all that are averaged are
+            missing, the folder is, the checkpoints are not of one training in folds, there are several detectors, or
+            the backend is not installed or can't run a network.
+    """
+    networks = map_members()
+    missing = [member for member in networks if not member_path(models_dir, member).is_file()]
+    listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in missing)
+    alone = copy_move and missing == networks
+    if alone and allow_missing and not models_dir.is_dir():
+        raise UserError(f"there is no folder {models_dir}. Train a network, or name an empty folder.")
+    if not alone and all(member in missing for member in networks if member.role == "average"):
+        raise UserError(f"no member of the average is trained; missing checkpoints:{listing}\nTrain one.")
+    if missing and not allow_missing:
+        rest = ", and decide by copy-move evidence alone," if alone else ""
+        raise UserError(f"missing checkpoints:{listing}\nTrain them, or go on without{rest} by --allow-missing.")
+    if missing:
+        print(f"the ensemble goes on without:{listing}")
+    if alone:
+        print("no network is trained: copy-move evidence alone decides")
+    members = [member for member in networks if member not in missing]
+    n_views = n_images * len(VIEWS[tta or "none"])
+    folds = [[]] if alone else _load_folds(fold_folders(models_dir), members, backend, device, n_views)
+    _check_folds(models_dir, folds)
+    path = find_detector(models_dir) if generated else None
+    detector = None if path is None else load_detector(path, device)
+    settings = _settings(models_dir, folds, copy_move, path) if fitted else seed_settings(folds[0], copy_move)
+    if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
+        print(f"note: the decision was fitted on maps of --tta {settings.tta}; {tta} may shift its probabilities")
+    settings = settings if tta is None else replace(settings, tta=tta)
+    return Ensemble(folds, settings, device, copy_move, workers, detector)
+
+
+def _load_folds(
+    folders: list[Path], members: list[Member], backend: Backend, device: torch.device, n_views: int
+) -> list[list[Loaded]]:
+    """The members of each folder, run by one backend, each to look at so many images and views of them."""
+    folds = [_load_checkpoints(folder, members) for folder in folders]
+    paths = [path for fold in folds for path in fold]
+    size = max(checkpoint["config"]["image_size"] for checkpoint in folds[0].values())
+    chosen, why = choose_backend(backend, device, paths, n_views * size**2)
+    if backend == "auto":
+        print(f"the networks are run by {chosen}: {why}")
+    loaded, threads = [], max(1, torch.get_num_threads() // streams(size, device))
+    for fold in folds:
+        loaded.append([])
+        for member, (path, checkpoint) in zip(members, fold.items(), strict=True):
+            network = load_by(chosen, path, checkpoint, or_torch=backend == "auto", threads=threads)
+            rest = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
+            loaded[-1].append(Loaded(member, network, rest))
+    return loaded
+
+
+def _load_checkpoints(folder: Path, members: list[Member]) -> dict[Path, dict[str, Any]]:
+    """The checkpoint of each member, by its file."""
+    fold = {}
+    for member in members:
+        path = member_path(folder, member)
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing: each fold_* folder needs the members of {folder.parent} (`make folds`)."
+            )
+        checkpoint = load_checkpoint(path, mapped=True)
+        if (channels := checkpoint["config"]["in_channels"]) != member.in_channels:
+            raise UserError(
+                f"{path} reads {channels} channels, {member.name} {member.in_channels}: it is another network under "
+                f"this name. Train it again with {member.script}."
+            )
+        fold[path] = checkpoint
+    return fold
+
+
+def _check_folds(models_dir: Path, folds: list[list[Loaded]]) -> None:
+    """Refuse checkpoints that don't make up folds: their average would be of other data, or count one fold twice."""
+    if len(folds) == 1:
+        return
+    checkpoints = [loaded.checkpoint for fold in folds for loaded in fold]
+    runs = {(c.get("data_fingerprint"), c["config"].get("folds"), c["config"].get("seed")) for c in checkpoints}
+    numbers = [{loaded.checkpoint.get("fold") for loaded in fold} for fold in folds]
+    if len(runs) > 1 or any(len(n) > 1 for n in numbers) or len(set.union(*numbers)) < len(folds):
+        raise UserError(
+            f"the checkpoints in {models_dir} and its fold_* folders are not one training in folds: they need the same "
+            "data, --folds and --seed, and a --fold of its own for each folder. Train them again (`make folds`), or "
+            "move the folders that don't belong."
+        )
+
+
+def seed_settings(networks: list[Loaded], copy_move: bool = False) -> Settings:
+    """How members are blended before anything was fitted for them together.
+
+    The weights are the seed's; threshold and calibration are those of the heaviest averaged network, fitted on its
+    own maps of its validation fold: near the truth for that network alone, a guess for the blend. Without a network
+    the score of the copies, calibrated as it is, decides.
+    """
+    weights = {loaded.member.name: loaded.member.weight for loaded in networks}
+    if copy_move:
+        weights[COPY_MOVE.name] = COPY_MOVE.weight
+    feature, threshold, calibration = "copy_score", EVIDENCE_THRESHOLD, {"slope": 1.0, "intercept": 0.0}
+    averaged = [loaded for loaded in networks if loaded.member.role == "average"]
+    if averaged:
+        leader = max(averaged, key=lambda loaded: loaded.member.weight).checkpoint
+        feature, threshold, calibration = "quantile_999", leader["threshold"], leader["calibration"]
+    # A model of one feature with coefficient 1 is what Platt scaling of that feature is.
+    platt = {"mean": (0.0,), "scale": (1.0,), "coefficients": (1.0,), "intercept": 0.0}
+    return Settings(
+        weights=weights,
+        pixel_threshold=threshold,
+        min_area_share=MIN_AREA_SHARE,
+        cleanup=Cleanup(),
+        tta="none",
+        decision=Decision(features=(feature,), calibration=calibration, **platt),
+        source="seed",
+        checkpoints={},
+    )
+
+
+def _settings(models_dir: Path, folds: list[list[Loaded]], copy_move: bool, detector: Path | None) -> Settings:
+    """The fitted settings if there are any for exactly these members, else the seed's.
+
+    Those that do not read the detector of generated images are for submissions with and without one.
+    """
+    path = models_dir / SETTINGS_FILE
+    if path.is_file():
+        settings = Settings.load(path)
+        reads = settings.decision.reads_generated
+        present = identities(models_dir, copy_move, generated=reads and detector is not None)
+        if settings.checkpoints == present:
+            if detector is not None and not reads:
+                print(f"note: the decision of {path} does not read {detector.name}")
+            return settings
+        changed = {name for name, _ in settings.checkpoints.items() ^ present.items()}
+        others = "other checkpoints"
+        if changed == {COPY_MOVE.name}:
+            others = "other copy-move evidence, or none,"
+        elif changed == {SPAI.name}:
+            others = "a detector of generated images that is not asked now"
+        print(f"{path} was fitted for {others} and is left aside. Fit anew: python fit_ensemble.py")
+    if len(folds[0]) > 1:
+        print(f"the decision is not fitted for this blend: {folds[0][0].member.name}'s stands in (fit_ensemble.py)")
+    return seed_settings(folds[0], copy_move)

@@ -1,0 +1,93 @@
+"""The members of the ensemble: this table is the one place that names them. And where their checkpoints are."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.ensemble.blending import Role
+from common.ensemble.decision import DETECTOR
+from common.forensics.copy_move import VERSION
+from common.generated.detector import find_detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A network's place in the ensemble, or that of the copy-move evidence."""
+
+    name: str
+    """models/<name>_best.pth, of the detector of generated images models/<name>*_best.pth."""
+    script: str | None = None
+    """The program that trains it; None for evidence, which is not trained and has no checkpoint."""
+    in_channels: int = 3
+    weight: float
+    """Of the role `average`: in the weighted mean. Of `union` and `evidence`: the factor on its probabilities (seed's
+    values). Of a `gate`: 0, since it has no map to be weighed."""
+    role: Role
+    tile_share: float | None = None
+    """For a member trained on crops: it sees an image in tiles of this share of the longer side only."""
+
+
+COPY_MOVE = Member(name="copy_move", weight=1.0, role="evidence")
+SPAI = Member(name=DETECTOR, script="script_7_spai_fusion.py", weight=0.0, role="gate")
+MEMBERS = (
+    Member(name="highres_no_ela", script="script_1_highres_no_ela.py", in_channels=3, weight=1.5, role="average"),
+    Member(name="hard_negative", script="script_2_hard_negative_mining.py", in_channels=3, weight=1.2, role="average"),
+    Member(name="high_recall", script="script_3_hard_fn_mining.py", in_channels=3, weight=1.0, role="average"),
+    Member(name="enhanced_aug", script="script_4_enhanced_augmentation.py", in_channels=3, weight=0.8, role="average"),
+    Member(name="ela", script="script_5_ela.py", in_channels=4, weight=0.5, role="average"),
+    Member(
+        name="small_forgery_specialist",
+        script="script_6_small_forgery_specialist.py",
+        in_channels=3,
+        weight=0.8,
+        role="union",
+        tile_share=0.4,
+    ),
+    COPY_MOVE,
+    SPAI,
+)
+SETTINGS_FILE = "ensemble.json"
+
+
+def map_members() -> list[Member]:
+    """The members that draw a map by a network, trained or not."""
+    return [member for member in MEMBERS if member.role in ("average", "union")]
+
+
+def member_path(models_dir: Path, member: Member) -> Path:
+    """The member's checkpoint."""
+    return models_dir / f"{member.name}_best.pth"
+
+
+def checkpoint_paths(models_dir: Path) -> list[Path]:
+    """The checkpoints of the networks that draw maps, of all folds, as far as they were trained."""
+    paths = [member_path(folder, member) for folder in fold_folders(models_dir) for member in map_members()]
+    return [path for path in paths if path.is_file()]
+
+
+def fold_folders(models_dir: Path) -> list[Path]:
+    """One a fold: the folder itself, and its folders `fold_*`."""
+    return [models_dir, *sorted(models_dir.glob("fold_*"))]
+
+
+def identities(models_dir: Path, copy_move: bool = False, generated: bool = False) -> dict[str, str]:
+    """Name → hash of its checkpoint files, those of `fold_*` folders included, for the networks that have any.
+
+    With `copy_move`, the version of its detector too; with `generated`, the hash of the detector of generated images,
+    if there is one.
+    """
+    found = {}
+    for member in map_members():
+        files = [member_path(folder, member) for folder in fold_folders(models_dir)]
+        if digests := b"".join(_digest(path) for path in files if path.is_file()):
+            found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
+    if copy_move:
+        found[COPY_MOVE.name] = f"version {VERSION}"
+    if generated and (path := find_detector(models_dir)):
+        found[SPAI.name] = _digest(path).hex()[:16]
+    return found
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,152 @@
+"""What each way to decide is worth on images that it was not fitted on: the table behind `models/ensemble.json`.
+
+Nested: the members' maps are out of fold already; the images are parted once more by groups, everything is fitted on
+the other parts, and the part left out is decided and scored.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from common.ensemble.decision import DETECTOR, THRESHOLDS, Mode, is_forged
+from common.ensemble.fitting import Fitted, Oof, fit, grouped_folds
+from common.ensemble.instances import find_instances
+from common.ensemble.settings import Source
+from common.metrics.forgery import image_auc, image_metrics, of1, pixel_f1, pixel_recall
+from common.sizes import SIZES
+
+import numpy as np
+import pandas as pd
+
+SEED, FITTED = "+ regions", "fitted weights"
+"""The two variants that differ by the weights alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to decide."""
+
+    name: str
+    members: tuple[str, ...]
+    """As in `Oof.only`."""
+    weights: Source = "seed"
+    features: tuple[str, ...] | None = ("quantile_999",)
+    """What the image-level decision reads, None for all. Without any, an image is forged where any pixel is."""
+    fit_mask: bool = False
+    """Whether minimum area and clean-up of the mask are fitted."""
+
+
+def variants(oof: Oof) -> list[Variant]:
+    """The rows of the table: each member, then the ensemble, one step after the other. All fit a pixel threshold.
+
+    Where there is evidence, or a detector of generated images, the last rows are the ensemble fitted without each.
+    """
+    averaged = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role == "average")
+    networks = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role != "evidence")
+    evidence = oof.names[len(networks) :]
+    detector = () if oof.generated is None else (DETECTOR,)
+    everyone = (*oof.names, *detector)
+    union = [Variant(name="+ union", members=networks)] if averaged != networks else []
+    both = Variant(name="+ copy-move", members=oof.names, features=("quantile_999", "copy_score"))
+    full = Variant(name=FITTED, members=everyone, features=None, fit_mask=True, weights="fitted")
+    return [
+        *(Variant(name=name, members=(name,)) for name in networks),
+        *(Variant(name=name, members=(name,), features=("copy_score",)) for name in evidence),
+        Variant(name="any pixel", members=oof.names, features=()),
+        Variant(name="average", members=averaged),
+        *union,
+        *([both] if evidence else []),
+        Variant(name="+ decision", members=everyone, features=None),
+        Variant(name=SEED, members=everyone, features=None, fit_mask=True),
+        full,
+        *([replace(full, name="without copy-move", members=(*networks, *detector))] if evidence else []),
+        *([replace(full, name=f"without {DETECTOR}", members=oof.names)] if detector else []),
+    ]
+
+
+def nested(oof: Oof, variant: Variant, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Decide every image by what was fitted without its fold. Variants with the same seed share their folds.
+
+    Returns:
+        One row an image, in order: `fold`, `forged` (the truth), `size`, `forged_probability`; `called_<mode>`,
+        whether it is reported as forged: probable enough, and with a region left; and of its regions, whether
+        reported or not: `mask_of1` (as one instance), and `pixel_f1`, `pixel_recall` (nan for authentic images, and for
+        forgeries without a pixel at the maps' size).
+
+    Raises:
+        UserError: Too few groups to be parted.
+    """
+    oof = oof.only(variant.members)
+    fold_of = grouped_folds(oof.forged, oof.groups, folds, seed)
+    rows: dict[int, dict[str, Any]] = {}
+    for fold in range(fold_of.max() + 1):
+        fitted = fit(
+            oof,
+            np.flatnonzero(fold_of != fold),
+            weights=variant.weights,
+            fit_mask=variant.fit_mask,
+            features=variant.features,
+            seed=seed,
+        )
+        for image in np.flatnonzero(fold_of == fold):
+            rows[int(image)] = {"fold": fold} | _outcome(oof, int(image), fitted)
+    return pd.DataFrame([rows[image] for image in range(len(rows))])
+
+
+def _outcome(oof: Oof, image: int, fitted: Fitted) -> dict[str, Any]:
+    """One image as `fitted` decides it."""
+    weights = tuple(fitted.weights.values())
+    networks, truth = oof.networks(image, weights), oof.truths[image]
+    prob = oof.join(image, networks, weights)
+    # Without a decision, any pixel decides, were it the only one.
+    min_area_share = fitted.min_area_share if fitted.decision else 0.0
+    mask = find_instances(prob, fitted.pixel_threshold, min_area_share, cleanup=fitted.cleanup) > 0
+    found = bool(mask.any())
+    probability = float(found)
+    if fitted.decision:
+        probability = fitted.decision.probability(oof.features(image, networks, fitted.pixel_threshold))
+    union = truth.any(axis=0) if len(truth) else np.zeros(mask.shape, bool)
+    return {
+        "forged": len(truth) > 0,
+        "size": oof.sizes[image],
+        "forged_probability": probability,
+        **{f"called_{mode}": found and is_forged(probability, mode) for mode in THRESHOLDS},
+        "mask_of1": of1(mask[None] if found else mask[None][:0], truth),
+        "pixel_f1": pixel_f1(mask, union) if union.any() else np.nan,
+        "pixel_recall": pixel_recall(mask, union),
+    }
+
+
+def summary(table: pd.DataFrame, mode: Mode = "default") -> dict[str, Any]:
+    """The figures of a table of `nested`, at one mode.
+
+    Returns:
+        of1, of1_all_authentic, lift (their difference); image_recall, image_fpr; image_auc of the probability; and of
+        the masks whatever was decided: pixel_f1 (mean over forged images), pixel_recall_<size>, n_<size>. nan where
+        there is no image to average over.
+    """
+    forged, called = table["forged"].to_numpy(), table[f"called_{mode}"].to_numpy()
+    scored = float(np.where(called, table["mask_of1"], ~forged).mean())
+    verdicts = image_metrics(called, forged)
+    figures = {
+        "of1": scored,
+        "of1_all_authentic": float((~forged).mean()),
+        "lift": scored - float((~forged).mean()),
+        "image_recall": verdicts["image_recall"],
+        "image_fpr": verdicts["image_fpr"],
+        "image_auc": image_auc(table["forged_probability"].to_numpy(), forged),
+        "pixel_f1": float(table["pixel_f1"].mean()),
+    }
+    for size in SIZES:
+        of_size = table[table["size"] == size]
+        figures |= {f"pixel_recall_{size}": float(of_size["pixel_recall"].mean()), f"n_{size}": len(of_size)}
+    return figures
+
+
+def choose(summaries: dict[str, dict[str, Any]]) -> str:
+    """The way to decide with the best oF1 on images that it was not fitted on, among those that fit everything else.
+
+    Args:
+        summaries: `summary` by the ways' names: those that begin with `SEED` or `FITTED` are compared. Of equals the
+            first is taken: the seed's weights stay until others are better, and further views need to gain something.
+    """
+    return max((name for name in summaries if name.startswith((SEED, FITTED))), key=lambda n: summaries[n]["of1"])

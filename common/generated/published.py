@@ -1,0 +1,98 @@
+"""The published weights of SPAI (github.com/mever-team/spai), under the names of `common.generated.network`."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.errors import UserError
+from common.generated.spectrum import circular_mask
+from common.generated.vit import fuse_qkv_bias
+from common.networks.weight_files import read_state_dict
+
+import torch
+from torch import Tensor
+
+# Ours → published, the first that fits.
+_FEATURES = "mfvit.features_processor"
+_RENAMINGS = tuple(
+    (re.compile(ours), published)
+    for ours, published in (
+        (r"backbone\.vit\.(.+)", r"mfvit.vit.\1"),
+        (r"projectors\.(\d+)\.layers\.(.+)", rf"{_FEATURES}.patch_projector.projectors.\1.projector.\2"),
+        (r"projectors\.(.+)", rf"{_FEATURES}.patch_projector.projectors.\1"),
+        (r"context\.first\.layers\.(.+)", rf"{_FEATURES}.original_features_processor.proj1.projector.\1"),
+        (r"context\.first\.(.+)", rf"{_FEATURES}.original_features_processor.proj1.\1"),
+        (r"context\.second\.layers\.(.+)", rf"{_FEATURES}.original_features_processor.proj2.projector.\1"),
+        (r"context\.second\.(.+)", rf"{_FEATURES}.original_features_processor.proj2.\1"),
+        (r"context\.(.+)", rf"{_FEATURES}.original_features_processor.\1"),
+        (r"patch_attention\.query", r"patch_aggregator"),
+        (r"patch_attention\.to_out\.(.+)", r"to_out.0.\1"),
+        (r"patch_attention\.(.+)", r"\1"),
+        (r"head\.(.+)", r"cls_head.head.\1"),
+        (r"(norm\..+)", r"\1"),
+    )
+)
+# What the file holds and the published forward pass does not touch.
+_UNUSED = re.compile(
+    r"mfvit\.vit\.((fc_norm|norm|head|cls_blocks\.0|intermediate_fc_norm\.\d+)\..+"
+    r"|cls_pos_embed|actual_cls_token|mask_token)"
+)
+_MASK, _MASK_RADIUS = "mfvit.frequencies_mask", 16
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """Read the published file (935 MB): its `model`; training state and configuration beside it are left.
+
+    Raises:
+        UserError: See `read_state_dict`.
+    """
+    return read_state_dict(path, "Download the weights from the page of mever-team/spai.")
+
+
+def convert(checkpoint: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the published weights our names.
+
+    Args:
+        checkpoint: As `read_published` returns it; all names may begin with `module.`.
+        expected: Our network's own state dict, that of plain SPAI: its names, and the shapes that are wanted.
+
+    Returns:
+        A state dict with exactly the names and shapes of `expected`.
+
+    Raises:
+        UserError: Names are missing or left over, shapes are wrong, or the weights were trained with another mask.
+    """
+    if all(name.startswith("module.") for name in checkpoint):  # of several processes' training
+        checkpoint = {name.removeprefix("module."): value for name, value in checkpoint.items()}
+    published = {name: value for name, value in checkpoint.items() if not _UNUSED.fullmatch(name)}
+    mask = published.pop(_MASK, None)
+    published = fuse_qkv_bias(published)
+    names = {ours: _published_name(ours) for ours in expected}
+    missing = sorted(set(names.values()) - published.keys())
+    surplus = sorted(published.keys() - set(names.values()))
+    if missing or surplus:
+        raise UserError(
+            "these are not the published weights of SPAI for this network: "
+            f"{len(missing)} missing {missing[:3]}, {len(surplus)} surplus {surplus[:3]}."
+        )
+    wrong = [
+        f"{name} {tuple(published[name].shape)} instead of {tuple(expected[ours].shape)}"
+        for ours, name in names.items()
+        if published[name].shape != expected[ours].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"the weights of SPAI do not fit this network, {len(wrong)} have another shape: {', '.join(wrong[:3])}. "
+            "The published network has patches of 224 px and the sizes of plain SPAI's defaults."
+        )
+    if mask is not None and not torch.equal(mask.bool(), circular_mask(len(mask), _MASK_RADIUS).to(mask.device)):
+        raise UserError(f"{_MASK} is not the circle of radius {_MASK_RADIUS} that the published weights have.")
+    return {ours: published[name] for ours, name in names.items()}
+
+
+def _published_name(ours: str) -> str:
+    """The published name of one of our weights; what plain SPAI does not have keeps its own."""
+    for pattern, published in _RENAMINGS:
+        if match := pattern.fullmatch(ours):
+            return match.expand(published)
+    return ours

@@ -1,0 +1,267 @@
+"""What script 7 puts together: labelled images, the network with its first weights, its stages, its loss, its test."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.patch_classifier import PatchClassifier
+from common.data.sampling import WeightedSampler
+from common.data.splits import SPLITS, of_split
+from common.devices import main_process_prints, process_state
+from common.errors import UserError
+from common.generated.clip_text import DEFAULT_PROMPTS, cached_text_embeddings
+from common.generated.config import SpaiConfig
+from common.generated.dataset import GeneratedTestSet, GeneratedTrainSet, make_generated_loader, mix
+from common.generated.degradations import DEGRADATIONS
+from common.generated.images import (
+    LabelledImage,
+    check_splits,
+    fingerprint,
+    hold_out,
+    inspect,
+    prompt_list,
+    read_folders,
+    read_table,
+)
+from common.generated.losses import SpaiLoss
+from common.generated.network import Spai
+from common.generated.scoring import TEST_BATCH, validate_spai
+from common.generated.vit import load_vit_weights
+from common.training.checkpoint import SPAI_FIELDS, SPAI_KEYS, load_checkpoint
+from common.training.engine import fit
+from common.training.optimizing import layer_groups
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor, nn
+
+
+def load_images(config: SpaiConfig) -> list[LabelledImage]:
+    """Seed everything, and read the table or the folders that are named; every file that is used is decoded once.
+
+    Raises:
+        UserError: Neither or both are named, `compile` is asked for, or as the readers of `common.generated.images`.
+    """
+    if config.compile:
+        raise UserError("--compile is for scripts 1 to 6: it makes no code for the complex numbers of spectra.")
+    if foreign := set(config.degradations) - set(DEGRADATIONS):
+        raise UserError(f"--degrade {', '.join(sorted(foreign))} is unknown; there are {', '.join(DEGRADATIONS)}.")
+    set_seed(config.seed)
+    folders = [folder for folder in (config.real, config.fake) if folder is not None]
+    if len(folders) != (0 if config.csv else 2):
+        raise UserError("name the images: either --csv TABLE, or --real DIR and --fake DIR.")
+    images = read_table(config.csv) if config.csv else read_folders(*folders, config.seed)
+    if config.holdout_generator:
+        images = hold_out(images, config.holdout_generator)
+    if config.evaluate:
+        readable = _inspect(of_split(images, "test"), config.skip_bad_files)
+        images = [image for image in images if image.split != "test"] + readable
+    else:
+        images = _inspect(images, config.skip_bad_files)
+    counts = {name: sum(image.split == name for image in images) for name in SPLITS}
+    process_state().print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
+    return images
+
+
+def _inspect(images: list[LabelledImage], skip_bad_files: bool) -> list[LabelledImage]:
+    # In one process alone: each would open every file, and say what the others say.
+    readable = inspect(images, skip_bad_files) if process_state().is_main_process else None
+    return broadcast_object_list([readable])[0]
+
+
+def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
+    """The network with its first weights: of its towers, and with `init` of a trained plain SPAI.
+
+    Returns:
+        The network, and the configuration with what was really loaded.
+
+    Raises:
+        UserError: Weights or prompts can't be had, or `init` is no plain SPAI.
+    """
+    prompts = read_prompts(config)
+    last = config.models_dir / f"{config.name}_last.pth"
+    if config.resume and last.is_file() and load_checkpoint(last, SPAI_KEYS)["prompts"] != prompts:
+        raise UserError(f"--resume: {last} was trained with other --prompts.")
+    plain = None
+    if config.init is not None:
+        plain = load_checkpoint(config.init, SPAI_KEYS)
+        if plain["config"]["fusion"] != "none":
+            raise UserError(f"--init {config.init} is a fusion already; name a checkpoint of --fusion none.")
+        config = replace(config, **{name: plain["config"][name] for name in PLAIN_FIELDS})
+        config = replace(config, backbone_weights=str(config.init))
+        process_state().print(f"{config.name}: starts from {config.init}, and has its sizes ({config.backbone_name})")
+    model = Spai(**architecture(config), text_tokens=len(prompts), text_head=config.text_weight > 0)
+    if plain is not None:
+        lacking = model.load_state_dict(plain["model_state_dict"], strict=False).missing_keys
+        if wrong := [name for name in lacking if not name.startswith(("fusion.", "tower.", "text"))]:
+            raise UserError(f"--init {config.init} lacks weights, for instance {wrong[0]}.")
+    if not config.resume:  # then the checkpoint has the weights
+        with process_state().main_process_first(), main_process_prints():  # the others find them in caches
+            if plain is None:
+                loaded = load_vit_weights(model.backbone, config.backbone_name, config.backbone_weights)
+                config = replace(config, backbone_weights=loaded)
+            if model.tower is not None:
+                name, source = config.semantic_name, config.semantic_weights
+                loaded = load_vit_weights(model.tower, name, source, "--semantic-weights")
+                config = replace(config, semantic_weights=loaded)
+            if prompts:
+                model.set_text(embed_prompts(config, prompts, model))
+    model.set_stage("joint", config.train_backbone)
+    return model, config
+
+
+def architecture(config: SpaiConfig) -> dict[str, Any]:
+    """The arguments of `Spai` that a configuration gives."""
+    given = {entry.name for entry in fields(config)}
+    return {name: getattr(config, name) for name in SPAI_FIELDS if name in given}
+
+
+PLAIN_FIELDS = (
+    *("backbone_name", "backbone_depth", "backbone_width", "backbone_heads", "patch_size"),
+    *("mask_radius", "projection_dim", "projection_layers", "attention_dim", "attention_heads", "head_ratio"),
+)
+"""Of a plain SPAI, that a fusion which starts from it takes over."""
+
+
+def read_prompts(config: SpaiConfig) -> list[str]:
+    """The prompts that become semantic tokens: of the file, one a line, or the default ones; none if none are named."""
+    if not config.prompts:
+        return []
+    if config.prompts == "default":
+        return list(DEFAULT_PROMPTS)
+    try:
+        lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts {config.prompts} can't be read ({error}).") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"--prompts {config.prompts} has no prompt. Write one a line.")
+    return prompts
+
+
+def embed_prompts(config: SpaiConfig, prompts: list[str], model: Spai) -> Tensor:
+    """CLIP's embeddings of prompts (n, E), kept in the models' folder.
+
+    Raises:
+        UserError: The text tower is not of the image tower's CLIP, or as `cached_text_embeddings`.
+    """
+    cache = config.models_dir / "text_embeddings.pt"
+    texts = cached_text_embeddings(prompts, config.text_name, config.text_weights, cache)
+    if texts.shape[1] != (size := (model.tower or model.backbone).embedding_size):
+        raise UserError(
+            f"--text-name {config.text_name} makes embeddings of {texts.shape[1]} numbers, the image tower of {size}: "
+            "name both towers of one CLIP."
+        )
+    return texts
+
+
+class SpaiStep:
+    """The loss of a batch of `GeneratedTrainSet` items, with what the configuration adds: twins, mixing, prompts."""
+
+    def __init__(self, config: SpaiConfig, prompts: Tensor | None) -> None:
+        """Hold the loss; `prompts` are the embeddings (n, E) that a batch's `prompt_index` counts."""
+        self.prompts = prompts
+        self.mixing = {name: alpha for name in ("mixup", "cutmix") if (alpha := getattr(config, name)) > 0}
+        self.loss = SpaiLoss(
+            classification=config.classification,
+            alpha=config.focal_alpha,
+            gamma=config.focal_gamma,
+            semantic_weight=config.semantic_weight,
+            frequency_weight=config.frequency_weight,
+            text_weight=config.text_weight,
+        )
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Scalar loss."""
+        if self.mixing:
+            # Drawn from torch's generator, which the training seeds by epoch.
+            rng = np.random.default_rng(int(torch.randint(2**31, ())))
+            kind = rng.choice(sorted(self.mixing))
+            batch = mix(batch, kind, self.mixing[kind], rng)
+        views, whole, degraded = batch["views"], batch["whole"], None
+        count = len(views)
+        if "degraded_views" in batch:  # one pass for both: several processes expect one a step
+            views = torch.cat([views, batch["degraded_views"]])
+            whole = torch.cat([whole, batch["degraded_whole"]])
+        output = model(views, whole)
+        if "degraded_views" in batch:
+            degraded = type(output)(*(None if part is None else part[count:] for part in output))
+            output = type(output)(*(None if part is None else part[:count] for part in output))
+        text = known = None
+        if self.prompts is not None:
+            index = batch["prompt_index"]
+            known = index >= 0
+            text = self.prompts.to(index.device)[index.clamp(min=0)]
+        return self.loss(output, batch["label"], degraded, text, known)
+
+
+def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence[LabelledImage]) -> dict[str, float]:
+    """Train in two stages, and keep the best epoch by validation AUC in models/<name>_best.pth.
+
+    Returns:
+        The metrics of the best epoch (see `validate_spai`).
+
+    Raises:
+        UserError: A class is missing in training or validation, or as `fit`.
+    """
+    check_splits(images)
+    train, val = of_split(images, "train"), of_split(images, "val")
+    prompts = prompt_list(train) if config.text_weight > 0 else []
+    if config.text_weight > 0 and not prompts:
+        raise UserError("--text-weight needs prompts: a column `prompt` in the --csv.")
+    pairs = config.fusion != "none" and max(config.semantic_weight, config.frequency_weight) > 0
+    train_set = GeneratedTrainSet(
+        train,
+        views=config.views,
+        patch_size=config.patch_size,
+        whole_size=model.whole_size,
+        degradation_probability=config.degradation_probability,
+        pairs=pairs,
+        cache=config.cache,
+        color_jitter=config.color_jitter,
+        native_crops=config.native_crops,
+    )
+    sampler = WeightedSampler(balanced_weights(train), config.seed)
+    train_loader = make_generated_loader(train_set, config.batch_size, config.workers, sampler)
+    val_loader = make_generated_loader(GeneratedTestSet(val, whole_size=model.whole_size), TEST_BATCH, config.workers)
+
+    with process_state().main_process_first():
+        texts = embed_prompts(config, prompts, model) if prompts else None
+
+    def set_stage(epoch: int) -> bool:
+        model.set_stage("semantic" if epoch < config.stage_one_epochs else "joint", config.train_backbone)
+        return True
+
+    return fit(
+        config,
+        model,
+        SpaiStep(config, texts),
+        partial(validate_spai, config=config, prompts=read_prompts(config)),
+        train_loader,
+        val_loader,
+        fingerprint(images),
+        criterion="auc",
+        shown=("auc", "ap", "accuracy", "tpr_at_5_fpr"),
+        before_epoch=set_stage,
+        parameters=layer_groups(
+            model, partial(_depth, model.backbone.depth), config.lr, config.weight_decay, config.layer_decay
+        ),
+        some_unused=config.fusion != "none" and config.stage_one_epochs > 0,
+    )
+
+
+def balanced_weights(images: Sequence[LabelledImage]) -> list[float]:
+    """Weights with which both classes are drawn equally often, whatever their numbers."""
+    generated = sum(image.generated for image in images)
+    return [1 / generated if image.generated else 1 / (len(images) - generated) for image in images]
+
+
+def _depth(layers: int, name: str) -> int:
+    """Depth of a parameter by its name: the backbone's embedding 0, its blocks 1 to `layers`, the rest above."""
+    if not name.startswith("backbone."):
+        return layers + 1
+    _, _, rest = name.partition(".blocks.")
+    return int(rest.split(".")[0]) + 1 if rest else 0

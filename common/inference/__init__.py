@@ -1,1 +1,0 @@
-"""From checkpoints and images to decisions, instances and the submission's run lengths."""

@@ -1,0 +1,1 @@
+"""Making, importing and checking of data folders; forgeries drawn and pasted."""

@@ -1,0 +1,281 @@
+"""Bringing a data set of the form `images/` + `masks/` + `authentic/` into the layout of `common.data.samples`.
+
+images/     forged images                authentic/  authentic images (may be missing)
+masks/      one mask for each of images/: same name, or with `_gt`, `_mask`, ... appended; an image or .npy
+index.csv   optional: file, and any of label, mask, kind, group (paths relative to the source folder)
+"""
+
+import re
+import shutil
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.data.images import IMAGE_SUFFIXES, read_mask, scan_images
+from common.data.samples import Sample
+from common.errors import UserError
+from common.making.layout import write_groups, write_mask, write_sample_submission
+from common.tables import read_table
+
+import numpy as np
+from tqdm import tqdm
+
+MASK_ENDINGS = ("_gt", "_mask", "_groundtruth", "_ground_truth", "_forged", "-gt", "-mask")
+"""What the name of a mask may have after that of its image, in capitals or not."""
+
+FORM = (
+    "It needs images/ (forged images) and masks/ (their masks), and may have authentic/ and index.csv; "
+    "data/README.md describes the form."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a source folder holds, before any image is opened."""
+
+    samples: list[Sample]
+    """With the paths in the source folder."""
+    faults: list[str]
+    """Files that can't be brought in, each with the reason."""
+    notes: list[str]
+    """How the groups were found, and what is left aside."""
+
+
+def find_source(source: Path, group_pattern: str | None = None) -> Source:
+    """List the samples of a source folder.
+
+    Args:
+        source: Folder of the form above.
+        group_pattern: Regular expression; what its first group matches in a file's stem is the image's group. It
+            goes before index.csv.
+
+    Raises:
+        UserError: The folder has another form, index.csv has no column `file`, or the pattern is none.
+    """
+    if not (source / "images").is_dir():
+        ready = (source / "train_images").is_dir()
+        raise UserError(f"{source} has no folder images. {'It is a data folder already: use it.' if ready else FORM}")
+    pattern = _compile(group_pattern) if group_pattern else None
+    faults: list[str] = []
+    files: dict[str, dict[str, Path]] = {}
+    for folder in ("images", "authentic"):
+        files[folder], duplicates = scan_images(source / folder) if (source / folder).is_dir() else ({}, [])
+        faults += [f"{' and '.join(map(str, paths))}: one name for several files" for paths in duplicates]
+    if not files["images"] and not files["authentic"] and not faults:
+        raise UserError(f"{source} holds no images. {FORM}")
+    index = _read_index(source, faults)
+    if files["images"] and index is None and not (source / "masks").is_dir():
+        raise UserError(
+            f"{source} has no folder masks. Images without forgeries belong in authentic/; "
+            "`python prepare_data.py demo --from` forges them."
+        )
+    masks = _find_masks(source / "masks")
+    samples, used = [], set()
+    for folder, images in files.items():
+        for case_id, image in images.items():
+            row = {} if index is None else index.get(image.relative_to(source).as_posix())
+            fault, mask, group = "", None, None
+            if row is None:
+                fault = "is not in index.csv"
+            elif row.get("label") in ("authentic", "forged") and (row["label"] == "forged") != (folder == "images"):
+                fault = f"lies in {folder}/, but index.csv calls it {row['label']}"
+            elif folder == "images":
+                mask, fault = _find_mask(case_id, row, masks, source)
+                used.add(mask)
+            if not fault:
+                group, fault = _find_group(case_id, row, pattern)
+            if fault:
+                faults.append(f"{image}: {fault}")
+                continue
+            kind = row.get("kind", "") if mask else ""
+            samples.append(Sample(case_id=case_id, image=image, mask=mask, group=group, kind=kind))
+    samples = _drop_contradictions(samples, faults)
+    notes = [_grouping_note(samples, index, pattern)]
+    unused = {path for paths in masks.values() for path in paths} - used
+    if unused and not faults:
+        notes.append(f"{len(unused)} files in masks/ belong to no image and are left aside, {min(unused).name} first")
+    if not files["authentic"]:
+        notes.append("there are no authentic images: a model can't learn from these alone what is not forged")
+    return Source(samples=samples, faults=faults, notes=notes)
+
+
+def _compile(group_pattern: str) -> re.Pattern:
+    try:
+        pattern = re.compile(group_pattern)
+    except re.error as error:
+        raise UserError(f"--group-pattern {group_pattern!r} is no regular expression ({error}).") from error
+    if not pattern.groups:
+        raise UserError(f"--group-pattern {group_pattern!r} needs a group in parentheses around the source's name.")
+    return pattern
+
+
+def _read_index(source: Path, faults: list[str]) -> dict[str, dict[str, str]] | None:
+    """File → its row of index.csv; None without an index.csv."""
+    path = source / "index.csv"
+    if not path.is_file():
+        return None
+    table = read_table(path, ["file"])
+    counts = Counter(table["file"])
+    faults += [f"{path}: {count} rows for {file}" for file, count in counts.items() if count > 1]
+    faults += [f"{path}: names {file}, which does not exist" for file in counts if not (source / file).is_file()]
+    return {row["file"]: row for row in table.to_dict("records")}
+
+
+def _find_masks(folder: Path) -> dict[str, list[Path]]:
+    """Name of a mask, whole and without its ending, in small letters → files."""
+    masks = defaultdict(list)
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        if path.suffix.lower() not in {*IMAGE_SUFFIXES, ".npy"} or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix().lower()
+        masks[name].append(path)
+        for ending in MASK_ENDINGS:
+            if name.endswith(ending):
+                masks[name.removesuffix(ending)].append(path)
+    return masks
+
+
+def _find_mask(case_id: str, row: dict, masks: dict[str, list[Path]], source: Path) -> tuple[Path | None, str]:
+    """The mask of a forged image, or what is wrong."""
+    if row.get("mask"):
+        mask = source / row["mask"]
+        return (mask, "") if mask.is_file() else (None, f"its mask {mask} does not exist")
+    found = masks.get(case_id.lower(), [])
+    if not found:
+        return None, "has no mask in masks/ (same name, or with _gt, _mask, ... appended; an image or .npy)"
+    if len(found) > 1:
+        return None, f"has several masks: {', '.join(path.name for path in found)}"
+    return found[0], ""
+
+
+def _find_group(case_id: str, row: dict, pattern: re.Pattern | None) -> tuple[str, str]:
+    """The group of an image, or what is wrong."""
+    if pattern is None:
+        return row.get("group") or case_id, ""
+    match = pattern.search(Path(case_id).name)
+    group = match and match.group(1)
+    return (group, "") if group else ("", f"its name doesn't match --group-pattern {pattern.pattern}")
+
+
+def _drop_contradictions(samples: list[Sample], faults: list[str]) -> list[Sample]:
+    """Without the images that share a name with one of another group: in the layout a name has one group."""
+    groups = defaultdict(set)
+    for sample in samples:
+        groups[sample.case_id].add(sample.group)
+    faults += [
+        f"{case_id}: the image of this name in images/ and that in authentic/ have different groups in index.csv "
+        f"({', '.join(sorted(found))}); rename one of them"
+        for case_id, found in groups.items()
+        if len(found) > 1
+    ]
+    return [sample for sample in samples if len(groups[sample.case_id]) == 1]
+
+
+def _grouping_note(samples: list[Sample], index: dict | None, pattern: re.Pattern | None) -> str:
+    groups = Counter(sample.group for sample in samples)
+    shared = sum(count for count in groups.values() if count > 1)
+    if pattern is not None:
+        return f"{len(groups)} groups by --group-pattern"
+    if index is not None and any("group" in row for row in index.values()):
+        return f"{len(groups)} groups from index.csv"
+    if shared:
+        return f"{len(groups)} groups: images of the same name in images/ and authentic/ belong together"
+    return (
+        "every image is its own group: where images were made from the same source, folds will leak; "
+        "name the source with --group-pattern or in index.csv"
+    )
+
+
+def hold_out(samples: list[Sample], share: float, seed: int) -> np.ndarray:
+    """Choose whole groups, so that about `share` of the authentic images and of every size of forgery is chosen.
+
+    Args:
+        samples: Inspected samples.
+        share: In (0, 1).
+        seed: Of the order in which groups are tried.
+
+    Returns:
+        bool (len(samples),): which are chosen.
+
+    Raises:
+        UserError: There are too few groups, or too large ones.
+    """
+    strata = sorted({sample.size for sample in samples})
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(strata)))
+    for sample in samples:
+        counts[sample.group][strata.index(sample.size)] += 1
+    target = share * sum(counts.values())
+    rng = np.random.default_rng(seed)
+    trials = [_fill_up(counts, target, rng.permutation(sorted(counts))) for _ in range(50)]
+    chosen, _ = min(trials, key=lambda trial: trial[1])
+    if not chosen or len(chosen) == len(counts):
+        raise UserError(f"{len(counts)} groups of images can't be parted at a share of {share}.")
+    return np.array([sample.group in chosen for sample in samples])
+
+
+def _fill_up(counts: dict[str, np.ndarray], target: np.ndarray, order: np.ndarray) -> tuple[set[str], float]:
+    """The groups that bring the counts nearer to the target, taken in this order, and what is then missing."""
+    chosen: set[str] = set()
+    missing = target
+    for group in order:
+        if np.linalg.norm(missing - counts[group]) < np.linalg.norm(missing):
+            missing = missing - counts[group]
+            chosen.add(group)
+    return chosen, float(np.linalg.norm(missing))
+
+
+def import_samples(samples: list[Sample], held: np.ndarray, folder: Path, link: bool = False) -> None:
+    """Bring samples into a new data folder; files are copied as they are, masks become `.npy`.
+
+    Args:
+        samples: Inspected samples with the paths of their source.
+        held: bool (len(samples),): those that go to test_images/ instead of train_images/.
+        folder: From `common.making.layout.new_folder`.
+        link: Link to the images instead of copying them.
+    """
+    train = [(sample.case_id, sample) for sample, away in zip(samples, held, strict=True) if not away]
+    test = _name_apart([sample for sample, away in zip(samples, held, strict=True) if away])
+    progress = tqdm(total=len(samples), desc="copying", unit="img", leave=False, disable=None)
+    for split, part in (("train", train), ("test", test)):
+        for case_id, sample in part:
+            label = "" if split == "test" else "forged" if sample.forged else "authentic"
+            _bring(sample.image, folder / f"{split}_images" / label / f"{case_id}{sample.image.suffix}", link)
+            if sample.mask is not None:
+                write_mask(folder / f"{split}_masks" / f"{case_id}.npy", read_mask(sample.mask))
+            progress.update()
+    progress.close()
+    write_groups(folder, _group_rows([*train, *test]))
+    if test:
+        write_sample_submission(folder, sorted(case_id for case_id, _ in test))
+
+
+def _bring(source: Path, target: Path, link: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        target.symlink_to(source.resolve())
+    else:
+        shutil.copyfile(source, target)
+
+
+def _name_apart(samples: list[Sample]) -> list[tuple[str, Sample]]:
+    """Case ids for the flat test folder, where an authentic image can't have the name of its forged twin."""
+    forged = {sample.case_id for sample in samples if sample.forged}
+    taken = {sample.case_id for sample in samples}
+    named = []
+    for sample in samples:
+        case_id = sample.case_id
+        if not sample.forged and case_id in forged:
+            while case_id in taken:
+                case_id += "_original"
+            taken.add(case_id)
+        named.append((case_id, sample))
+    return named
+
+
+def _group_rows(named: list[tuple[str, Sample]]) -> list[tuple[str, str, str]]:
+    """Rows of case id, group and kind; an authentic image and its forged twin share one."""
+    rows: dict[str, tuple[str, str, str]] = {}
+    for case_id, sample in named:
+        if sample.forged or case_id not in rows:
+            rows[case_id] = (case_id, sample.group, sample.kind)
+    return list(rows.values())

@@ -1,0 +1,1 @@
+"""Metrics, calibration and run lengths: numbers in, numbers out."""

@@ -1,0 +1,1 @@
+"""A submission: what is read, in which parts, by whom, and what is written."""

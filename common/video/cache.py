@@ -1,0 +1,222 @@
+"""Face crops of clips on disk: decoded once, read by every epoch.
+
+The crops of up to 32 clips lie in one shard, `shard_00007.npy`, uint8 (N, S, S, 3), with what is known of them in
+`shard_00007.json`. Both are written whole, the JSON file last: without either, a shard does not count. Shards are only
+added. A clip whose file has changed is decoded anew; its old crops stay until the folder is deleted.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from common.errors import UserError, listing
+from common.files import write_json, written_whole
+from common.video.clip_faces import FaceTrack, extract_faces
+from common.video.clips import Clip, measure
+from common.video.faces import BoxTable, FaceDetector
+
+import numpy as np
+from tqdm import tqdm
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, only one program may fill a cache at a time
+    fcntl = None
+
+VERSION = 1
+"""Of the crops: to be raised when the same settings begin to give others."""
+CLIPS_PER_SHARD = 32
+
+
+@dataclass(frozen=True, eq=False)
+class CachedClip:
+    """The main face of a clip in n sampled frames. Only what is small is in memory."""
+
+    shard: Path
+    offset: int
+    """Of the first crop in the shard."""
+    found: np.ndarray
+    """Whether the face was found there: bool (n,)."""
+    coverage: float
+    """Share of all the clip's sampled frames in which it was found, in [0, 1]."""
+    warnings: tuple[str, ...]
+
+    @property
+    def crops(self) -> np.ndarray:
+        """RGB, uint8 (n, S, S, 3), memory-mapped and read-only."""
+        # Mapped anew each time: an open map of each shard would use up the files that a process may have open.
+        return np.load(self.shard, mmap_mode="r")[self.offset : self.offset + len(self.found)]
+
+
+class ClipCache:
+    """The cache of one detector, number of frames and size, in a folder that it may share with others."""
+
+    def __init__(self, folder: Path, detector: FaceDetector, *, frames: int, size: int) -> None:
+        """Look what is cached.
+
+        Args:
+            folder: Of all caches; made when it is filled.
+            detector: Finds the faces.
+            frames: How many are sampled of a clip.
+            size: Side of the crops in px.
+        """
+        self.detector = detector
+        self.frames = frames
+        self.size = size
+        settings = hashlib.sha256(f"{VERSION},{detector.name},{frames},{size}".encode()).hexdigest()[:16]
+        self.folder = folder / settings
+        self._cached: dict[str, CachedClip] = {}
+        self._shards: set[str] = set()
+        self._read_shards()
+
+    def fill(self, clips: Sequence[Clip], skip_bad_files: bool = False) -> list[Clip]:
+        """Decode the clips that are not cached yet; another process that fills the same cache is waited for.
+
+        Prints what is unusual about clips that were decoded, and in how many of all no face was found.
+
+        Args:
+            clips: All that are needed.
+            skip_bad_files: Leave out those that can't be decoded and print each, instead of raising.
+
+        Returns:
+            Those that are cached now.
+
+        Raises:
+            UserError: With the list of all clips that can't be decoded, each with its fault, after all others were
+                cached; or the folder can't be written to.
+        """
+        keys, faults = self._keys(clips)
+        wanted = {key: clip for clip, key in zip(clips, keys, strict=True) if key}
+        if not wanted.keys() <= self._cached.keys():
+            with _alone(self.folder):
+                self._read_shards()
+                missing = {key: clip for key, clip in wanted.items() if key not in self._cached}
+                faults += self._decode(missing)
+            warned = {clip.path: self._cached[key].warnings for key, clip in missing.items() if key in self._cached}
+            if rows := _kinds_of(warned):
+                print(listing(f"of {len(warned)} new clips (each is described in {self.folder}):", rows))
+        if faults:
+            bad = listing(f"{len(faults)} bad files among {len(clips)} clips:", faults, most=len(faults))
+            if not skip_bad_files:
+                raise UserError(f"{bad}\nMend or remove them, or leave them out with --skip-bad-files.")
+            print(f"left out: {bad}")
+        cached = [clip for clip, key in zip(clips, keys, strict=True) if key in self._cached]
+        faceless = sum(not self._cached[key].found.any() for key in keys if key in self._cached)
+        if faceless:
+            lost = isinstance(self.detector, BoxTable) and faceless == len(cached)
+            hint = ": the table of boxes has none for any sampled frame" if lost else ""
+            print(f"no face was found in {faceless} of {len(cached)} clips{hint}")
+        return cached
+
+    def read(self, clip: Clip) -> CachedClip:
+        """Look a clip up.
+
+        Raises:
+            UserError: It is not cached, has changed since, or is gone.
+        """
+        key = _key(clip.path)
+        if key not in self._cached:
+            raise UserError(f"{clip.path} is not in the cache {self.folder}, or has changed since. Start again.")
+        return self._cached[key]
+
+    def _keys(self, clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
+        """Key of each clip, empty for one that is gone, and the faults of those."""
+        keys, faults = [], []
+        for clip in clips:
+            try:
+                keys.append(_key(clip.path))
+            except UserError as error:
+                keys.append("")
+                faults.append(str(error))
+        return keys, faults
+
+    def _decode(self, clips: dict[str, Clip]) -> list[str]:
+        """Add clips to the cache, in new shards; returns the faults of those that can't be decoded."""
+        faults: list[str] = []
+        pending: dict[str, tuple[Clip, FaceTrack, tuple[str, ...]]] = {}
+        for key, clip in tqdm(clips.items(), "finding faces", unit="clip", leave=False, disable=None):
+            try:
+                faces = extract_faces(clip.path, self.detector, frames=self.frames, size=self.size)
+                pending[key] = clip, faces.tracks[0], faces.warnings
+            except UserError as error:
+                faults.append(str(error))
+            if len(pending) == CLIPS_PER_SHARD:
+                self._write_shard(pending)
+                pending = {}
+        if pending:
+            self._write_shard(pending)
+        return faults
+
+    def _write_shard(self, clips: dict[str, tuple[Clip, FaceTrack, tuple[str, ...]]]) -> None:
+        entries, offset = [], 0
+        for key, (clip, face, warnings) in clips.items():
+            arrays = {name: getattr(face, name).tolist() for name in ("indices", "found", "boxes")}
+            entry = {"key": key, "file": str(clip.path), "offset": offset, **arrays}
+            entries.append(entry | {"coverage": face.coverage, "warnings": warnings})
+            offset += len(face.found)
+        names = (f"shard_{number:05}" for number in count())
+        path = self.folder / f"{next(name for name in names if name not in self._shards)}.npy"
+        path.with_suffix(".json").unlink(missing_ok=True)  # of a shard whose crops were deleted
+        with written_whole(path, "wb") as file:
+            np.save(file, np.concatenate([face.crops for _, face, _ in clips.values()]))
+        settings = {"version": VERSION, "detector": self.detector.name, "frames": self.frames, "size": self.size}
+        write_json(settings | {"clips": entries}, path.with_suffix(".json"))
+        self._read_shards()
+
+    def _read_shards(self) -> None:
+        """Take in the shards that were written since the last look."""
+        for path in sorted(self.folder.glob("shard_*.json")):
+            if path.stem in self._shards or not path.with_suffix(".npy").is_file():
+                continue
+            self._shards.add(path.stem)
+            for entry in json.loads(path.read_text(encoding="utf-8"))["clips"]:
+                self._cached[entry["key"]] = CachedClip(
+                    path.with_suffix(".npy"),
+                    entry["offset"],
+                    np.array(entry["found"], bool),
+                    entry["coverage"],
+                    tuple(entry["warnings"]),
+                )
+
+
+def _kinds_of(warnings: dict[Path, tuple[str, ...]]) -> list[str]:
+    """A line for each kind of warning: how many clips, and one of them. Numbers of faces are no fault of a clip."""
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    for path, texts in warnings.items():
+        for text in texts:
+            kinds[re.sub(r"\d+(\.\d+)?", "n", re.split("[:,]", text)[0])].append(path)
+    return [
+        f"{kind}: {len(paths)}, for instance {paths[0]}"
+        for kind, paths in sorted(kinds.items())
+        if kind not in ("n faces", "no face found")
+    ]
+
+
+def _key(path: Path) -> str:
+    """What a clip is cached under: its place, size and date, so that a changed file is another clip."""
+    found = measure(path)  # first: a link to itself, which can't be resolved, is refused there
+    return hashlib.sha256(f"{path.resolve()},{found}".encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block for the same folder. A process that dies leaves it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder} can't be written ({error.strerror}). Choose another place for the cache.") from error
+    with file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process that fills {folder}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

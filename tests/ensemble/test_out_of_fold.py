@@ -1,0 +1,149 @@
+"""Who predicts which image, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+from common.data.images import read_image
+from common.data.samples import assign_folds, fingerprint, load_samples
+from common.ensemble import members
+from common.ensemble import out_of_fold as tested
+from common.ensemble.decision import COPY_FEATURES, copy_features
+from common.ensemble.evidence import examine
+from common.ensemble.members import COPY_MOVE, Member
+from common.ensemble.out_of_fold import out_of_fold
+from common.errors import UserError
+from common.generated.detector import load_detector
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def samples(pairs_dir):
+    return load_samples(pairs_dir)
+
+
+@pytest.fixture
+def save(monkeypatch, save_network, samples, tmp_path):
+    """Writes checkpoints of the members a and b, whose maps are as constant as their fold's number."""
+    table = tuple(Member(name=n, script=f"{n}.py", in_channels=3, weight=1.0, role="average") for n in "ab")
+    monkeypatch.setattr(members, "MEMBERS", (*table, COPY_MOVE))
+
+    def save(name, folder="", data=None, fold=0, **values):
+        path = tmp_path / folder / f"{name}_best.pth"
+        save_network(path, logit=fold, data=data or fingerprint(samples), fold=fold, **values)
+
+    return save
+
+
+def test_each_image_is_predicted_by_the_fold_that_it_was_held_out_of(save, samples, tmp_path):
+    for name in "ab":
+        save(name)
+        save(name, "fold_1", fold=1)
+    oof = out_of_fold(tmp_path, samples, copy_move=False)
+    assert (oof.names, oof.evidence, oof.copies) == (("a", "b"), None, None)
+    assert oof.maps.shape == (20, 2, 256, 256)
+    folds = assign_folds(samples, 2, 0)
+    expected = [1 / (1 + np.exp(-fold)) for fold in sorted(folds)]
+    assert oof.maps.mean(axis=(1, 2, 3), dtype=np.float64) == pytest.approx(expected, abs=1e-3)
+    assert oof.forged.sum() == 10
+    in_order = [s for fold in (0, 1) for s, f in zip(samples, folds, strict=True) if f == fold]
+    assert oof.sizes.tolist() == [s.size for s in in_order]
+    for truth, sample in zip(oof.truths, in_order, strict=True):
+        if sample.forged:
+            assert truth.max(axis=0).mean() == pytest.approx(sample.area_share, abs=0.02)
+
+
+def test_the_maps_are_predicted_again_when_a_checkpoint_changes(save, samples, tmp_path):
+    for name in "ab":
+        save(name)
+    first = out_of_fold(tmp_path, samples, copy_move=False).maps.filename
+    assert out_of_fold(tmp_path, samples, copy_move=False).maps.filename == first
+    save("a", fold=0, epochs=5)
+    assert out_of_fold(tmp_path, samples, copy_move=False).maps.filename != first
+    assert len(list(tmp_path.glob("oof_none_*.npy"))) == 1
+
+
+def test_maps_that_are_kept_need_no_other_runtime(save, samples, tmp_path):
+    for name in "ab":
+        save(name)
+    first = out_of_fold(tmp_path, samples, copy_move=False).maps.filename
+    assert out_of_fold(tmp_path, samples, copy_move=False, backend="onnxruntime").maps.filename == first
+    assert not (tmp_path / "exported").exists()
+    out_of_fold(tmp_path, samples, "flips", copy_move=False, backend="onnxruntime")
+    assert len(list(tmp_path.glob("exported/*.onnx"))) == 2
+
+
+def test_the_evidence_is_looked_for_once(save, pairs_dir, copied_images, tmp_path, monkeypatch):
+    """For all views, and whatever becomes of the networks; again for another detector. One image holds a copy."""
+    data = shutil.copytree(pairs_dir, tmp_path / "data")
+    cv2.imwrite(str(data / "train_images/forged/3.png"), cv2.resize(copied_images[1], (96, 72)))
+    samples = load_samples(data)
+    for name in "ab":
+        save(name, data=fingerprint(samples))
+        save(name, "fold_1", fold=1, data=fingerprint(samples))
+    looked = []
+    monkeypatch.setattr(tested, "gather", lambda images, workers: (looked.append(1) or examine(i) for i in images))
+    oof = out_of_fold(tmp_path, samples)
+    assert (oof.names, oof.roles[-1], oof.seed_weights[-1]) == (("a", "b", "copy_move"), "evidence", 1.0)
+    assert (oof.evidence.shape, oof.copies.shape, len(looked)) == ((20, 256, 256), (20, len(COPY_FEATURES)), 20)
+    folds = assign_folds(samples, 2, 0)
+    in_order = [s for fold in (0, 1) for s, f in zip(samples, folds, strict=True) if f == fold]
+    for k, sample in enumerate(in_order):
+        found = examine(read_image(sample.image))
+        assert oof.copies[k] == pytest.approx([*copy_features(found.score, found.inliers, found.area_share).values()])
+        assert oof.evidence[k].max() == found.prob.max()
+
+    save("a", data=fingerprint(samples), epochs=5)
+    assert (out_of_fold(tmp_path, samples, "flips").evidence == oof.evidence).all()
+    assert len(looked) == 20
+    monkeypatch.setattr(tested, "VERSION", 0)
+    out_of_fold(tmp_path, samples)
+    assert len(looked) == 40
+    assert len(list(tmp_path.glob("oof_copy_move_*.npy"))) == 1
+
+
+def test_the_detector_is_asked_once(save, samples, tmp_path, save_detector):
+    """In the order of the samples; again for another detector. The maps know nothing of it."""
+    for name in "ab":
+        save(name)
+    plain = out_of_fold(tmp_path, samples, copy_move=False)
+    assert plain.generated is None
+    path = save_detector(tmp_path / "spai_best.pth")
+    oof = out_of_fold(tmp_path, samples, copy_move=False)
+    assert (oof.names, oof.roles, oof.seed_weights) == (("a", "b"), ("average",) * 2, (1.0, 1.0))
+    assert oof.maps.filename == plain.maps.filename
+    held_out = [s for s, fold in zip(samples, assign_folds(samples, 2, 0), strict=True) if fold == 0]
+    found = load_detector(path, torch.device("cpu")).predict([read_image(sample.image) for sample in held_out])
+    assert (oof.generated.dtype, len(set(oof.generated.tolist()))) == (np.float64, len(held_out))
+    assert oof.generated == pytest.approx([one.probability for one in found], abs=1e-5)
+
+    file = Path(oof.generated.filename)
+    written = file.stat().st_mtime_ns
+    assert (out_of_fold(tmp_path, samples, "flips", copy_move=False).generated == oof.generated).all()
+    assert out_of_fold(tmp_path, samples, copy_move=False, generated=False).generated is None
+    assert file.stat().st_mtime_ns == written
+    save_detector(path, calibration={"slope": 0.0, "intercept": 0.0})
+    assert out_of_fold(tmp_path, samples, copy_move=False).generated == pytest.approx(0.5)
+    assert len(list(tmp_path.glob("oof_generated_*.npy"))) == 1
+
+
+def test_evidence_alone_needs_no_fit(save, samples, tmp_path):
+    with pytest.raises(UserError, match="no trained network"):
+        out_of_fold(tmp_path, samples, allow_missing=True)
+
+
+def test_members_of_different_folds_are_refused(save, samples, tmp_path):
+    save("a")
+    save("b", fold=1)
+    with pytest.raises(UserError, match="were trained on different folds"):
+        out_of_fold(tmp_path, samples)
+
+
+def test_other_data_are_refused(save, samples, tmp_path):
+    save("a", data="others")
+    save("b")
+    with pytest.raises(UserError, match="a was trained on other data"):
+        out_of_fold(tmp_path, samples)
