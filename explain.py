@@ -37,7 +37,7 @@ from common.files import written_whole
 from common.forensics.copy_move import MATCHERS, Group, find_copies
 from common.forensics.learned import learned_matcher
 from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
-from common.video.files import VIDEO_SUFFIXES
+from common.suffixes import VIDEO_SUFFIXES
 
 import tyro
 from matplotlib.figure import Figure
@@ -126,7 +126,7 @@ def _explain_copies(config: ExplainConfig) -> Figure:
 def _explain_generated(config: ExplainConfig, path: Path) -> Figure:
     # Only here: torch takes seconds to import, and copies are found without it.
     from common.devices import process_state
-    from common.generated.detector import load_detector
+    from common.generated import load_detector
 
     image = read_image(config.image)
     detector = load_detector(path, process_state().device)

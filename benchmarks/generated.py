@@ -22,12 +22,12 @@ from common.files import written_whole
 from common.generated.config import SpaiConfig
 from common.generated.degradations import DEGRADATIONS, degrade
 from common.generated.images import LabelledImage
-from common.generated.network import Spai
+from common.generated.network import SPAI_KEYS, Spai
 from common.generated.testing import evaluate_model
 from common.generated.training import fit_spai, load_images, start_spai
 from common.metrics.detection import by_generator
 from common.tables import markdown_table
-from common.training.checkpoint import SPAI_KEYS, load_checkpoint
+from common.training.checkpoint import load_checkpoint
 
 import numpy as np
 import pandas as pd

@@ -29,8 +29,9 @@ from common.ensemble.backends import RUNTIMES, TOLERANCE, probes
 from common.ensemble.members import MEMBERS, member_path
 from common.making.drawing import draw_blot, draw_cells, draw_gel
 from common.metrics.rle import parse_annotation
+from common.networks.segmentation import build_network
 from common.tables import markdown_table
-from common.training.checkpoint import build_network, save_checkpoint
+from common.training.checkpoint import save_checkpoint
 
 import cv2
 import numpy as np

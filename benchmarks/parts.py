@@ -33,8 +33,9 @@ from common.forensics.copy_move import find_copies
 from common.forensics.ela import error_level
 from common.making.drawing import draw_cells
 from common.metrics.rle import encode_labels, format_annotation
+from common.networks.segmentation import build_network
 from common.tables import markdown_table
-from common.training.checkpoint import build_network, save_checkpoint
+from common.training.checkpoint import save_checkpoint
 
 import cv2
 import numpy as np

@@ -35,8 +35,8 @@ from common.data.samples import Sample
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
 from common.devices import process_state
+from common.networks.segmentation import build_network
 from common.tables import markdown_table
-from common.training.checkpoint import build_network
 from common.training.losses import CombinedLoss
 from common.training.member import fit_member, load_split, start_network
 

@@ -16,3 +16,9 @@ def listing(head: str, rows: Iterable[str], most: int = 10, hint: str = "") -> s
     rows = list(rows)
     rest = [f"... and {len(rows) - most} more{hint}"] * (len(rows) > most)
     return "\n  ".join([head, *rows[:most], *rest])
+
+
+def described(error: Exception) -> str:
+    """An error as one row of a table says it: the kind, unless it is a `UserError`, and the message."""
+    kind = "" if isinstance(error, UserError) else type(error).__name__
+    return ": ".join(filter(None, (kind, str(error))))

@@ -5,6 +5,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+# Apart for colour-blind readers (Okabe and Ito 2008), those that show best on a dark ground first.
+COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+
 # All in pixels of the picture.
 DPI, MARGIN = 100, 20
 PANEL_SIDE, WIDE_PANEL = 780, 1580  # longest side of an image beside another, and above it

@@ -90,7 +90,8 @@ def save_network():
 
     Its weights are random, by their seed, the last ones so many times as large; or its logit is one everywhere.
     """
-    from common.training.checkpoint import build_network, save_checkpoint
+    from common.networks.segmentation import build_network
+    from common.training.checkpoint import save_checkpoint
 
     import torch
 
@@ -153,9 +154,9 @@ def save_detector():
 @pytest.fixture(scope="session")
 def save_video_detector():
     """Writes a tiny detector of deepfake videos, all weights random, with other fields if any are given."""
-    from common.training.checkpoint import SPOTTER_FIELDS, save_checkpoint
+    from common.training.checkpoint import save_checkpoint
     from common.video.config import VideoConfig
-    from common.video.network import TemporalCNNGRU
+    from common.video.network import SPOTTER_FIELDS, TemporalCNNGRU
 
     import torch
 

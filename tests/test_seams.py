@@ -1,57 +1,91 @@
-"""The directions in which the parts may know each other, read from the source."""
+"""Which rooms may know which, read from the source: arrows go down, and no circle anywhere."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUND = ("common.errors", "common.sizes", "common.files", "common.tables")
-METRICS = tuple(f"common.evaluation.{name}" for name in ("metrics", "calibration", "conformal", "detection"))
-FLOORS = (*GROUND, "common.devices", "common.data", "common.forensics", "common.networks", *METRICS)
-
-# Which parts of `common` a part may import: the longest matching name rules.
-MAY_IMPORT = {
-    "common": (*GROUND, "common.process"),
-    "common.process": ("common.errors",),
-    "common.config": (*GROUND, "common.config"),
-    "common.data": (*GROUND, "common.data", "common.forensics"),
-    "common.forensics": (*GROUND, "common.forensics"),
-    "common.networks": (*GROUND, "common.networks"),
-    "common.evaluation": (*FLOORS, "common.evaluation", "common.metrics.rle", "common.video.detector"),
-    "common.metrics.forgery": ("common.errors", "common.sizes"),
-    "common.metrics.calibration": ("common.errors",),
-    "common.metrics.conformal": (),
-    "common.metrics.detection": ("common.metrics.forgery", "common.tables"),
-    "common.training": (*FLOORS, "common.config", "common.training"),
-    "common.inference": (*FLOORS, "common.inference", "common.training.checkpoint"),
+GROUND = ("components", "devices", "errors", "files", "page", "process", "sizes", "suffixes", "tables")
+# From the ground up. A room may import its own modules, the ground, and these rooms, all of which stand above it here.
+ROOMS = {
+    "config": (),
+    "metrics": (),
+    "forensics": (),
+    "networks": (),
+    "data": ("forensics",),
+    "making": ("data", "forensics"),
+    "training": ("config", "metrics", "networks", "data"),
+    "generated": ("config", "metrics", "forensics", "networks", "data", "training"),
+    "video": ("config", "metrics", "networks", "data", "training"),
+    "ensemble": ("metrics", "forensics", "networks", "data", "training", "generated"),
+    "submission": ("metrics", "data", "ensemble", "generated", "video"),
+    "evaluation": ("metrics", "forensics", "data"),
 }
+# Rooms that are entered by their `__init__` alone, and the program whose own room each is.
+DOORS = {"generated": "script_7_spai_fusion.py", "video": "script_8_deepfake_video.py"}
 MODULES = sorted((ROOT / "common").rglob("*.py"))
 PROGRAMS = sorted(ROOT.glob("*.py"))
 SCRIPTS = sorted(ROOT.glob("script_*.py"))
 
 
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def room_of(module: str) -> str:
+    """`common.data.images` → data; the modules of the ground are a room each, and `common` itself is none."""
+    return module.split(".")[1] if "." in module else ""
+
+
 def imported(path: Path) -> list[str]:
+    """The modules of `common`, and the top names of other packages, that a file imports, wherever in it."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names += [name if name in NAMES else node.module for name in inner]
     return names
 
 
-def within(name: str, parts: tuple[str, ...]) -> bool:
-    return any(name == part or name.startswith(part + ".") for part in parts)
+def own(path: Path) -> set[str]:
+    return {name for name in imported(path) if name.split(".")[0] == "common"}
+
+
+def test_every_module_has_a_place():
+    assert {room_of(name) for name in NAMES} - {""} == {*ROOMS, *GROUND}
+    for place, (room, below) in enumerate(ROOMS.items()):
+        assert set(below) <= set(list(ROOMS)[:place]), f"an arrow of {room} goes up"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_module_imports_only_what_its_floor_may(path):
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    rule = max((part for part in MAY_IMPORT if within(module, (part,))), key=len)
-    wrong = [n for n in imported(path) if within(n, ("common",)) and not within(n, MAY_IMPORT[rule])]
-    assert not wrong, f"{module} may not import {wrong}"
+def test_module_imports_only_what_lies_below_it(path):
+    room = room_of(name_of(path))
+    allowed = {room, *GROUND, *ROOMS.get(room, ())}
+    wrong = {name for name in own(path) if room_of(name) not in allowed}
+    assert not wrong, f"{path.name} may not import {wrong}"
+
+
+def test_no_circle_of_modules():
+    # A package's `__init__` is its door: what stands in the room does not go through it.
+    graph = {name_of(path): own(path) - {name_of(path)} for path in MODULES}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("path", MODULES + PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_detectors_are_entered_by_their_doors(path):
+    for room, program in DOORS.items():
+        if room_of(name_of(path)) == room or path.name == program:
+            continue
+        wrong = {name for name in own(path) if room_of(name) == room and name != f"common.{room}"}
+        assert not wrong, f"{path.name} imports {wrong}, not common.{room}"
 
 
 @pytest.mark.parametrize("path", MODULES + PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())

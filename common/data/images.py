@@ -8,12 +8,11 @@ import os
 from pathlib import Path
 
 from common.errors import UserError
+from common.suffixes import IMAGE_SUFFIXES
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
 # Pillow's own limit (a quarter of a gigapixel, after which it suspects a decompression bomb) only warns; twice
 # that raises. Large figures and slide scans lie below it.

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from common.ensemble.views import Network
 from common.errors import UserError
-from common.training.checkpoint import load_network
+from common.networks.segmentation import load_network
 
 import cv2
 import numpy as np

@@ -38,9 +38,6 @@ COPY_FEATURES = ("copy_score", "copy_inliers", "copy_area")
 GENERATED_FEATURES = ("generated",)
 """Of the detector of generated images; `generated_features` says what it is."""
 
-DETECTOR = "spai"
-"""The name of that detector among the members."""
-
 FEATURE_SIZE = 256
 """Side of the maps that features are taken of: a maximum or a quantile grows with the number of pixels."""
 

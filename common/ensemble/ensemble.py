@@ -23,7 +23,7 @@ from common.ensemble.members import COPY_MOVE, Member
 from common.ensemble.precision import to_half, to_single
 from common.ensemble.settings import Settings
 from common.ensemble.views import Network, Pieces, Sight, Viewer, cut, is_large, predict_pieces, streams
-from common.generated.detector import Detector, Generated
+from common.generated import Detector, Generated
 
 import numpy as np
 import torch

@@ -9,17 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from common.ensemble.blending import Role, blend, join_evidence
-from common.ensemble.decision import (
-    COPY_FEATURES,
-    DETECTOR,
-    GENERATED_FEATURES,
-    Decision,
-    generated_features,
-    map_features,
-)
+from common.ensemble.decision import COPY_FEATURES, GENERATED_FEATURES, Decision, generated_features, map_features
 from common.ensemble.instances import MIN_AREA_SHARE, Cleanup, find_instances
 from common.ensemble.settings import Source
 from common.errors import UserError
+from common.generated import DETECTOR
 from common.metrics.calibration import fit_calibration
 from common.metrics.forgery import best_threshold, pixel_f1, pixel_f1_curve
 

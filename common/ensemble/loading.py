@@ -22,7 +22,7 @@ from common.ensemble.members import (
 from common.ensemble.settings import Settings
 from common.ensemble.views import TTA, VIEWS, streams
 from common.errors import UserError
-from common.generated.detector import find_detector, load_detector
+from common.generated import find_detector, load_detector
 from common.training.checkpoint import load_checkpoint
 
 import torch

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.ensemble.blending import Role
-from common.ensemble.decision import DETECTOR
 from common.forensics.copy_move import VERSION
-from common.generated.detector import find_detector
+from common.generated import DETECTOR, find_detector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from common.data.samples import Sample, assign_folds, fingerprint
 from common.data.transforms import resize_mask
 from common.devices import process_state
 from common.ensemble.backends import Backend
-from common.ensemble.decision import COPY_FEATURES, DETECTOR, FEATURE_SIZE, copy_features, feature_maps
+from common.ensemble.decision import COPY_FEATURES, FEATURE_SIZE, copy_features, feature_maps
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import EVIDENCE_THRESHOLD, gather
 from common.ensemble.fitting import Oof
@@ -21,7 +21,7 @@ from common.ensemble.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
 from common.errors import UserError
 from common.files import written_whole
 from common.forensics.copy_move import VERSION
-from common.generated.detector import find_detector, load_detector
+from common.generated import DETECTOR, find_detector, load_detector
 from common.training.checkpoint import load_checkpoint
 
 import numpy as np

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.ensemble.decision import DETECTOR, Decision
+from common.ensemble.decision import Decision
 from common.ensemble.instances import Cleanup
 from common.ensemble.views import TTA
 from common.errors import UserError
 from common.files import write_json
+from common.generated import DETECTOR
 
 Source = Literal["seed", "fitted"]
 

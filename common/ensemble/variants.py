@@ -7,10 +7,11 @@ the other parts, and the part left out is decided and scored.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.ensemble.decision import DETECTOR, THRESHOLDS, Mode, is_forged
+from common.ensemble.decision import THRESHOLDS, Mode, is_forged
 from common.ensemble.fitting import Fitted, Oof, fit, grouped_folds
 from common.ensemble.instances import find_instances
 from common.ensemble.settings import Source
+from common.generated import DETECTOR
 from common.metrics.forgery import image_auc, image_metrics, of1, pixel_f1, pixel_recall
 from common.sizes import SIZES
 

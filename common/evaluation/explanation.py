@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from common.forensics.copy_move import Copy, Group
-from common.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
+from common.page import COLOURS, LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
 from common.tables import markdown_table
 
 import cv2
@@ -12,9 +12,6 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-
-# Apart for colour-blind readers (Okabe and Ito 2008), those that show best on a dark ground first.
-COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 
 MOST_LINES = 20
 """Lines drawn for one copy."""

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.data.images import IMAGE_SUFFIXES, read_mask
+from common.data.images import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError
 from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.sizes import SIZES, size_of
+from common.suffixes import IMAGE_SUFFIXES
 
 import cv2
 import numpy as np

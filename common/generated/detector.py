@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from common.data.transforms import resize_image, to_tensor
-from common.ensemble.decision import DETECTOR
-from common.generated.network import ImageScore, Spai
+from common.generated.network import SPAI_KEYS, ImageScore, Spai, load_spai
 from common.metrics.calibration import calibrated
 from common.metrics.conformal import fit_bounds
-from common.training.checkpoint import SPAI_KEYS, find_checkpoint, load_checkpoint, load_spai
+from common.training.checkpoint import find_checkpoint, load_checkpoint
 
 import numpy as np
 import torch
+
+DETECTOR = "spai"
+"""Name of the detector among the members of the ensemble; a checkpoint is called models/spai*_best.pth."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ what the published code does, and takes its weights (`common.generated.published
 is `common.generated.fusion`.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from common.errors import UserError
 from common.generated.fusion import EarlyFusionGate, Fused, SemanticFusion, pyramid_tokens, zero_linear
@@ -456,3 +458,29 @@ def _initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+SPAI_KEYS = (
+    *("model_state_dict", "epoch", "best_auc", "config", "metrics"),
+    *("calibration", "validation", "target_fpr", "prompts"),
+)
+"""Of a checkpoint of script 7."""
+SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
+
+
+def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
+    """Rebuild script 7's trained network from the checkpoint alone, in evaluation mode.
+
+    Raises:
+        UserError: Weights and configuration do not belong together; the message names `path`.
+    """
+    config, weights = checkpoint["config"], checkpoint["model_state_dict"]
+    learned = {"text_tokens": len(weights.get("text", ())), "text_head": "fusion.to_text.weight" in weights}
+    if missing := set(SPAI_FIELDS) - set(config) - set(learned):
+        raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
+    network = Spai(**{field: config[field] for field in SPAI_FIELDS if field not in learned}, **learned)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    return network.eval()

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.generated.config import SpaiConfig
 from common.generated.dataset import GeneratedTestSet, make_generated_loader
 from common.generated.images import LabelledImage, fingerprint, prompt_list
-from common.generated.network import Spai
+from common.generated.network import SPAI_KEYS, Spai, load_spai
 from common.generated.published import convert, read_published
 from common.generated.scoring import TEST_BATCH, in_order, score_loader
 from common.generated.training import architecture, embed_prompts
@@ -20,7 +20,7 @@ from common.metrics.calibration import calibrated
 from common.metrics.conformal import fit_bounds
 from common.metrics.detection import RANKED, by_generator, clip_score
 from common.networks.pixels import unit_range
-from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai, save_checkpoint, versions
+from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
 
 import pandas as pd
 import torch

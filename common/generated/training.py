@@ -26,10 +26,10 @@ from common.generated.images import (
     read_table,
 )
 from common.generated.losses import SpaiLoss
-from common.generated.network import Spai
+from common.generated.network import SPAI_FIELDS, SPAI_KEYS, Spai
 from common.generated.scoring import TEST_BATCH, validate_spai
 from common.generated.vit import load_vit_weights
-from common.training.checkpoint import SPAI_FIELDS, SPAI_KEYS, load_checkpoint
+from common.training.checkpoint import load_checkpoint
 from common.training.engine import fit
 from common.training.optimizing import layer_groups
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from common.errors import UserError
+from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from common.networks.pretrained import load_complete, obtain_weights
-from common.networks.segmentation import IMAGENET_MEAN, IMAGENET_STD
 
 import timm
 import torch

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.images import IMAGE_SUFFIXES, has_alpha, read_image, read_mask, scan_images
+from common.data.images import has_alpha, read_image, read_mask, scan_images
 from common.errors import UserError
+from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
 
 import numpy as np

@@ -11,10 +11,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.images import IMAGE_SUFFIXES, read_mask, scan_images
+from common.data.images import read_mask, scan_images
 from common.data.samples import Sample
 from common.errors import UserError
 from common.making.layout import write_groups, write_mask, write_sample_submission
+from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
 
 import numpy as np

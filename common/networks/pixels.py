@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+# Mean and standard deviation of RGB in [0, 1] that ImageNet's encoders were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def unit_range(images: Tensor) -> Tensor:
     """uint8 images as float32 in [0, 1]; those of floats stay as they are."""

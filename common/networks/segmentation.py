@@ -1,16 +1,18 @@
 """The ensemble's segmentation network: encoder, feature pyramid, attention gate, mask."""
 
+from pathlib import Path
+from typing import Any
+
 from common.errors import UserError
 from common.networks.attention import AttentionGate
-from common.networks.pixels import unit_range
+from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD, unit_range
 
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-# Of RGB in [0, 1]; every encoder with ImageNet weights was trained with these.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
+"""Fields of a configuration that describe the network."""
 
 
 class AttentionFPN(nn.Module):
@@ -68,3 +70,23 @@ class AttentionFPN(nn.Module):
         x = ((unit_range(x) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features = self.decoder(self.encoder(x))
         return self.head(self.gate(features))
+
+
+def build_network(config: Any) -> AttentionFPN:
+    """The network that a configuration (object or dict of plain values) describes, with random weights."""
+    values = config if isinstance(config, dict) else vars(config)
+    return AttentionFPN(**{field: values[field] for field in NETWORK_FIELDS})
+
+
+def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
+    """Rebuild the trained network from the checkpoint alone, in evaluation mode.
+
+    Raises:
+        UserError: Weights and configuration do not belong together; the message names `path`.
+    """
+    network = build_network(checkpoint["config"])
+    try:
+        network.load_state_dict(checkpoint["model_state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    return network.eval()

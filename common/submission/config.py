@@ -19,7 +19,7 @@ from common.submission.parts import Parts
 from common.submission.row_order import find_sample, submission_rows
 from common.submission.shards import find_shards, read_shard, shard_parts
 from common.submission.sources import MANIFEST_SUFFIXES, Listed, Part, cut, distinct, list_files
-from common.video.detector import find_video_detector
+from common.video import find_video_detector
 
 SUBMISSION_COLUMNS = ("case_id", "annotation")
 SCORE_COLUMNS = (

@@ -18,16 +18,15 @@ from common.ensemble.ensemble import Ensemble, Prediction
 from common.ensemble.instances import Cleanup, find_instances
 from common.ensemble.loading import load_ensemble
 from common.ensemble.settings import Settings
-from common.errors import UserError
+from common.errors import UserError, described
 from common.files import written_whole
 from common.metrics.rle import AUTHENTIC, encode_labels, format_annotation
 from common.submission.config import SCORE_COLUMNS, SubmissionConfig
 from common.submission.parts import Parts
 from common.submission.shards import CutShort, Member, read_shard
 from common.submission.sources import Kind, Part, readable
-from common.video.detector import NAME as VIDEO_DETECTOR
-from common.video.detector import VideoDetector, fault, find_video_detector, load_video_detector
-from common.video.faces import make_face_detector
+from common.video import NAME as VIDEO_DETECTOR
+from common.video import VideoDetector, find_video_detector, load_video_detector, make_face_detector
 
 import numpy as np
 from joblib import cpu_count
@@ -173,7 +172,7 @@ def read_source(source: tuple[str, str] | Member) -> np.ndarray | str:
     try:
         return _read_member(source) if isinstance(source, Member) else read_image(Path(path))
     except Exception as error:  # of a million images one may break anything: the others are decided
-        return readable(fault(error))
+        return readable(described(error))
 
 
 def _read_member(member: Member) -> np.ndarray:
@@ -198,7 +197,7 @@ def score_video(config: SubmissionConfig, detector: VideoDetector | None, path: 
     try:
         score = detector.predict(path, explain=False)
     except Exception as error:  # of a thousand videos one may break anything: the others are scored
-        return {"error": readable(fault(error))}
+        return {"error": readable(described(error))}
     video = score.faces.video
     return {
         "fake_probability": round(score.probability, 6),

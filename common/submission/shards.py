@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from common.data.images import IMAGE_SUFFIXES
 from common.errors import UserError, listing
 from common.submission.sources import Listed, Part, distinct, numbered, readable
+from common.suffixes import IMAGE_SUFFIXES
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from common.data.images import IMAGE_SUFFIXES
 from common.errors import UserError, listing
-from common.video.files import VIDEO_SUFFIXES
+from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 import numpy as np
 

@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, read without running code, and enough to rebuild the network."""
 
 import importlib.metadata
-import inspect
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,24 +8,11 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import written_whole
-from common.generated.network import Spai
-from common.networks.segmentation import AttentionFPN
-from common.video.network import TemporalCNNGRU, load_spotter_weights
 
 import torch
 
 REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", "threshold", "calibration")
 """Of a segmentation member's checkpoint."""
-NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
-SPAI_KEYS = (
-    *("model_state_dict", "epoch", "best_auc", "config", "metrics"),
-    *("calibration", "validation", "target_fpr", "prompts"),
-)
-"""Of a checkpoint of script 7."""
-SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
-VIDEO_KEYS = ("model_state_dict", "epoch", "best_auc", "config", "metrics", "calibration")
-"""Of a checkpoint of script 8."""
-SPOTTER_FIELDS = tuple(inspect.signature(TemporalCNNGRU).parameters)
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -79,66 +65,6 @@ def find_checkpoint(models_dir: Path, name: str, of: str, otherwise: str) -> Pat
         names = ", ".join(path.name for path in found)
         raise UserError(f"{models_dir} has several detectors of {of}: {names}. Keep one there, or {otherwise}.")
     return found[0] if found else None
-
-
-def build_network(config: Any) -> AttentionFPN:
-    """The network that a configuration (object or dict of plain values) describes, with random weights."""
-    values = config if isinstance(config, dict) else vars(config)
-    return AttentionFPN(**{field: values[field] for field in NETWORK_FIELDS})
-
-
-def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
-    """Rebuild the trained network from the checkpoint alone, in evaluation mode.
-
-    Raises:
-        UserError: Weights and configuration do not belong together; the message names `path`.
-    """
-    network = build_network(checkpoint["config"])
-    try:
-        network.load_state_dict(checkpoint["model_state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
-    return network.eval()
-
-
-def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
-    """Rebuild script 7's trained network from the checkpoint alone, in evaluation mode.
-
-    Raises:
-        UserError: Weights and configuration do not belong together; the message names `path`.
-    """
-    config, weights = checkpoint["config"], checkpoint["model_state_dict"]
-    learned = {"text_tokens": len(weights.get("text", ())), "text_head": "fusion.to_text.weight" in weights}
-    if missing := set(SPAI_FIELDS) - set(config) - set(learned):
-        raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
-    network = Spai(**{field: config[field] for field in SPAI_FIELDS if field not in learned}, **learned)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
-    return network.eval()
-
-
-def load_spotter(checkpoint: dict[str, Any], path: Path) -> TemporalCNNGRU:
-    """Rebuild script 8's trained network, of the encoder that the checkpoint names, in evaluation mode.
-
-    A checkpoint without attention or fusion, from before they were there, is one in which they change nothing; that
-    is printed.
-
-    Raises:
-        UserError: Weights and configuration do not belong together; the message names `path`.
-    """
-    config = checkpoint["config"]
-    if missing := {"encoder_name", "image_size", "frames"} - set(config):
-        raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
-    network = TemporalCNNGRU(**{field: config[field] for field in SPOTTER_FIELDS if field in config})
-    try:
-        absent = load_spotter_weights(network, checkpoint["model_state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
-    if absent:
-        print(f"note: {path} has no {' and no '.join(absent)}; without training they change nothing")
-    return network.eval()
 
 
 def versions() -> dict[str, str]:

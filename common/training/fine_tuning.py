@@ -10,7 +10,8 @@ from common.data.samples import Sample
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.devices import process_state
-from common.training.checkpoint import load_checkpoint, load_network
+from common.networks.segmentation import load_network
+from common.training.checkpoint import load_checkpoint
 from common.training.member import Split, fit_member, keep_decoded, start_network
 from common.training.mining import Miner, comparison, misses_by_size, scan
 

@@ -14,8 +14,8 @@ from common.data.sampling import WeightedSampler
 from common.devices import main_process_prints, process_state
 from common.errors import UserError
 from common.networks.pretrained import load_encoder_weights
-from common.networks.segmentation import AttentionFPN
-from common.training.checkpoint import NETWORK_FIELDS, build_network, load_checkpoint, load_network
+from common.networks.segmentation import NETWORK_FIELDS, AttentionFPN, build_network, load_network
+from common.training.checkpoint import load_checkpoint
 from common.training.engine import fit
 from common.training.losses import CombinedLoss
 from common.training.optimizing import freeze_unused

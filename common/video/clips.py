@@ -15,10 +15,10 @@ from typing import NoReturn
 
 from common import tables
 from common.components import connected
-from common.data.images import IMAGE_SUFFIXES
 from common.data.splits import SPLITS, draw_splits
 from common.errors import UserError, listing
-from common.video.files import VIDEO_SUFFIXES, frame_files
+from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from common.video.files import frame_files
 
 import numpy as np
 

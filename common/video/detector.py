@@ -8,11 +8,11 @@ from typing import Any
 
 from common.errors import UserError
 from common.metrics.calibration import calibrated
-from common.training.checkpoint import VIDEO_KEYS, find_checkpoint, load_checkpoint, load_spotter
+from common.training.checkpoint import find_checkpoint, load_checkpoint
 from common.video.clip_faces import ClipFaces, FaceTrack, extract_faces
 from common.video.faces import FaceDetector
 from common.video.gradcam import MultiScaleGradCAM
-from common.video.network import TemporalCNNGRU
+from common.video.network import VIDEO_KEYS, TemporalCNNGRU, load_spotter
 
 import numpy as np
 import torch
@@ -180,12 +180,6 @@ def _warnings(checkpoint: dict[str, Any], faces: FaceDetector) -> list[str]:
     if checkpoint["calibration"]["slope"] == 0:
         warnings.append("the network told nothing apart in its validation: every clip gets the same probability")
     return warnings
-
-
-def fault(error: Exception) -> str:
-    """Why a clip could not be scored, as its row in a table says it."""
-    kind = "" if isinstance(error, UserError) else type(error).__name__
-    return ": ".join(filter(None, (kind, str(error))))
 
 
 def find_video_detector(models_dir: Path) -> Path | None:

@@ -13,9 +13,10 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-from common.data.images import IMAGE_SUFFIXES, read_image
+from common.data.images import read_image
 from common.errors import UserError
 from common.files import written_whole
+from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 import av
 import cv2
@@ -25,7 +26,6 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v"})
 FOLDER_RATE = 25.0
 """Frames a second that a folder of frames is taken to have."""
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}

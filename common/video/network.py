@@ -4,8 +4,11 @@ Everything that joins the backbone is residual and begins as nothing: fresh atte
 the backbone's features, so that a checkpoint without them loads to exactly the network without them.
 """
 
+import inspect
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.networks.pixels import unit_range
@@ -400,3 +403,30 @@ def _from_torchvision(weights: dict[str, Tensor], backbone: nn.Module) -> dict[s
     layers = [value for key, value in weights.items() if not key.startswith("classifier.")]
     own = list(backbone.state_dict())
     return dict(zip(own, layers, strict=True)) if len(own) == len(layers) else weights
+
+
+VIDEO_KEYS = ("model_state_dict", "epoch", "best_auc", "config", "metrics", "calibration")
+"""Of a checkpoint of script 8."""
+SPOTTER_FIELDS = tuple(inspect.signature(TemporalCNNGRU).parameters)
+
+
+def load_spotter(checkpoint: dict[str, Any], path: Path) -> TemporalCNNGRU:
+    """Rebuild script 8's trained network, of the encoder that the checkpoint names, in evaluation mode.
+
+    A checkpoint without attention or fusion, from before they were there, is one in which they change nothing; that
+    is printed.
+
+    Raises:
+        UserError: Weights and configuration do not belong together; the message names `path`.
+    """
+    config = checkpoint["config"]
+    if missing := {"encoder_name", "image_size", "frames"} - set(config):
+        raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
+    network = TemporalCNNGRU(**{field: config[field] for field in SPOTTER_FIELDS if field in config})
+    try:
+        absent = load_spotter_weights(network, checkpoint["model_state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    if absent:
+        print(f"note: {path} has no {' and no '.join(absent)}; without training they change nothing")
+    return network.eval()

@@ -7,8 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.evaluation.explanation import COLOURS
-from common.page import LEAST_WIDTH, MARGIN, WIDE_PANEL, Page, resized
+from common.page import COLOURS, LEAST_WIDTH, MARGIN, WIDE_PANEL, Page, resized
 
 import cv2
 import matplotlib

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.data.images import IMAGE_SUFFIXES
-from common.errors import UserError
+from common.errors import UserError, described
 from common.files import write_json, written_whole
 from common.page import resized
+from common.suffixes import IMAGE_SUFFIXES
 from common.video.clips import CLIP_SUFFIXES, find_clips
-from common.video.detector import TrackScore, VideoDetector, VideoScore, fault
+from common.video.detector import TrackScore, VideoDetector, VideoScore
 from common.video.files import FOLDER_RATE, Video, read_frames, write_video
 from common.video.pictures import (
     Box,
@@ -284,8 +284,8 @@ def predict_folder(detector: VideoDetector, source: Path, output: Path, *, pictu
                 write_report(score, output / name)
             except Exception as error:  # of a thousand files one may break anything: the others are scored
                 failures += 1
-                write_row({"file": name, "error": fault(error)})
-                _print(f"{name}: error: {fault(error)}")
+                write_row({"file": name, "error": described(error)})
+                _print(f"{name}: error: {described(error)}")
             else:
                 write_row({"file": name} | _row(score))
                 _print(f"{name}: {_line(score)}")

@@ -14,7 +14,7 @@ from common.devices import main_process_prints, process_state
 from common.errors import UserError
 from common.metrics.calibration import calibrated, fit_calibration
 from common.metrics.detection import RANKED, detection_metrics
-from common.training.checkpoint import SPOTTER_FIELDS, VIDEO_KEYS, load_checkpoint, load_spotter
+from common.training.checkpoint import load_checkpoint
 from common.training.engine import Validation, fit
 from common.training.losses import ClassFocalLoss
 from common.training.optimizing import freeze_unused
@@ -24,7 +24,7 @@ from common.video.clips import Clip, check_clips, clip_key, fingerprint, read_cl
 from common.video.config import VideoConfig
 from common.video.dataset import ClipDataset, clip_augmentation, collate_clips
 from common.video.faces import NoFace, make_face_detector
-from common.video.network import TemporalCNNGRU, load_backbone_weights
+from common.video.network import SPOTTER_FIELDS, VIDEO_KEYS, TemporalCNNGRU, load_backbone_weights, load_spotter
 
 import numpy as np
 import pandas as pd

@@ -5,7 +5,8 @@ import json
 from common.config.segmentation import OversamplingConfig
 from common.ensemble.members import MEMBERS
 from common.metrics.rle import parse_annotation
-from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
+from common.networks.segmentation import build_network
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 
 import numpy as np
 import pandas as pd

@@ -14,7 +14,8 @@ from common.ensemble.backends import (
     load_by,
 )
 from common.errors import UserError
-from common.training.checkpoint import load_checkpoint, load_network, save_checkpoint
+from common.networks.segmentation import load_network
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 
 import numpy as np
 import pytest

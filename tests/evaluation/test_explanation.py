@@ -1,7 +1,8 @@
 """The picture shows what it is said to show, pixel by pixel."""
 
-from common.evaluation.explanation import COLOURS, MOST_LINES, MOST_STRIPS, describe, draw_explanation
+from common.evaluation.explanation import MOST_LINES, MOST_STRIPS, describe, draw_explanation
 from common.forensics.copy_move import Copy, Group
+from common.page import COLOURS
 
 import cv2
 import matplotlib.colors

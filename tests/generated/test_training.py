@@ -3,7 +3,7 @@ from dataclasses import replace
 from common.errors import UserError
 from common.generated.config import SpaiConfig
 from common.generated.images import LabelledImage
-from common.generated.network import Spai
+from common.generated.network import SPAI_KEYS, Spai, load_spai
 from common.generated.testing import convert_published, evaluate_spai
 from common.generated.training import (
     SpaiStep,
@@ -15,7 +15,7 @@ from common.generated.training import (
     load_images,
     start_spai,
 )
-from common.training.checkpoint import SPAI_KEYS, load_checkpoint, load_spai
+from common.training.checkpoint import load_checkpoint
 
 import cv2
 import numpy as np

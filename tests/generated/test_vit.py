@@ -1,6 +1,6 @@
 from common.errors import UserError
 from common.generated.vit import VITS, TokenBackbone, build_vit, fuse_qkv_bias, load_vit_weights
-from common.networks.segmentation import IMAGENET_MEAN
+from common.networks.pixels import IMAGENET_MEAN
 
 import pytest
 import timm

@@ -1,5 +1,6 @@
 from common.errors import UserError
-from common.networks.segmentation import IMAGENET_MEAN, AttentionFPN
+from common.networks.pixels import IMAGENET_MEAN
+from common.networks.segmentation import AttentionFPN
 
 import pytest
 import torch

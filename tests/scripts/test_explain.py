@@ -5,12 +5,12 @@ from pathlib import Path
 
 from common.data.images import read_image
 from common.errors import UserError
-from common.evaluation.explanation import COLOURS
 from common.generated.config import SpaiConfig
 from common.generated.detector import load_detector
 from common.generated.network import Spai
 from common.generated.training import architecture
 from common.making.synthesis import copy_move
+from common.page import COLOURS
 from common.training.checkpoint import save_checkpoint
 
 import matplotlib.colors

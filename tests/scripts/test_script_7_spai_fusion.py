@@ -6,7 +6,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.generated.config import SpaiConfig
-from common.training.checkpoint import SPAI_KEYS, load_checkpoint
+from common.generated.network import SPAI_KEYS
+from common.training.checkpoint import load_checkpoint
 
 import cv2
 import numpy as np

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
-from common.training.checkpoint import VIDEO_KEYS, load_checkpoint
+from common.training.checkpoint import load_checkpoint
 from common.video.config import VideoConfig
 from common.video.files import write_video
+from common.video.network import VIDEO_KEYS
 
 import cv2
 import numpy as np

@@ -2,7 +2,8 @@ import pickle
 
 from common.config.segmentation import TrainConfig
 from common.errors import UserError
-from common.training.checkpoint import REQUIRED_KEYS, build_network, load_checkpoint, load_network, save_checkpoint
+from common.networks.segmentation import build_network, load_network
+from common.training.checkpoint import REQUIRED_KEYS, load_checkpoint, save_checkpoint
 
 import pytest
 import torch

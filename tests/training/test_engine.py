@@ -12,7 +12,8 @@ from common.data.samples import fingerprint, load_samples
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.errors import UserError
-from common.training.checkpoint import build_network, load_checkpoint, load_network
+from common.networks.segmentation import build_network, load_network
+from common.training.checkpoint import load_checkpoint
 from common.training.engine import Validation, fit
 from common.training.losses import CombinedLoss
 from common.training.member import segmentation_step

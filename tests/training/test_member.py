@@ -4,7 +4,8 @@ from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler
 from common.errors import UserError
-from common.training.checkpoint import build_network, load_checkpoint, save_checkpoint
+from common.networks.segmentation import build_network
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.member import fit_member, load_split, start_network
 
 import pytest

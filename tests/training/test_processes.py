@@ -19,21 +19,17 @@ from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import Sample, assign_folds, load_samples
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
+from common.generated.network import SPAI_KEYS
 from common.networks.pixels import unit_range
+from common.networks.segmentation import load_network
 from common.sizes import SIZES
-from common.training.checkpoint import (
-    REQUIRED_KEYS,
-    SPAI_KEYS,
-    VIDEO_KEYS,
-    load_checkpoint,
-    load_network,
-    save_checkpoint,
-)
+from common.training.checkpoint import REQUIRED_KEYS, load_checkpoint, save_checkpoint
 from common.training.engine import fit
 from common.training.losses import CombinedLoss
 from common.training.member import segmentation_step
 from common.training.mining import hard_false_negatives, hard_negatives, scan, write_round
 from common.training.validation import validate
+from common.video.network import VIDEO_KEYS
 
 import cv2
 import numpy as np

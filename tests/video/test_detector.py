@@ -5,12 +5,13 @@ import hashlib
 from common.data.transforms import resize_image
 from common.errors import UserError
 from common.metrics.calibration import calibrated
-from common.training.checkpoint import load_checkpoint, load_spotter
+from common.training.checkpoint import load_checkpoint
 from common.video.clip_faces import extract_faces
 from common.video.detector import find_video_detector, load_video_detector
 from common.video.faces import make_face_detector
 from common.video.files import open_video, read_frames, write_video
 from common.video.gradcam import MultiScaleGradCAM
+from common.video.network import load_spotter
 
 import cv2
 import numpy as np

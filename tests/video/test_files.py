@@ -5,16 +5,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from common.errors import UserError
+from common.suffixes import VIDEO_SUFFIXES
 from common.video import files as videos
-from common.video.files import (
-    FOLDER_RATE,
-    VIDEO_SUFFIXES,
-    Video,
-    open_video,
-    read_frames,
-    uniform_indices,
-    write_video,
-)
+from common.video.files import FOLDER_RATE, Video, open_video, read_frames, uniform_indices, write_video
 
 import av
 import cv2

@@ -1,12 +1,12 @@
 from dataclasses import replace
 
 from common.errors import UserError
-from common.training.checkpoint import VIDEO_KEYS, load_checkpoint, load_spotter, save_checkpoint
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.engine import train_one_epoch
 from common.video.clips import Clip
 from common.video.config import VideoConfig
 from common.video.dataset import collate_clips
-from common.video.network import TemporalCNNGRU
+from common.video.network import VIDEO_KEYS, TemporalCNNGRU, load_spotter
 from common.video.training import (
     ClipStep,
     clip_metrics,
