@@ -8,16 +8,20 @@ An image without a mask file is authentic. The metric is that of the competition
 a submission that calls every image authentic, is the figure to compare.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from dataclasses import dataclass
 from pathlib import Path
+
+import tyro
 
 from common.data.images import find_images
 from common.errors import UserError
 from common.evaluation.report import tables, write_report
 from common.evaluation.scoring import find_cases, score_cases, summarize
 from common.files import write_json
-
-import tyro
 
 
 @dataclass(frozen=True, kw_only=True)

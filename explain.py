@@ -26,9 +26,16 @@ the verdict, and draws by default outputs/<name of the image>_generated.png. How
   what the network is for.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+
+import tyro
+from matplotlib.figure import Figure
 
 from common.data.images import read_image
 from common.errors import UserError
@@ -38,9 +45,6 @@ from common.forensics.copy_move import MATCHERS, Group, find_copies
 from common.forensics.learned import learned_matcher
 from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
 from common.suffixes import VIDEO_SUFFIXES
-
-import tyro
-from matplotlib.figure import Figure
 
 LEAST_SCORE = 0.5
 

@@ -11,18 +11,22 @@ By default the files go where make_submission.py looks for them, exported/ besid
 --backend openvino (or onnxruntime) then starts without converting. Needs: pip install openvino onnx.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import tyro
 
 from common.ensemble.backends import Backend, export, kept_path
 from common.ensemble.members import checkpoint_paths
 from common.errors import UserError
 from common.tables import markdown_table
 from common.training.checkpoint import load_checkpoint
-
-import tyro
 
 RUNTIMES: dict[str, Backend] = {"openvino": "openvino", "onnx": "onnxruntime"}
 

@@ -13,8 +13,17 @@ Where there is a detector of generated images, models/spai*_best.pth (script 7),
 too, if a high one is a sign of forgery in these data. It must have been trained on other images than these.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
+import tyro
+from joblib import cpu_count
+from tqdm import tqdm
 
 from common.data.samples import load_samples
 from common.ensemble.backends import Backend
@@ -28,11 +37,6 @@ from common.ensemble.views import TTA
 from common.errors import UserError
 from common.files import write_json
 from common.sizes import SIZES
-
-import pandas as pd
-import tyro
-from joblib import cpu_count
-from tqdm import tqdm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,15 @@ that was lost. Each worker looks at the files of its own parts alone: when some 
 before one of them has ended.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from collections.abc import Sequence
 from contextlib import closing
+
+import tyro
+from tqdm import tqdm
 
 from common.devices import main_process_prints, process_state
 from common.errors import UserError
@@ -39,9 +46,6 @@ from common.submission.config import SubmissionConfig, open_parts, summary
 from common.submission.parts import Parts
 from common.submission.predictor import decide_part, load_decider
 from common.submission.sources import Part
-
-import tyro
-from tqdm import tqdm
 
 
 def main(config: SubmissionConfig) -> None:

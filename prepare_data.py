@@ -7,10 +7,18 @@
 The layout, where public data sets come from, and their terms: data/README.md.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import tyro
 
 from common.data.images import find_images
 from common.data.samples import inspect_samples
@@ -20,10 +28,6 @@ from common.making.demo import bundled_photographs, make_demo, plan_demo, usable
 from common.making.importing import find_source, hold_out, import_samples
 from common.making.layout import new_folder
 from common.sizes import SIZES
-
-import numpy as np
-import pandas as pd
-import tyro
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,10 @@ Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 25
 forgeries of CASIA v1's training folds: on crops pixel AUC 0.905, recall 0.685; 331 s on two CPU cores (README).
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from functools import partial
 
 from common.config.run import parse_config

@@ -18,6 +18,10 @@ Measured: the full recipe not yet. Quick, from scratch, 8 epochs on 308 portrait
 0.906 ± 0.029), by their content; on portraits against the same resampled and autoencoded 0.50. Two CPU cores (README).
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from common.config.run import parse_config
 from common.devices import process_state
 from common.files import written_whole

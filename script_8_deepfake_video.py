@@ -17,6 +17,10 @@ plain classifier 0.839 ± 0.018), which does not carry over to other fakes. Ten 
 for the pictures. Two CPU cores (README).
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from common.config.run import parse_config
 from common.data.splits import of_split
 from common.devices import process_state

@@ -10,6 +10,10 @@ worker again; an interrupted run goes on with the parts that are missing, and so
 Needs Ray: pip install "ray[data]", the extra `cluster`.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import logging
 import math
 import os
@@ -20,16 +24,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import tyro
+from joblib import cpu_count
+from tqdm import tqdm
+
 import common
 from common.errors import UserError
 from common.submission.config import SubmissionConfig, open_parts, summary
 from common.submission.parts import Parts
 from common.submission.predictor import decide_part, load_decider
 from common.submission.sources import Kind, Part
-
-import tyro
-from joblib import cpu_count
-from tqdm import tqdm
 
 BLOCKS = 1000
 """Most pieces that the parts are handed out in."""

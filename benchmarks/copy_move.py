@@ -9,6 +9,10 @@ A copy is found where the image's best group scores above the threshold and more
 threshold is the 95 % quantile of the best scores of the same images untouched: at most 5 % of them lie above it.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import multiprocessing
 import os
 import platform
@@ -17,6 +21,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import pandas as pd
+import tyro
+from tqdm import tqdm
 
 from common.data.images import find_images, read_image, read_mask
 from common.data.samples import load_samples
@@ -27,13 +38,6 @@ from common.making.drawing import FIGURES
 from common.making.synthesis import copy_move, draw_area_share
 from common.metrics.forgery import pixel_f1
 from common.sizes import SIZES, size_of
-
-import cv2
-import joblib
-import numpy as np
-import pandas as pd
-import tyro
-from tqdm import tqdm
 
 SHARE = 0.04  # of source and copy together, where the kind doesn't say
 FALSE_POSITIVES = 0.05

@@ -10,17 +10,14 @@ score a probability, for as many authentic as forged images as there are here. M
 and its forgeries in one.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import os
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-
-from common.data.images import find_images, read_image
-from common.forensics.copy_move import candidates
-from common.forensics.jpeg import jpeg
-from common.forensics.resemblance import describe, natural
-from common.making.drawing import FIGURES
-from common.making.synthesis import copy_move, is_visible
 
 import cv2
 import joblib
@@ -34,6 +31,13 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
+
+from common.data.images import find_images, read_image
+from common.forensics.copy_move import candidates
+from common.forensics.jpeg import jpeg
+from common.forensics.resemblance import describe, natural
+from common.making.drawing import FIGURES
+from common.making.synthesis import copy_move, is_visible
 
 # Not grass and gravel: these textures were made seamless by copying.
 PHOTOGRAPHS = (

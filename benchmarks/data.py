@@ -8,6 +8,10 @@ Of a folder of the user's the start is timed with all images, the epochs with 40
 is none. The files are in the system's memory when they are timed, on both sides. Above 1 is faster, or less memory.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import gc
 import multiprocessing
 import os
@@ -19,6 +23,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+import PIL
+from PIL import Image
+
 from common.data.dataset import ForgeryDataset
 from common.data.images import read_image
 from common.data.packed import PackedList
@@ -28,11 +37,6 @@ from common.data.transforms import resize_image
 from common.making.drawing import draw_blot, draw_gel
 from common.making.layout import write_image, write_mask
 from common.tables import markdown_table
-
-import cv2
-import numpy as np
-import PIL
-from PIL import Image
 
 PAIRS, HEIGHT, WIDTH, SIZE = 60, 1000, 1500, 512
 ROUNDS = 3

@@ -10,10 +10,21 @@ generators (subfolders of FAKE), then mean ± standard deviation over the seeds.
 OUTPUT keeps the checkpoints and a table of each run, by generator: what is finished isn't done again.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tyro
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from benchmarks.patch_classifier import PatchClassifier
 from common.data.images import read_image
@@ -28,13 +39,6 @@ from common.generated.training import fit_spai, load_images, start_spai
 from common.metrics.detection import by_generator
 from common.tables import markdown_table
 from common.training.checkpoint import load_checkpoint
-
-import numpy as np
-import pandas as pd
-import tyro
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 MODELS = ("plain", "fusion", "classifier", "grain")
 FIGURES = {"auc": "AUC", "ap": "AP", "accuracy": "accuracy"}

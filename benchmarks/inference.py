@@ -11,6 +11,10 @@ with an intersection over union of 0.99. Then ten times as many images: memory m
 is not measured goes before all: what is read from the disk for the first time makes a start slow.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import json
 import os
 import platform
@@ -21,6 +25,13 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from torch import nn
 
 from common.config.segmentation import TrainConfig
 from common.data.images import find_images
@@ -33,16 +44,10 @@ from common.networks.segmentation import build_network
 from common.tables import markdown_table
 from common.training.checkpoint import save_checkpoint
 
-import cv2
-import numpy as np
-import pandas as pd
-import torch
-import tyro
-from torch import nn
-
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
-import common, json, runpy, sys, time
+import json, runpy, sys, time
+from common.process import prepare; prepare()
 import common.submission.predictor
 start, sys.argv = time.perf_counter(), sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -13,11 +13,11 @@ The autoencoder learns from the same images that it then rebuilds. That is no le
 not the images, are what a detector has to find.
 """
 
-from pathlib import Path
+from common.process import prepare
 
-from common.data.images import find_images, read_image
-from common.errors import UserError
-from common.making.layout import write_image
+prepare()  # before torch is imported
+
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,6 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+
+from common.data.images import find_images, read_image
+from common.errors import UserError
+from common.making.layout import write_image
 
 SIDE = 256
 FACTORS = (0.4, 0.7)

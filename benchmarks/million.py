@@ -11,6 +11,10 @@ process (Linux); checks that the merged rows are complete, in order, and forged 
 one of the processes midway, starts it again, and compares the tables byte for byte.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import csv
 import multiprocessing
 import os
@@ -22,6 +26,12 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
 from benchmarks.spai_speed import high_water
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.loading import seed_settings
@@ -30,12 +40,6 @@ from common.errors import UserError
 from common.submission.config import SubmissionConfig, open_parts
 from common.submission.predictor import Decider, decide_part
 from common.tables import markdown_table
-
-import cv2
-import numpy as np
-import torch
-import tyro
-from torch import Tensor, nn
 
 FILES = 2000
 MAP_SIZE = 256

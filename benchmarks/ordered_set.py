@@ -8,16 +8,20 @@ order, `fake`. Both classes hold exactly the same frames, so that a classifier o
 whatever it learned. A file's name is its identity: both clips of an image come into one split.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
 
 from common.data.images import find_images, read_image
 from common.data.transforms import resize_image
 from common.errors import UserError
 from common.making.layout import write_image
-
-import numpy as np
-import tyro
-from tqdm import tqdm
 
 FRAMES, SIDE = 8, 64
 GLIDE = 0.35

@@ -9,6 +9,10 @@ an image up. A GPU's rate is bounded by its arithmetic, and by what the cores be
 multiplication and an addition are two operations.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import csv
 import io
 import os
@@ -19,6 +23,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.config.segmentation import TrainConfig
 from common.data.images import read_image
@@ -36,14 +48,6 @@ from common.metrics.rle import encode_labels, format_annotation
 from common.networks.segmentation import build_network
 from common.tables import markdown_table
 from common.training.checkpoint import save_checkpoint
-
-import cv2
-import numpy as np
-import torch
-import tyro
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 SIZES = {"512 × 512": (512, 512), "1500 × 1000": (1000, 1500), "4000 × 3000": (3000, 4000)}
 TYPICAL = "1500 × 1000"

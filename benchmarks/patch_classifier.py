@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
+
 from common.generated.network import ImageScore, SpaiOutput, Stage
 from common.generated.patches import cut_patches, pad_to_patch, patch_positions
 from common.generated.vit import TokenBackbone
 from common.networks.pixels import unit_range
-
-import torch
-from torch import Tensor, nn
 
 
 class PatchClassifier(nn.Module):

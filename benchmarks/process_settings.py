@@ -15,7 +15,8 @@ import sys
 STEP = """
 import statistics, sys, time
 if sys.argv[1] == "tuned":
-    import common
+    from common.process import prepare
+    prepare()
 import torch
 import segmentation_models_pytorch as smp
 torch.manual_seed(0)

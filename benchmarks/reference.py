@@ -10,7 +10,6 @@ is script 1's recipe: its network, images, sizes, augmentation, loss. `submit` i
 --no-copy-move --no-generated` computes, with the definitions of tiles, blend, features and decision taken from
 `common`, so that the two can be compared. Neither uses the process settings of `common.process`.
 """
-# ruff: noqa: E402
 
 import csv
 import json
@@ -31,6 +30,17 @@ sys.modules.setdefault("common", _untuned)
 os.environ.pop("GOMP_SPINCOUNT", None)
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
+import albumentations as A
+import cv2
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+import tyro
+from albumentations.pytorch import ToTensorV2
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+
 from benchmarks.spai_speed import high_water
 from common.config.segmentation import OversamplingConfig
 from common.data.images import find_images
@@ -46,17 +56,6 @@ from common.ensemble.settings import Settings
 from common.ensemble.tiles import blend_tiles, tile_windows
 from common.ensemble.views import MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS, is_large
 from common.errors import UserError
-
-import albumentations as A
-import cv2
-import numpy as np
-import segmentation_models_pytorch as smp
-import torch
-import tyro
-from albumentations.pytorch import ToTensorV2
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIRST_STEPS = 2

@@ -8,6 +8,10 @@ all take half a minute); for components, OpenCV's with statistics and a look-up 
 each of which is searched in every larger one, all eight symmetries of it by masked template matching.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import os
 import platform
 import statistics
@@ -15,13 +19,13 @@ import time
 from collections.abc import Callable
 from unittest.mock import patch
 
+import cv2
+import numpy as np
+
 from common.ensemble.instances import find_instances
 from common.ensemble.lookalikes import MOST_BLOBS, _Core, join_lookalikes
 from common.metrics import rle
 from common.tables import markdown_table
-
-import cv2
-import numpy as np
 
 ROUNDS = 7
 SAMPLED = 20

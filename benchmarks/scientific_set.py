@@ -9,17 +9,21 @@ in the demo nothing is cropped, scaled or given a grain. Micrographs lend to eac
 is one group of the folds. Two in five pairs went through JPEG of quality 70 to 98, both twins alike.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
 
 from common.data.images import find_images, read_image
 from common.forensics.jpeg import jpeg
 from common.making.drawing import FIGURES
 from common.making.layout import new_folder, write_groups, write_image, write_mask
 from common.making.synthesis import copy_move, draw_area_share, inpaint, is_visible, splice
-
-import numpy as np
-import tyro
-from tqdm import tqdm
 
 KINDS = {"copymove": 0.6, "splice": 0.25, "inpaint": 0.15}
 INSTANCES = (0.75, 0.20, 0.05)

@@ -8,6 +8,10 @@ the same features, which is checked. Ratios above 1 are faster or smaller; speed
 peak of memory is that of a process of its own (Linux), less what it held when the network had seen its first patch.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import multiprocessing
 import os
 import platform
@@ -19,15 +23,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from common.generated.config import SpaiConfig
 from common.generated.network import Spai
 from common.generated.spectrum import circular_mask
 from common.generated.training import architecture
 from common.tables import markdown_table
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 QUICK = SpaiConfig(name="quick").published().quick()
 FULL = SpaiConfig(name="full").published()

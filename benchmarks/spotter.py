@@ -8,10 +8,17 @@ alone beside it; and `spotter`, all of them. Each seed splits the clips anew, fo
 Mean ± standard deviation over the seeds. OUTPUT keeps the checkpoints and results: what is finished isn't done again.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import tyro
 
 from common.files import write_json
 from common.tables import markdown_table
@@ -19,9 +26,6 @@ from common.video.cache import ClipCache
 from common.video.clips import Clip
 from common.video.config import VideoConfig
 from common.video.training import evaluate_spotter, fit_spotter, load_clips, start_spotter
-
-import numpy as np
-import tyro
 
 PARTS = ("attention", "multi_scale", "temporal")
 VARIANTS = {

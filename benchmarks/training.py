@@ -11,6 +11,10 @@ interleaved, and a cell is the median of its rounds. The peak of memory is that 
 rate leaves out the first two steps; ours does not.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import contextlib
 import io
 import json
@@ -28,6 +32,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+import tyro
+
 from benchmarks.spai_speed import high_water
 from common.config.segmentation import OversamplingConfig
 from common.data.dataset import ForgeryDataset
@@ -39,9 +46,6 @@ from common.networks.segmentation import build_network
 from common.tables import markdown_table
 from common.training.losses import CombinedLoss
 from common.training.member import fit_member, load_split, start_network
-
-import torch
-import tyro
 
 VALIDATED = 8
 """Images; enough for an epoch to end, and validation is not in the rate."""

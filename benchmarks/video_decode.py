@@ -8,6 +8,10 @@ to each. Without FILE, two 1080p clips of 10 s (H.264, 30 frames a second, a mov
 every second and every 250 frames. Medians of interleaved rounds; ratios above 1: ours is faster.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import os
 import platform
 import statistics
@@ -18,12 +22,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from common.tables import markdown_table
-from common.video.files import open_video, read_frames, uniform_indices
-
 import av
 import cv2
 import numpy as np
+
+from common.tables import markdown_table
+from common.video.files import open_video, read_frames, uniform_indices
 
 COUNT, ROUNDS = 32, 3
 HEIGHT, WIDTH, FPS, LENGTH = 1080, 1920, 30, 300

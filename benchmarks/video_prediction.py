@@ -7,12 +7,19 @@ Of the first ten seconds of CLIP, a video with a face; the network has random we
 timed within one prediction: a process of its own, so that the peak is what a user sees, libraries included (Linux).
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import multiprocessing
 import os
 import platform
 import tempfile
 import time
 from pathlib import Path
+
+import torch
+import tyro
 
 from benchmarks.spai_speed import high_water
 from common.tables import markdown_table
@@ -24,9 +31,6 @@ from common.video.files import open_video, read_frames, write_video
 from common.video.network import TemporalCNNGRU
 from common.video.report import write_report
 from common.video.training import DECISION
-
-import torch
-import tyro
 
 SECONDS = 10.0
 

@@ -1,5 +1,1 @@
-"""The library that the numbered scripts share. Importing it prepares the process: see `common.process`."""
-
-from common import process
-
-process.prepare()
+"""The library that the numbered scripts share. Importing it changes nothing; programs call `common.process.prepare`."""

@@ -1,4 +1,4 @@
-"""Settings of the process, made once, before torch is imported.
+"""Settings of the process that every program makes before it imports torch.
 
 Two of them can be worth more than any change of framework on a CPU: OpenMP threads that do not spin while they wait,
 and a malloc that keeps its memory instead of giving it back to the kernel after every layer. What they bring on a
@@ -10,6 +10,8 @@ import os
 import sys
 import time
 
+from PIL import Image
+
 from common.errors import UserError
 
 # glibc's mallopt parameters, <malloc.h>
@@ -18,11 +20,18 @@ M_MMAP_MAX = -4
 
 
 def prepare() -> None:
-    """Tune OpenMP and malloc (Linux with glibc), and show a `UserError` as one message."""
+    """Tune OpenMP and malloc (Linux with glibc), take large images, and show a `UserError` as one message.
+
+    To be called before torch is imported: OpenMP reads its environment once. What the user has set there stays.
+    """
     # Threads that spin collapse when anything else wants a core (a data loader's worker is enough).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # What OpenCV says of a broken file names no file; our errors do.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # albumentations asks its server for a newer version at every import otherwise.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # Pillow warns of a quarter of this and refuses twice that as a decompression bomb. Slide scans lie below it.
+    Image.MAX_IMAGE_PIXELS = 250_000_000
     _keep_freed_memory()
     sys.excepthook = _show_exception
 

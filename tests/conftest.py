@@ -1,3 +1,7 @@
+from common.process import prepare
+
+prepare()  # as a program does, before torch is imported
+
 import io
 import subprocess
 import sys
@@ -90,10 +94,10 @@ def save_network():
 
     Its weights are random, by their seed, the last ones so many times as large; or its logit is one everywhere.
     """
+    import torch
+
     from common.networks.segmentation import build_network
     from common.training.checkpoint import save_checkpoint
-
-    import torch
 
     sizes = {"encoder_name": "tu-mobilenetv3_small_100", "decoder_channels": 32, "segmentation_channels": 32}
     common = sizes | {"in_channels": 3, "image_size": 64, "folds": 2, "fold": 0, "seed": 0}
@@ -123,12 +127,12 @@ def save_detector():
     # Not above: most tests need no network.
     from dataclasses import replace
 
+    import torch
+
     from common.generated.config import SpaiConfig
     from common.generated.network import Spai
     from common.generated.training import architecture
     from common.training.checkpoint import save_checkpoint
-
-    import torch
 
     sizes = {"backbone_depth": 1, "backbone_width": 32, "backbone_heads": 2, "early_fusion_layers": (1,)}
     sizes |= dict.fromkeys(("projection_dim", "attention_dim", "fusion_width"), 16)
@@ -154,11 +158,11 @@ def save_detector():
 @pytest.fixture(scope="session")
 def save_video_detector():
     """Writes a tiny detector of deepfake videos, all weights random, with other fields if any are given."""
+    import torch
+
     from common.training.checkpoint import save_checkpoint
     from common.video.config import VideoConfig
     from common.video.network import SPOTTER_FIELDS, TemporalCNNGRU
-
-    import torch
 
     sizes = {"encoder_name": "mobilenetv3_small_100", "image_size": 64, "frames": 6, "hidden": 16}
     sizes |= {"threshold": 0.5, "min_coverage": 0.3}

@@ -1,7 +1,7 @@
+import pytest
+
 from common.errors import UserError
 from common.files import written_whole
-
-import pytest
 
 
 def test_writes_and_makes_the_folder(tmp_path):

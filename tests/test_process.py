@@ -1,42 +1,73 @@
+import ast
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from common import process
-
 import pytest
 
+from common import process
+
 ROOT = Path(__file__).parent.parent
+SET = ("GOMP_SPINCOUNT", "OPENCV_LOG_LEVEL", "NO_ALBUMENTATIONS_UPDATE")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    # As a user's shell has it: this process was prepared itself (tests/conftest.py).
+    environment = {name: value for name, value in os.environ.items() if name not in SET}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
-def test_importing_common_sets_openmp_without_importing_torch():
-    result = run("import os, sys, common; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)")
+PREPARE = "from common.process import prepare; prepare();"
+
+
+def test_importing_the_library_changes_nothing_of_the_process():
+    code = """
+import importlib, os, pathlib, sys
+for path in sorted(pathlib.Path("common").rglob("*.py")):
+    importlib.import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+import torch, PIL.Image
+print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OPENCV_LOG_LEVEL"), sys.excepthook is sys.__excepthook__)
+print(torch.get_num_threads() == threads(), torch.get_default_dtype(), PIL.Image.MAX_IMAGE_PIXELS)
+"""
+    threads = "import torch\ndef threads(n=torch.get_num_threads()): return n\n"
+    assert run(threads + code).stdout.split() == ["None", "None", "True", "True", "torch.float32", "89478485"]
+
+
+def test_preparing_sets_openmp_without_importing_torch():
+    result = run(f"{PREPARE} import os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)")
     assert result.stdout.split() == ["3000", "False"]
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda p: p.name)
+def test_every_program_prepares_before_all_other_imports(path):
+    statements = [node for node in ast.parse(path.read_text()).body if not is_docstring(node)]
+    first, second = map(ast.unparse, statements[:2])
+    assert (first, second) == ("from common.process import prepare", "prepare()")
+
+
+def is_docstring(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
 def test_a_users_own_setting_stays():
-    result = run("import os; os.environ['GOMP_SPINCOUNT'] = '7'; import common; print(os.environ['GOMP_SPINCOUNT'])")
+    result = run(f"import os; os.environ['GOMP_SPINCOUNT'] = '7'; {PREPARE} print(os.environ['GOMP_SPINCOUNT'])")
     assert result.stdout.split() == ["7"]
 
 
 def test_user_error_ends_with_its_message_alone():
-    result = run("import common; from common.errors import UserError; raise UserError('x.png is broken')")
+    result = run(f"{PREPARE} from common.errors import UserError; raise UserError('x.png is broken')")
     assert (result.returncode, result.stderr) == (1, "error: x.png is broken\n")
 
 
 def test_other_errors_keep_their_traceback():
-    assert "Traceback" in run("import common; raise ValueError('a bug')").stderr
+    assert "Traceback" in run(f"{PREPARE} raise ValueError('a bug')").stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="exit status of a signal")
 def test_interrupt_ends_with_one_line():
-    result = run("import common; raise KeyboardInterrupt('go on with --resume')")
+    result = run(f"{PREPARE} raise KeyboardInterrupt('go on with --resume')")
     assert result.returncode != 0
     assert result.stderr == "interrupted: go on with --resume\n"
 
@@ -45,7 +76,7 @@ def test_interrupt_ends_with_one_line():
 @pytest.mark.parametrize("ended", [True, False])
 def test_another_process_speaks_only_if_the_launcher_does_not_end_it_first(error, ended):
     """As it ends all when the main one has failed; what befalls another one alone is said all the same."""
-    code = f"import common; from common.errors import UserError; print('up', flush=True); raise {error}('broken')"
+    code = f"{PREPARE} from common.errors import UserError; print('up', flush=True); raise {error}('broken')"
     environment = os.environ | {"RANK": "1"}
     command = [sys.executable, "-c", code]
     with subprocess.Popen(

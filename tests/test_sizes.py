@@ -1,6 +1,6 @@
-from common.sizes import size_of
-
 import pytest
+
+from common.sizes import size_of
 
 
 @pytest.mark.parametrize(

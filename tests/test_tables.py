@@ -1,7 +1,7 @@
+import pytest
+
 from common.errors import UserError
 from common.tables import markdown_table, read_table
-
-import pytest
 
 
 def test_text_stays_text(tmp_path):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from common.errors import UserError
-
 import tyro
+
+from common.errors import UserError
 
 Plain = str | int | float | bool
 

@@ -5,18 +5,18 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import albumentations as A
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
 from common.data.images import read_image, read_mask
 from common.data.index import file_hash
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample
 from common.data.transforms import augment, resize_image, resize_mask, to_channels, to_tensor
-
-import albumentations as A
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 Edit = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 """Changes an image (H, W, C) and its union mask (H, W) before they are resized, with the given randomness."""

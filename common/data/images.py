@@ -7,18 +7,12 @@ exists only in authentic images and would tell the label.
 import os
 from pathlib import Path
 
-from common.errors import UserError
-from common.suffixes import IMAGE_SUFFIXES
-
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# Pillow's own limit (a quarter of a gigapixel, after which it suspects a decompression bomb) only warns; twice
-# that raises. Large figures and slide scans lie below it.
-Image.MAX_IMAGE_PIXELS = 250_000_000
-# OpenCV's own messages on a broken file name no file; the UserError does.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+from common.errors import UserError
+from common.suffixes import IMAGE_SUFFIXES
 
 
 def find_images(folder: Path) -> dict[str, Path]:

@@ -16,12 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.data.samples import Sample
-from common.forensics import ela
-
 import cv2
 import numpy as np
 import PIL
+
+from common.data.samples import Sample
+from common.forensics import ela
 
 VERSION = 1
 """Of the pixels: to be raised when the same images and form begin to give others."""

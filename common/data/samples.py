@@ -19,14 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 from common.data.images import find_images
 from common.data.index import Entry, Facts, inspect, read_index, stamps_of, write_index
 from common.errors import UserError, listing
 from common.sizes import size_of
 from common.tables import read_table
-
-import numpy as np
-from tqdm import tqdm
 
 
 @dataclass(frozen=True, kw_only=True)

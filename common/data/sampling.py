@@ -3,10 +3,10 @@
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 
-from common.data.samples import Sample
-
 import numpy as np
 from torch.utils.data import Sampler
+
+from common.data.samples import Sample
 
 
 def small_forgery_weights(samples: Sequence[Sample], threshold: float, factor: float) -> list[float]:

@@ -2,13 +2,13 @@
 
 import random
 
-from common.forensics.ela import error_level
-
 import albumentations as A
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.forensics.ela import error_level
 
 
 def to_channels(image: np.ndarray, in_channels: int) -> np.ndarray:

@@ -17,14 +17,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
-from common.ensemble.views import Network
-from common.errors import UserError
-from common.networks.segmentation import load_network
-
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.ensemble.views import Network
+from common.errors import UserError
+from common.networks.segmentation import load_network
 
 Backend = Literal["auto", "torch", "openvino", "onnxruntime"]
 

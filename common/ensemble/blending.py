@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from common.data.transforms import resize_map
 from common.ensemble.precision import to_single
-
-import numpy as np
 
 Role = Literal["average", "union", "evidence", "gate"]
 """In the weighted mean; joined by the maximum; no network: joined after those (`join_evidence`); without a map: read by

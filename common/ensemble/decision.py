@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+
 from common.data.transforms import resize_image
 from common.ensemble.precision import to_half, to_single
 from common.forensics.copy_move import LEAST_SCORE
 from common.metrics.calibration import calibrated, log_odds
 from common.metrics.forgery import IMAGE_SCORE_QUANTILE
-
-import numpy as np
 
 Mode = Literal["high-precision", "balanced", "default", "high-recall", "max-recall"]
 

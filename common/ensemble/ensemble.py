@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
 from common.data.transforms import resize_map
 from common.ensemble.ahead import ahead, threads
 from common.ensemble.blending import blend, join_evidence
@@ -24,10 +28,6 @@ from common.ensemble.precision import to_half, to_single
 from common.ensemble.settings import Settings
 from common.ensemble.views import Network, Pieces, Sight, Viewer, cut, is_large, predict_pieces, streams
 from common.generated import Detector, Generated
-
-import numpy as np
-import torch
-from torch import nn
 
 
 @dataclass(frozen=True)

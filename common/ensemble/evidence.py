@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from common.errors import UserError
-from common.forensics.copy_move import Group, find_copies
-
 import cv2
 import joblib
 import numpy as np
+
+from common.errors import UserError
+from common.forensics.copy_move import Group, find_copies
 
 EVIDENCE_THRESHOLD = 0.5
 """Calibrated probability from which a copy is drawn. What is less probable speaks through the features of the

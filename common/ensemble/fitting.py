@@ -8,6 +8,12 @@ decision on features of the resulting maps. What such a fit is worth on images t
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+
 from common.ensemble.blending import Role, blend, join_evidence
 from common.ensemble.decision import COPY_FEATURES, GENERATED_FEATURES, Decision, generated_features, map_features
 from common.ensemble.instances import MIN_AREA_SHARE, Cleanup, find_instances
@@ -16,12 +22,6 @@ from common.errors import UserError
 from common.generated import DETECTOR
 from common.metrics.calibration import fit_calibration
 from common.metrics.forgery import best_threshold, pixel_f1, pixel_f1_curve
-
-import numpy as np
-import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedGroupKFold
 
 MOST_FORGED = 300
 """Forged images that weights, threshold and mask are fitted on: the mean F1 of 300 is known to about 0.02, and what

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
+import numpy as np
+
 from common.ensemble.label_runs import relabel, row_runs
 from common.ensemble.lookalikes import join_lookalikes
 from common.forensics.holes import fill_holes
-
-import cv2
-import numpy as np
 
 Grouping = Literal["merge", "components", "groups"]
 MIN_AREA_SHARE = 0.0005

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.ensemble.backends import Backend, choose_backend, load_by
 from common.ensemble.decision import Decision
 from common.ensemble.ensemble import Ensemble, Loaded
@@ -24,8 +26,6 @@ from common.ensemble.views import TTA, VIEWS, streams
 from common.errors import UserError
 from common.generated import find_detector, load_detector
 from common.training.checkpoint import load_checkpoint
-
-import torch
 
 
 def load_ensemble(

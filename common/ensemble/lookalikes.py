@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 
-from common.components import connected
-from common.ensemble.label_runs import relabel, row_runs
-
 import cv2
 import numpy as np
 from scipy.ndimage import find_objects
+
+from common.components import connected
+from common.ensemble.label_runs import relabel, row_runs
 
 THRESHOLD = 0.7  # correlation of two blobs that show the same; see `join_lookalikes` for what it was measured on
 MOST_BLOBS = 32  # that are compared: 496 pairs take about a second on a core, and among more, chance would join some

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from tqdm import tqdm
+
 from common.data.images import read_image, read_mask
 from common.data.samples import Sample, assign_folds, fingerprint
 from common.data.transforms import resize_mask
@@ -23,9 +26,6 @@ from common.files import written_whole
 from common.forensics.copy_move import VERSION
 from common.generated import DETECTOR, find_detector, load_detector
 from common.training.checkpoint import load_checkpoint
-
-import numpy as np
-from tqdm import tqdm
 
 BATCH_SIZE = 8
 

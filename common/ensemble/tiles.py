@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from itertools import groupby
 from math import ceil
 
-from common.data.transforms import resize_map
-
 import numpy as np
+
+from common.data.transforms import resize_map
 
 Window = tuple[slice, slice]
 

@@ -7,6 +7,9 @@ the other parts, and the part left out is decided and scored.
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from common.ensemble.decision import THRESHOLDS, Mode, is_forged
 from common.ensemble.fitting import Fitted, Oof, fit, grouped_folds
 from common.ensemble.instances import find_instances
@@ -14,9 +17,6 @@ from common.ensemble.settings import Source
 from common.generated import DETECTOR
 from common.metrics.forgery import image_auc, image_metrics, of1, pixel_f1, pixel_recall
 from common.sizes import SIZES
-
-import numpy as np
-import pandas as pd
 
 SEED, FITTED = "+ regions", "fitted weights"
 """The two variants that differ by the weights alone."""

@@ -11,12 +11,12 @@ from itertools import chain, islice
 from math import ceil
 from typing import Literal, NamedTuple
 
-from common.data.transforms import resize_image, resize_map, to_channels, to_tensor
-from common.ensemble.tiles import Window, blend_tiles, tile_windows
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.data.transforms import resize_image, resize_map, to_channels, to_tensor
+from common.ensemble.tiles import Window, blend_tiles, tile_windows
 
 Network = Callable[[Tensor], Tensor]
 """Logits (N, 1, S, S) of images (N, C, S, S) uint8: a module in evaluation mode, or what `common.ensemble.backends`

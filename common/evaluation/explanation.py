@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from common.forensics.copy_move import Copy, Group
-from common.page import COLOURS, LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
-from common.tables import markdown_table
-
 import cv2
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+
+from common.forensics.copy_move import Copy, Group
+from common.page import COLOURS, LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
+from common.tables import markdown_table
 
 MOST_LINES = 20
 """Lines drawn for one copy."""

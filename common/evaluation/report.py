@@ -4,6 +4,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import matplotlib.colors
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
 from common.data.images import read_image
 from common.errors import UserError
 from common.evaluation.scoring import Case, Evaluation, read_map, read_truth, summarize
@@ -11,12 +17,6 @@ from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.sizes import SIZES
 from common.tables import markdown_table
-
-import cv2
-import matplotlib.colors
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 
 # Blue and orange stay apart for colour-blind readers (Okabe and Ito 2008), and on grey figures.
 TRUTH_COLOUR, PREDICTED_COLOUR, GREY = "#0072B2", "#D55E00", "#8a8f98"

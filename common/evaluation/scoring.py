@@ -6,6 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
 from common.data.images import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError
@@ -13,11 +18,6 @@ from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.sizes import SIZES, size_of
 from common.suffixes import IMAGE_SUFFIXES
-
-import cv2
-import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
 # An authentic image needs no pixels to be scored, so nobody asks for its size; its annotation is only parsed.
 UNKNOWN_SIDE = 2**31

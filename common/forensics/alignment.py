@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from common.components import connected
-from common.forensics.holes import fill_holes
-from common.forensics.matches import Matches
-
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
+
+from common.components import connected
+from common.forensics.holes import fill_holes
+from common.forensics.matches import Matches
 
 MIN_MATCHES = 3
 """Matches that must agree before their transform is looked at; what they say is then tested pixel by pixel."""

@@ -7,10 +7,10 @@ where neighbours agree about one affine map there may be a copy.
 
 from math import factorial
 
-from common.forensics.matches import Matches
-
 import cv2
 import numpy as np
+
+from common.forensics.matches import Matches
 
 MOST_MATCHES = 4000
 _PIXELS = 250_000  # of the working scale; twice as many take 2.5 times as long

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
+import cv2
+import numpy as np
+
 from common.components import connected
 from common.forensics.alignment import Aligned, align, cluster_matches, complete_masks, fit_transforms
 from common.forensics.blocks import match_blocks
 from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance
-
-import cv2
-import numpy as np
 
 VERSION = 1
 """Raised with every change of what is found: fits of an ensemble on earlier findings are stale then."""

@@ -1,9 +1,9 @@
 """Error level analysis: what a JPEG compression changes, which tells apart regions of different history."""
 
-from common.forensics.jpeg import jpeg
-
 import cv2
 import numpy as np
+
+from common.forensics.jpeg import jpeg
 
 QUALITY, AMPLIFICATION = 90, 10
 """Of the ensemble's fourth channel. A network knows the levels of one codec, quality and channel order only."""

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from common.forensics.matches import Matches
-
 import cv2
 import numpy as np
+
+from common.forensics.matches import Matches
 
 MOST_KEYPOINTS = 5000
 RATIO = 0.8  # of the distances to a copy and to the nearest place that is none (Lowe 2004, section 7.1)

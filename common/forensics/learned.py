@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
+import numpy as np
+
 from common.errors import UserError
 from common.forensics.keypoints import Keypoints, find_keypoints, link, mirror
 from common.forensics.matches import Matches
-
-import numpy as np
 
 MOST_KEYPOINTS = 4096  # the network's memory and time grow with the square; its authors' extractor takes as many
 _CELL_BITS = 2  # four columns and four rows of cells: four partings

@@ -7,10 +7,10 @@ logistic model of it that was fitted on candidates of authentic images and of co
 
 from collections.abc import Sequence
 
-from common.forensics.alignment import Aligned, warp_back
-
 import cv2
 import numpy as np
+
+from common.forensics.alignment import Aligned, warp_back
 
 COEFFICIENTS = {
     "grain": 0.710,

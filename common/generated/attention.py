@@ -7,12 +7,12 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from common.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
-from common.tables import markdown_table
-
 import cv2
 import matplotlib
 import numpy as np
+
+from common.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
+from common.tables import markdown_table
 
 BEST_PROMPTS = 5
 """Prompts in the table."""

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from common.errors import UserError
 from common.files import written_whole
 from common.networks.pretrained import hub_asked_once
 from common.networks.weight_files import first_line
-
-import torch
-from torch import Tensor
 
 LOCAL = "local-dir:"
 BATCH = 64

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Sequence
 
-from common.data.dataset import make_loader
-from common.data.images import read_image
-from common.data.transforms import reseed, resize_image, to_tensor
-from common.generated.degradations import degrade, random_chain, resize_to
-from common.generated.images import LabelledImage, prompt_list
-
 import albumentations as A
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from common.data.dataset import make_loader
+from common.data.images import read_image
+from common.data.transforms import reseed, resize_image, to_tensor
+from common.generated.degradations import degrade, random_chain, resize_to
+from common.generated.images import LabelledImage, prompt_list
 
 CACHE_BYTES = 2**32
 IMAGES = ("views", "whole", "degraded_views", "degraded_whole")

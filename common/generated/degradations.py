@@ -7,11 +7,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.errors import UserError
-from common.forensics.jpeg import jpeg
-
 import cv2
 import numpy as np
+
+from common.errors import UserError
+from common.forensics.jpeg import jpeg
 
 WEBP_SIDE = 16383
 """The format's longest side, in pixels."""

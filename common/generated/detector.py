@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from common.data.transforms import resize_image, to_tensor
 from common.generated.network import SPAI_KEYS, ImageScore, Spai, load_spai
 from common.metrics.calibration import calibrated
 from common.metrics.conformal import fit_bounds
 from common.training.checkpoint import find_checkpoint, load_checkpoint
-
-import numpy as np
-import torch
 
 DETECTOR = "spai"
 """Name of the detector among the members of the ensemble; a checkpoint is called models/spai*_best.pth."""

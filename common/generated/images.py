@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common import tables
 from common.data.images import find_images, read_image
 from common.data.splits import SPLITS, draw_splits
 from common.errors import UserError, listing
-
-from tqdm import tqdm
 
 REAL, UNKNOWN = "real", "generated"
 """The `generator` of a real picture, and of a generated one of which it is not known."""

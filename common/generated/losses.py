@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from common.generated.network import SpaiOutput
-from common.training.losses import FocalLoss
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from common.generated.network import SpaiOutput
+from common.training.losses import FocalLoss
 
 
 class _Agreement(nn.Module):

@@ -11,16 +11,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from common.errors import UserError
 from common.generated.fusion import EarlyFusionGate, Fused, SemanticFusion, pyramid_tokens, zero_linear
 from common.generated.patches import Position, cut_patches, pad_to_patch, patch_positions
 from common.generated.spectrum import FrequencySplit
 from common.generated.vit import TokenBackbone
 from common.networks.pixels import unit_range
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 Stage = Literal["semantic", "joint"]
 """What trains: the semantic parts and the head; or everything but the pretrained towers."""

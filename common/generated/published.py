@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from common.errors import UserError
 from common.generated.spectrum import circular_mask
 from common.generated.vit import fuse_qkv_bias
 from common.networks.weight_files import read_state_dict
-
-import torch
-from torch import Tensor
 
 # Ours → published, the first that fits.
 _FEATURES = "mfvit.features_processor"

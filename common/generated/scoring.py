@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
-from benchmarks.patch_classifier import PatchClassifier
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
 from common.errors import UserError
 from common.generated.config import SpaiConfig
 from common.generated.network import Spai
@@ -10,20 +15,12 @@ from common.metrics.calibration import calibrated, fit_calibration
 from common.metrics.detection import RANKED, detection_metrics
 from common.training.engine import Validation
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
 TEST_BATCH = 8
 """Images that are read at a time where images are scored; their patches are taken `feature_batch` at a time."""
 
 
 @torch.no_grad()
-def score_loader(
-    accelerator: Accelerator, model: Spai | PatchClassifier, loader: DataLoader, config: SpaiConfig
-) -> np.ndarray:
+def score_loader(accelerator: Accelerator, model: Spai, loader: DataLoader, config: SpaiConfig) -> np.ndarray:
     """Scores in [0, 1] of a prepared loader's images, in the order of its data set, (n,).
 
     A score is the sigmoid of the logit, not calibrated. Every process gets all of them.

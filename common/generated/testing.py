@@ -5,7 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.patch_classifier import PatchClassifier
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
 from common.data.splits import of_split
 from common.devices import process_state
 from common.errors import UserError
@@ -21,11 +25,6 @@ from common.metrics.conformal import fit_bounds
 from common.metrics.detection import RANKED, by_generator, clip_score
 from common.networks.pixels import unit_range
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
-
-import pandas as pd
-import torch
-from accelerate import Accelerator
-from tqdm import tqdm
 
 
 def evaluate_spai(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
@@ -64,7 +63,7 @@ def _check_unseen(path: Path, checkpoint: dict[str, Any], config: SpaiConfig, im
 
 
 def evaluate_model(
-    model: Spai | PatchClassifier, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]
+    model: Spai, checkpoint: dict[str, Any], config: SpaiConfig, images: Sequence[LabelledImage]
 ) -> pd.DataFrame:
     """As `evaluate_spai`, of a network that has its weights, with the calibration of its checkpoint."""
     process_state()  # before the accelerator, which would take several processes without a GPU for several runs

@@ -6,7 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.patch_classifier import PatchClassifier
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor, nn
+
 from common.data.sampling import WeightedSampler
 from common.data.splits import SPLITS, of_split
 from common.devices import main_process_prints, process_state
@@ -32,11 +36,6 @@ from common.generated.vit import load_vit_weights
 from common.training.checkpoint import load_checkpoint
 from common.training.engine import fit
 from common.training.optimizing import layer_groups
-
-import numpy as np
-import torch
-from accelerate.utils import broadcast_object_list, set_seed
-from torch import Tensor, nn
 
 
 def load_images(config: SpaiConfig) -> list[LabelledImage]:
@@ -198,7 +197,7 @@ class SpaiStep:
         return self.loss(output, batch["label"], degraded, text, known)
 
 
-def fit_spai(config: SpaiConfig, model: Spai | PatchClassifier, images: Sequence[LabelledImage]) -> dict[str, float]:
+def fit_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage]) -> dict[str, float]:
     """Train in two stages, and keep the best epoch by validation AUC in models/<name>_best.pth.
 
     Returns:

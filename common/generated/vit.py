@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-from common.errors import UserError
-from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD
-from common.networks.pretrained import load_complete, obtain_weights
-
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from common.errors import UserError
+from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD
+from common.networks.pretrained import load_complete, obtain_weights
 
 # MFM's and the published SPAI's; CLIP's with its own activation and OpenAI's weights; DINOv2's.
 VITS = ("vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224.openai", "vit_base_patch14_dinov2")

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
 from common.data.images import has_alpha, read_image, read_mask, scan_images
 from common.errors import UserError
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
-
-import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
 PARTS = {
     "train_images/authentic": None,

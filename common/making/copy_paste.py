@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from common.data.images import read_image
 from common.data.samples import Sample
 from common.making.synthesis import copy_move, is_visible, splice
-
-import numpy as np
 
 
 class CopyPaste:

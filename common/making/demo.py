@@ -20,6 +20,10 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
+import cv2
+import numpy as np
+from tqdm import tqdm
+
 from common.data.images import read_image
 from common.errors import UserError
 from common.forensics.jpeg import jpeg
@@ -27,10 +31,6 @@ from common.making.drawing import FIGURES
 from common.making.layout import write_groups, write_image, write_mask, write_sample_submission
 from common.making.synthesis import area_share_at, copy_move, inpaint, is_visible, splice
 from common.sizes import size_of
-
-import cv2
-import numpy as np
-from tqdm import tqdm
 
 BUNDLED = {
     "skimage": (

@@ -11,15 +11,15 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 from common.data.images import read_mask, scan_images
 from common.data.samples import Sample
 from common.errors import UserError
 from common.making.layout import write_groups, write_mask, write_sample_submission
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
-
-import numpy as np
-from tqdm import tqdm
 
 MASK_ENDINGS = ("_gt", "_mask", "_groundtruth", "_ground_truth", "_forged", "-gt", "-mask")
 """What the name of a mask may have after that of its image, in capitals or not."""

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError
-
 import cv2
 import numpy as np
 import pandas as pd
+
+from common.errors import UserError
 
 ENTRIES = frozenset(
     {

@@ -8,10 +8,10 @@ As in the competition, the mask of a copy-move covers the source and the copy, t
 and that of an inpainting the region that was filled.
 """
 
-from common.sizes import LIMITS
-
 import cv2
 import numpy as np
+
+from common.sizes import LIMITS
 
 # Share of the forgeries in the five sizes (the competition's) and the limits of the sizes: below 0.1 % a region of
 # a small figure has too few pixels to show anything, above 35 % hardly any original is left.

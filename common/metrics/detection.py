@@ -5,12 +5,12 @@ What is undefined is nan, never 0.
 
 import math
 
-from common.metrics.forgery import image_auc
-from common.tables import markdown_table
-
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_curve
+
+from common.metrics.forgery import image_auc
+from common.tables import markdown_table
 
 MAX_FPR = 0.05
 CALIBRATION_BINS = 15  # Guo et al. 2017

@@ -10,10 +10,10 @@ An instance in this module is such a list; masks are (H, W) with anything but 0 
 import json
 from collections.abc import Iterable, Sequence
 
-from common.errors import UserError
-
 import cv2
 import numpy as np
+
+from common.errors import UserError
 
 AUTHENTIC = "authentic"
 

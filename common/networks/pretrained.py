@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError
-from common.networks.weight_files import first_line, read_state_dict
-
 import segmentation_models_pytorch as smp
 import timm
 from huggingface_hub import constants as hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
 from torch import Tensor, nn
+
+from common.errors import UserError
+from common.networks.weight_files import first_line, read_state_dict
 
 HUB_TIMEOUT_S = 5
 # What follows the feature maps in a classifier; a segmentation encoder has no place for it.

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.networks.attention import AttentionGate
-from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD, unit_range
-
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+
+from common.errors import UserError
+from common.networks.attention import AttentionGate
+from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD, unit_range
 
 NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
 """Fields of a configuration that describe the network."""

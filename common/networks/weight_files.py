@@ -4,12 +4,12 @@ from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
 
-from common.errors import UserError
-
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from common.errors import UserError
 
 
 def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:

@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+from joblib import cpu_count
+
 from common.data.images import read_image
 from common.data.transforms import resize_map
 from common.devices import process_state
@@ -27,9 +30,6 @@ from common.submission.shards import CutShort, Member, read_shard
 from common.submission.sources import Kind, Part, readable
 from common.video import NAME as VIDEO_DETECTOR
 from common.video import VideoDetector, find_video_detector, load_video_detector, make_face_detector
-
-import numpy as np
-from joblib import cpu_count
 
 Scores = dict[str, float | str]
 

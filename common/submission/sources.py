@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from common.errors import UserError, listing
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
-import numpy as np
 
 Kind = Literal["image", "video", "shard"]
 Listed = tuple[Kind, str, str]

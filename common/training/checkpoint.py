@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.errors import UserError
 from common.files import written_whole
-
-import torch
 
 REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", "threshold", "calibration")
 """Of a segmentation member's checkpoint."""

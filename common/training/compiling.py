@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from common.errors import UserError
-
 import torch
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
+
+from common.errors import UserError
 
 PLAIN, WARM_UP, FIRST = 6, 2, 2
 """Steps of a run that are not compiled; those of them that are not timed; those that compile forward and backward."""

@@ -6,13 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from common.config.run import RunConfig
-from common.devices import process_state
-from common.errors import UserError
-from common.training.compiling import CompiledStep
-from common.training.optimizing import averaged, schedule_of
-from common.training.run_files import Run, Validation
-
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
@@ -26,6 +19,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from common.config.run import RunConfig
+from common.devices import process_state
+from common.errors import UserError
+from common.training.compiling import CompiledStep
+from common.training.optimizing import averaged, schedule_of
+from common.training.run_files import Run, Validation
 
 Step = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 """The scalar loss of a batch; the batch's `index` has an entry an image."""

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import pandas as pd
+
 from common.config.segmentation import MiningConfig
 from common.data.dataset import ForgeryDataset
 from common.data.samples import Sample
@@ -14,8 +16,6 @@ from common.networks.segmentation import load_network
 from common.training.checkpoint import load_checkpoint
 from common.training.member import Split, fit_member, keep_decoded, start_network
 from common.training.mining import Miner, comparison, misses_by_size, scan
-
-import pandas as pd
 
 
 def mine_and_fit(

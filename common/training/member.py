@@ -5,6 +5,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
 from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.packed import PackedList
@@ -20,10 +24,6 @@ from common.training.engine import fit
 from common.training.losses import CombinedLoss
 from common.training.optimizing import freeze_unused
 from common.training.validation import validate
-
-import torch
-from accelerate.utils import set_seed
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

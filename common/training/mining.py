@@ -8,6 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import Subset
+from tqdm import tqdm
+
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler, mining_weights
@@ -18,14 +26,6 @@ from common.metrics.forgery import pixel_recall
 from common.sizes import SIZES
 from common.tables import read_table
 from common.training.validation import FALSE_POSITIVE_SHARE, PIXEL_THRESHOLD
-
-import pandas as pd
-import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
-from torch import nn
-from torch.utils.data import Subset
-from tqdm import tqdm
 
 HARD_RECALL = 0.5
 """A forgery is missed when less than this share of its pixels is found (seed, script 3)."""

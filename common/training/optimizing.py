@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from common.config.run import RunConfig
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from common.config.run import RunConfig
 
 FLOOR = 5e-4
 """Where `cosine` begins and ends, as a share of the peak (SPAI, CVPR 2025: 2.5e-7 of 5e-4)."""

@@ -5,14 +5,14 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
 from common.config.run import RunConfig
 from common.errors import UserError
 from common.files import write_json
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
-
-from accelerate import Accelerator
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 # What a run needs of a checkpoint to go on from it.
 CONTINUATION_KEYS = (

@@ -3,6 +3,14 @@
 import math
 from itertools import compress
 
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader
+
 from common.errors import UserError
 from common.metrics.calibration import fit_calibration
 from common.metrics.forgery import (
@@ -17,14 +25,6 @@ from common.metrics.forgery import (
 )
 from common.sizes import SIZES
 from common.training.engine import Validation
-
-import numpy as np
-import pandas as pd
-import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from torch import nn
-from torch.utils.data import DataLoader
 
 PIXEL_THRESHOLD = 0.5
 FALSE_POSITIVE_SHARE = 0.001

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 from common.errors import UserError, listing
 from common.files import write_json, written_whole
 from common.video.clip_faces import FaceTrack, extract_faces
 from common.video.clips import Clip, measure
 from common.video.faces import BoxTable, FaceDetector
-
-import numpy as np
-from tqdm import tqdm
 
 try:
     import fcntl

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from common.video.faces import FACE_MARGIN, FaceDetector, WholeFrame, crop_area, face_area
 from common.video.files import Frame, Video, open_video, read_frames, uniform_indices
 from common.video.tracks import Track, link_faces
-
-import numpy as np
 
 MAX_SPACING = 2.0
 """Sampled frames farther apart than so many seconds are warned of: what happens between them is not seen."""

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
 from common import tables
 from common.components import connected
 from common.data.splits import SPLITS, draw_splits
 from common.errors import UserError, listing
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.video.files import frame_files
-
-import numpy as np
 
 CLIP_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 SHARES = (0.7, 0.15, 0.15)

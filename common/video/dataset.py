@@ -2,10 +2,6 @@
 
 from collections.abc import Sequence
 
-from common.data.transforms import reseed
-from common.video.cache import ClipCache
-from common.video.clips import Clip
-
 import albumentations as A
 import cv2
 import numpy as np
@@ -13,6 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
+
+from common.data.transforms import reseed
+from common.video.cache import ClipCache
+from common.video.clips import Clip
 
 
 class ClipDataset(Dataset):

@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from common.errors import UserError
 from common.metrics.calibration import calibrated
 from common.training.checkpoint import find_checkpoint, load_checkpoint
@@ -13,10 +17,6 @@ from common.video.clip_faces import ClipFaces, FaceTrack, extract_faces
 from common.video.faces import FaceDetector
 from common.video.gradcam import MultiScaleGradCAM
 from common.video.network import VIDEO_KEYS, TemporalCNNGRU, load_spotter
-
-import numpy as np
-import torch
-from torch import Tensor
 
 NAME = "deepfake_video"
 """A checkpoint is called models/deepfake_video*_best.pth."""

@@ -5,12 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
+import cv2
+import numpy as np
+
 from common import tables
 from common.data.transforms import resize_image
 from common.errors import UserError
-
-import cv2
-import numpy as np
 
 FaceKind = Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"]
 SEARCH_WIDTH = 480

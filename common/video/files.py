@@ -13,11 +13,6 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-from common.data.images import read_image
-from common.errors import UserError
-from common.files import written_whole
-from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
 import av
 import cv2
 import numpy as np
@@ -25,6 +20,11 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
+
+from common.data.images import read_image
+from common.errors import UserError
+from common.files import written_whole
+from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 FOLDER_RATE = 25.0
 """Frames a second that a folder of frames is taken to have."""

@@ -10,15 +10,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.networks.pixels import unit_range
-from common.networks.pretrained import load_complete, obtain_weights
-
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from common.errors import UserError
+from common.networks.pixels import unit_range
+from common.networks.pretrained import load_complete, obtain_weights
 
 TAP_REDUCTIONS = (8, 16, 32)
 # What may be left over in a file of backbone weights.

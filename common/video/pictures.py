@@ -7,8 +7,6 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.page import COLOURS, LEAST_WIDTH, MARGIN, WIDE_PANEL, Page, resized
-
 import cv2
 import matplotlib
 import matplotlib.colors
@@ -17,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+
+from common.page import COLOURS, LEAST_WIDTH, MARGIN, WIDE_PANEL, Page, resized
 
 # The order of its brightness is the order of its values, for colour-blind readers too (van der Walt and Smith 2015);
 # over grey its warm end is not taken for skin.

@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
 from common.errors import UserError, described
 from common.files import write_json, written_whole
 from common.page import resized
@@ -22,11 +27,6 @@ from common.video.pictures import (
     draw_timeline,
     span_edges,
 )
-
-import cv2
-import numpy as np
-from matplotlib.figure import Figure
-from tqdm import tqdm
 
 COLUMNS = (
     "file",

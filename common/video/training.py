@@ -7,6 +7,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
 from common.data.dataset import make_loader
 from common.data.sampling import EpochSampler
 from common.data.splits import SPLITS, of_split
@@ -25,15 +34,6 @@ from common.video.config import VideoConfig
 from common.video.dataset import ClipDataset, clip_augmentation, collate_clips
 from common.video.faces import NoFace, make_face_detector
 from common.video.network import SPOTTER_FIELDS, VIDEO_KEYS, TemporalCNNGRU, load_backbone_weights, load_spotter
-
-import numpy as np
-import pandas as pd
-import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 DECISION = {"threshold": 0.5, "min_coverage": 0.3}
 """What a checkpoint decides with where nothing else was asked for."""

@@ -1,7 +1,7 @@
-from benchmarks.patch_classifier import PatchClassifier
-
 import pytest
 import torch
+
+from benchmarks.patch_classifier import PatchClassifier
 
 CLIP = "vit_base_patch16_clip_quickgelu_224"
 

@@ -2,17 +2,17 @@
 
 import json
 
-from common.config.segmentation import OversamplingConfig
-from common.ensemble.members import MEMBERS
-from common.metrics.rle import parse_annotation
-from common.networks.segmentation import build_network
-from common.training.checkpoint import load_checkpoint, save_checkpoint
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+
+from common.config.segmentation import OversamplingConfig
+from common.ensemble.members import MEMBERS
+from common.metrics.rle import parse_annotation
+from common.networks.segmentation import build_network
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from common.config.run import RunConfig, parse_config
 from common.errors import UserError
-
-import pytest
 
 CONFIG = RunConfig(name="base")
 

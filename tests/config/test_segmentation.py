@@ -2,6 +2,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import pytest
+
 from common.config.run import parse_config
 from common.config.segmentation import (
     CopyPasteConfig,
@@ -13,8 +15,6 @@ from common.config.segmentation import (
     TrainConfig,
 )
 from common.errors import UserError
-
-import pytest
 
 CONFIG = OversamplingConfig(name="base")
 

@@ -1,9 +1,9 @@
-from common.data.cropping import crop_around
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from common.data.cropping import crop_around
 
 
 def marked(height, width, *boxes):

@@ -1,5 +1,11 @@
 import shutil
 
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
 from common.data import dataset as module
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.images import read_image
@@ -8,12 +14,6 @@ from common.data.samples import load_samples
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation, resize_image
 from common.forensics.ela import error_level
-
-import cv2
-import numpy as np
-import pytest
-import torch
-from torch.utils.data import DataLoader
 
 
 @pytest.fixture

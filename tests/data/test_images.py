@@ -3,13 +3,13 @@
 import io
 from pathlib import Path
 
-from common.data.images import find_images, has_alpha, read_image, read_mask, scan_images, stored_channels
-from common.errors import UserError
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
+from common.data.images import find_images, has_alpha, read_image, read_mask, scan_images, stored_channels
+from common.errors import UserError
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from common.data import samples as module
 from common.data.index import COLUMNS, inspect, read_index, write_index
 from common.data.samples import fingerprint, load_samples
 from common.errors import UserError
-
-import numpy as np
-import pytest
-from PIL import Image
 
 
 @pytest.fixture

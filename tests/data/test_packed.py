@@ -3,12 +3,12 @@
 import pickle
 from pathlib import Path
 
-from common.data.packed import PackedList
-from common.data.samples import Sample
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from common.data.packed import PackedList
+from common.data.samples import Sample
 
 
 @given(st.lists(st.one_of(st.text(), st.integers(), st.none(), st.tuples(st.floats(allow_nan=False), st.binary()))))

@@ -7,11 +7,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from common.data.pixel_cache import Form, PixelCache
-from common.data.samples import Sample
-
 import numpy as np
 import pytest
+
+from common.data.pixel_cache import Form, PixelCache
+from common.data.samples import Sample
 
 WHOLE, SQUARE = Form(3, None), Form(4, 8)
 PIXELS = {"a": (5, 7), "b": (6, 4), "c": (9, 9)}

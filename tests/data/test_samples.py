@@ -5,6 +5,12 @@ import sys
 from pathlib import Path
 from shutil import copyfile, copytree
 
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
 from common.data.images import read_image
 from common.data.samples import (
     Sample,
@@ -16,12 +22,6 @@ from common.data.samples import (
     load_samples,
 )
 from common.errors import UserError
-
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

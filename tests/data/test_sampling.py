@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from common.data.samples import Sample
-from common.data.sampling import EpochSampler, WeightedSampler, mining_weights, small_forgery_weights
-
 import numpy as np
 import pytest
+
+from common.data.samples import Sample
+from common.data.sampling import EpochSampler, WeightedSampler, mining_weights, small_forgery_weights
 
 
 def sample(share):

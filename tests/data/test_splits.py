@@ -1,9 +1,9 @@
 from collections import Counter
 
+import pytest
+
 from common.data.splits import draw_splits
 from common.errors import UserError
-
-import pytest
 
 SHARES = (0.7, 0.15, 0.15)
 

@@ -1,3 +1,9 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from common.data.transforms import (
     augment,
     basic_augmentation,
@@ -8,12 +14,6 @@ from common.data.transforms import (
     to_tensor,
 )
 from common.forensics.ela import error_level
-
-import numpy as np
-import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_a_mask_follows_the_majority():

@@ -1,9 +1,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from common.ensemble.ahead import ahead, threads
-
 import pytest
+
+from common.ensemble.ahead import ahead, threads
 
 
 @pytest.fixture

@@ -3,6 +3,10 @@
 import socket
 import sys
 
+import numpy as np
+import pytest
+import torch
+
 from common.ensemble import backends
 from common.ensemble.backends import (
     BREAK_EVEN,
@@ -16,10 +20,6 @@ from common.ensemble.backends import (
 from common.errors import UserError
 from common.networks.segmentation import load_network
 from common.training.checkpoint import load_checkpoint, save_checkpoint
-
-import numpy as np
-import pytest
-import torch
 
 CPU = torch.device("cpu")
 

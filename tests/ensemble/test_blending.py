@@ -1,7 +1,7 @@
-from common.ensemble.blending import blend, join_evidence
-
 import numpy as np
 import pytest
+
+from common.ensemble.blending import blend, join_evidence
 
 ROLES = ("average", "average", "union")
 

@@ -1,6 +1,11 @@
 import math
 from dataclasses import asdict, replace
 
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from common.ensemble.decision import (
     COPY_FEATURES,
     FEATURE_SIZE,
@@ -13,11 +18,6 @@ from common.ensemble.decision import (
     is_forged,
     map_features,
 )
-
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_the_seeds_thresholds():

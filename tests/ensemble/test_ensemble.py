@@ -1,5 +1,10 @@
 from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
 from common.ensemble.decision import FEATURES, Decision, copy_features, feature_maps, is_forged
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import examine
@@ -7,11 +12,6 @@ from common.ensemble.fitting import Oof
 from common.ensemble.loading import seed_settings
 from common.ensemble.members import Member
 from common.generated.detector import load_detector
-
-import numpy as np
-import pytest
-import torch
-from torch import nn
 
 CPU = torch.device("cpu")
 

@@ -1,12 +1,12 @@
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
+import pytest
+
 from common.ensemble import evidence as module
 from common.ensemble.evidence import examine, gather
 from common.errors import UserError
 from common.forensics.copy_move import Copy, Group
-
-import numpy as np
-import pytest
 
 
 def group(score, *boxes, points=7):

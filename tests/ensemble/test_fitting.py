@@ -1,15 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
+import pytest
+
 from common.ensemble.decision import COPY_FEATURES, FEATURES, copy_features, generated_features
 from common.ensemble.fitting import Oof, fit, fit_decision, fit_regions, fit_weights, grouped_folds
 from common.ensemble.instances import MIN_AREA_SHARE, Cleanup
 from common.errors import UserError
 from common.metrics.forgery import image_auc
 from common.sizes import size_of
-
-import numpy as np
-import pandas as pd
-import pytest
 
 S = 32
 

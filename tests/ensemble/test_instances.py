@@ -1,12 +1,12 @@
-from common.ensemble.instances import Cleanup, find_instances
-from common.metrics.forgery import of1
-
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from common.ensemble.instances import Cleanup, find_instances
+from common.metrics.forgery import of1
 
 
 @pytest.fixture

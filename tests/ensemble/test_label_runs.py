@@ -1,9 +1,9 @@
-from common.ensemble.label_runs import relabel, row_runs
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from common.ensemble.label_runs import relabel, row_runs
 
 LABELS = hnp.arrays(np.int32, st.tuples(st.integers(0, 7), st.integers(0, 7)), elements=st.integers(0, 3))
 

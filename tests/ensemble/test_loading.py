@@ -1,15 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+
 from common.ensemble import members
 from common.ensemble.backends import BREAK_EVEN
 from common.ensemble.loading import load_ensemble
 from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, Member, identities
 from common.errors import UserError
 from common.training.checkpoint import load_checkpoint, save_checkpoint
-
-import numpy as np
-import pytest
-import torch
 
 CPU = torch.device("cpu")
 IMAGES = [np.zeros((40, 50, 3), np.uint8), np.full((10, 20, 3), 255, np.uint8)]

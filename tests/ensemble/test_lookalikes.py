@@ -1,9 +1,9 @@
-from common.ensemble import lookalikes
-from common.ensemble.lookalikes import join_lookalikes
-
 import cv2
 import numpy as np
 import pytest
+
+from common.ensemble import lookalikes
+from common.ensemble.lookalikes import join_lookalikes
 
 SIDE = 40
 PLACES = [(10, 10), (10, 90), (10, 170), (100, 10), (100, 90), (100, 170)]

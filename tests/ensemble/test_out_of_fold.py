@@ -3,6 +3,11 @@
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+import torch
+
 from common.data.images import read_image
 from common.data.samples import assign_folds, fingerprint, load_samples
 from common.ensemble import members
@@ -13,11 +18,6 @@ from common.ensemble.members import COPY_MOVE, Member
 from common.ensemble.out_of_fold import out_of_fold
 from common.errors import UserError
 from common.generated.detector import load_detector
-
-import cv2
-import numpy as np
-import pytest
-import torch
 
 
 @pytest.fixture

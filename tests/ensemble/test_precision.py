@@ -1,7 +1,7 @@
-from common.ensemble.precision import to_half, to_single
-
 import numpy as np
 import pytest
+
+from common.ensemble.precision import to_half, to_single
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (2, 3, 4)])

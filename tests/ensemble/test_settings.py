@@ -2,12 +2,12 @@ import json
 import math
 from dataclasses import replace
 
+import pytest
+
 from common.ensemble.decision import Decision
 from common.ensemble.instances import Cleanup
 from common.ensemble.settings import Settings
 from common.errors import UserError
-
-import pytest
 
 SETTINGS = Settings(
     weights={"highres_no_ela": 1.5, "small_forgery_specialist": 0.8},

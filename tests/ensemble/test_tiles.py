@@ -1,9 +1,9 @@
-from common.ensemble.tiles import blend_tiles, tile_windows
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from common.ensemble.tiles import blend_tiles, tile_windows
 
 
 @settings(deadline=None)

@@ -1,12 +1,12 @@
 from dataclasses import replace
 
-from common.ensemble.decision import copy_features
-from common.ensemble.fitting import Oof
-from common.ensemble.variants import FITTED, SEED, Variant, choose, nested, summary, variants
-
 import numpy as np
 import pandas as pd
 import pytest
+
+from common.ensemble.decision import copy_features
+from common.ensemble.fitting import Oof
+from common.ensemble.variants import FITTED, SEED, Variant, choose, nested, summary, variants
 
 S = 32
 

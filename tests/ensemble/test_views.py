@@ -1,12 +1,12 @@
-from common.data import transforms
-from common.data.transforms import resize_image, to_channels
-from common.ensemble import views
-from common.ensemble.views import VIEWS, Sight, View, Viewer, cut, predict_pieces, predict_views, tile_windows
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from common.data import transforms
+from common.data.transforms import resize_image, to_channels
+from common.ensemble import views
+from common.ensemble.views import VIEWS, Sight, View, Viewer, cut, predict_pieces, predict_views, tile_windows
 
 CPU = torch.device("cpu")
 

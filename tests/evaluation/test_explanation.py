@@ -1,13 +1,13 @@
 """The picture shows what it is said to show, pixel by pixel."""
 
-from common.evaluation.explanation import MOST_LINES, MOST_STRIPS, describe, draw_explanation
-from common.forensics.copy_move import Copy, Group
-from common.page import COLOURS
-
 import cv2
 import matplotlib.colors
 import numpy as np
 import pytest
+
+from common.evaluation.explanation import MOST_LINES, MOST_STRIPS, describe, draw_explanation
+from common.forensics.copy_move import Copy, Group
+from common.page import COLOURS
 
 SHIFT = np.array([[1.0, 0, 90], [0, 1, 60]])
 # x ↦ 170 − x: mirrored, with the source's columns 20 to 50 on 120 to 150

@@ -1,13 +1,13 @@
 import math
 
-from common.errors import UserError
-from common.evaluation.report import choose_cases, tables, write_report
-from common.evaluation.scoring import find_cases, score_cases
-
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from common.errors import UserError
+from common.evaluation.report import choose_cases, tables, write_report
+from common.evaluation.scoring import find_cases, score_cases
 
 
 def write_csv(path, rows):

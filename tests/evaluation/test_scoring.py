@@ -1,12 +1,12 @@
 import re
 
-from common.errors import UserError
-from common.evaluation.scoring import find_cases, read_map, score_cases
-from common.metrics import rle
-
 import numpy as np
 import pytest
 from PIL import Image
+
+from common.errors import UserError
+from common.evaluation.scoring import find_cases, read_map, score_cases
+from common.metrics import rle
 
 GOOD = [("1", "authentic"), ("2", "authentic"), ("3", "authentic")]
 

@@ -1,9 +1,9 @@
-from common.forensics.alignment import align, cluster_matches, fit_transforms, local_correlation, similarity, warp_back
-from common.forensics.matches import Matches
-
 import cv2
 import numpy as np
 import pytest
+
+from common.forensics.alignment import align, cluster_matches, fit_transforms, local_correlation, similarity, warp_back
+from common.forensics.matches import Matches
 
 
 def turn(degrees, scale=1.0, mirror=False):

@@ -1,8 +1,8 @@
-from common.forensics.blocks import MOST_MATCHES, match_blocks, zernike_magnitudes
-
 import cv2
 import numpy as np
 import pytest
+
+from common.forensics.blocks import MOST_MATCHES, match_blocks, zernike_magnitudes
 
 SIDE = 240
 CENTRE, PLACE, RADIUS = np.array([60, 70]), np.array([170, 150]), 36

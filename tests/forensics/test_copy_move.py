@@ -1,16 +1,16 @@
 from io import BytesIO
 
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
 from common.forensics.alignment import Aligned
 from common.forensics.copy_move import Copy, _at_size, find_copies
 from common.forensics.jpeg import jpeg
 from common.forensics.matches import Matches
 from common.making.drawing import draw_blot, draw_cells
 from common.making.synthesis import copy_move
-
-import cv2
-import numpy as np
-import pytest
-import skimage.data
 
 
 def photograph(side=400):

@@ -1,7 +1,7 @@
+import numpy as np
+
 from common.forensics.ela import error_level
 from common.forensics.jpeg import jpeg
-
-import numpy as np
 
 
 def noise(height=64, width=96):

@@ -1,6 +1,6 @@
-from common.forensics.holes import fill_holes
-
 import numpy as np
+
+from common.forensics.holes import fill_holes
 
 
 def test_a_hole_is_filled_and_a_bay_is_not():

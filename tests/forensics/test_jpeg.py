@@ -1,7 +1,7 @@
-from common.forensics.jpeg import jpeg
-
 import cv2
 import numpy as np
+
+from common.forensics.jpeg import jpeg
 
 
 def test_jpeg_keeps_colours_in_place_and_loses_with_quality():

@@ -1,11 +1,11 @@
-from common.forensics import keypoints
-from common.forensics.keypoints import find_keypoints, link, match_keypoints, mirror
-from common.making.synthesis import copy_move
-
 import cv2
 import numpy as np
 import pytest
 from skimage import data
+
+from common.forensics import keypoints
+from common.forensics.keypoints import find_keypoints, link, match_keypoints, mirror
+from common.making.synthesis import copy_move
 
 SIDE = 310
 PATCH = 90

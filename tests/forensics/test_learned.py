@@ -1,12 +1,12 @@
 import sys
 
-from common.errors import UserError
-from common.forensics.learned import learned_matcher
-
 import cv2
 import numpy as np
 import pytest
 import torch
+
+from common.errors import UserError
+from common.forensics.learned import learned_matcher
 
 
 def test_without_kornia_the_error_says_how_to_get_it(tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
-from common.forensics.alignment import Aligned
-from common.forensics.resemblance import COEFFICIENTS, describe, natural, resemblance
-
 import cv2
 import numpy as np
 import pytest
+
+from common.forensics.alignment import Aligned
+from common.forensics.resemblance import COEFFICIENTS, describe, natural, resemblance
 
 SHIFT = np.array([[1.0, 0, 100], [0, 1, 0]])
 

@@ -1,12 +1,12 @@
 """The maps have answers worked out by hand, and the picture shows them where it says it does."""
 
-from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
-from common.generated.patches import pad_to_patch, patch_positions
-
 import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
+from common.generated.patches import pad_to_patch, patch_positions
 
 QUARTERS = [(0, 0), (0, 64), (64, 0), (64, 64)]
 WEIGHTS = np.array([0.1, 0.2, 0.3, 0.4], np.float32)

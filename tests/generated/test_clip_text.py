@@ -4,13 +4,13 @@ import shutil
 import socket
 import sys
 
-from common.errors import UserError
-from common.generated.clip_text import DEFAULT_PROMPTS, cached_text_embeddings, get_text_embeddings
-
 import pytest
 import torch
 from huggingface_hub import constants as hub
 from safetensors.torch import save_file
+
+from common.errors import UserError
+from common.generated.clip_text import DEFAULT_PROMPTS, cached_text_embeddings, get_text_embeddings
 
 open_clip = pytest.importorskip("open_clip", reason="the optional extra `semantic` is not installed")
 

@@ -1,10 +1,10 @@
 import sys
 
+import pytest
+
 from common.config.run import parse_config
 from common.errors import UserError
 from common.generated.config import SpaiConfig
-
-import pytest
 
 CONFIG = SpaiConfig(name="spai_fusion")
 

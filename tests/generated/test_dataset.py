@@ -1,5 +1,10 @@
 import random
 
+import cv2
+import numpy as np
+import pytest
+import torch
+
 from common.data.images import read_image
 from common.data.sampling import WeightedSampler
 from common.data.transforms import resize_image, to_tensor
@@ -15,11 +20,6 @@ from common.generated.dataset import (
 )
 from common.generated.degradations import degrade
 from common.generated.images import LabelledImage, read_folders
-
-import cv2
-import numpy as np
-import pytest
-import torch
 
 SIZES = {"views": 2, "patch_size": 32, "whole_size": 24}
 

@@ -1,6 +1,10 @@
 from collections import Counter
 from dataclasses import replace
 
+import cv2
+import numpy as np
+import pytest
+
 from common.errors import UserError
 from common.generated.degradations import (
     DEGRADATIONS,
@@ -13,10 +17,6 @@ from common.generated.degradations import (
     resize_to,
     webp,
 )
-
-import cv2
-import numpy as np
-import pytest
 
 
 @pytest.fixture(scope="module")

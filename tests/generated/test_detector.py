@@ -1,13 +1,13 @@
 import math
 
+import numpy as np
+import pytest
+import torch
+
 from common.data.transforms import resize_image, to_tensor
 from common.errors import UserError
 from common.generated.detector import find_detector, load_detector
 from common.metrics.calibration import calibrated
-
-import numpy as np
-import pytest
-import torch
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 import inspect
 
-from common.generated.fusion import EarlyFusionGate, SemanticFusion, pyramid_tokens
-
 import pytest
 import torch
+
+from common.generated.fusion import EarlyFusionGate, SemanticFusion, pyramid_tokens
 
 PARTS = ("frequency_attention", "hierarchical_fusion", "cross_attention", "adaptive_gating")
 OF_PART = {

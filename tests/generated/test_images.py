@@ -2,6 +2,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
 from common.errors import UserError
 from common.generated.images import (
     LabelledImage,
@@ -13,9 +16,6 @@ from common.generated.images import (
     read_folders,
     read_table,
 )
-
-import pytest
-from PIL import Image
 
 
 def save(path: Path) -> Path:

@@ -1,5 +1,10 @@
 import math
 
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from common.generated.losses import (
     FrequencyConsistencyLoss,
     ImageTextLoss,
@@ -8,11 +13,6 @@ from common.generated.losses import (
 )
 from common.generated.network import SpaiOutput
 from common.training.losses import FocalLoss
-
-import pytest
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 LN2 = math.log(2)
 ALL = torch.ones(2, dtype=torch.bool)

@@ -1,13 +1,13 @@
 import math
 
-from common.errors import UserError
-from common.generated.fusion import zero_linear
-from common.generated.network import PatchAttention, Projector, Spai, SpectralContext, similarity_statistics
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from common.errors import UserError
+from common.generated.fusion import zero_linear
+from common.generated.network import PatchAttention, Projector, Spai, SpectralContext, similarity_statistics
 
 CLIP = "vit_base_patch16_clip_quickgelu_224"
 SMALL = {

@@ -1,7 +1,5 @@
 import math
 
-from common.generated.patches import cut_patches, pad_to_patch, patch_positions
-
 import cv2
 import hypothesis.strategies as st
 import numpy as np
@@ -9,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from torchvision.transforms.functional import five_crop
+
+from common.generated.patches import cut_patches, pad_to_patch, patch_positions
 
 SIZES = st.integers(8, 40)
 

@@ -2,12 +2,12 @@ import math
 import sys
 from types import ModuleType
 
+import pytest
+import torch
+
 from common.errors import UserError
 from common.generated.network import Spai
 from common.generated.published import convert, read_published
-
-import pytest
-import torch
 
 FEATURES = "mfvit.features_processor"
 ORIGINAL = f"{FEATURES}.original_features_processor"

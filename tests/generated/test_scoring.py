@@ -1,18 +1,18 @@
 from dataclasses import replace
 
-from benchmarks.patch_classifier import PatchClassifier
-from common.errors import UserError
-from common.generated.config import SpaiConfig
-from common.generated.dataset import GeneratedTestSet, make_generated_loader
-from common.generated.images import LabelledImage
-from common.generated.scoring import in_order, score_loader, validate_spai
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
+
+from benchmarks.patch_classifier import PatchClassifier
+from common.errors import UserError
+from common.generated.config import SpaiConfig
+from common.generated.dataset import GeneratedTestSet, make_generated_loader
+from common.generated.images import LabelledImage
+from common.generated.scoring import in_order, score_loader, validate_spai
 
 CONFIG = replace(SpaiConfig(name="spai_test").quick(), target_fpr=0.1)
 

@@ -1,10 +1,10 @@
 import math
 
-from common.generated.spectrum import FrequencySplit, circular_mask
-
 import numpy as np
 import pytest
 import torch
+
+from common.generated.spectrum import FrequencySplit, circular_mask
 
 
 def test_mask_of_eight():

@@ -1,5 +1,10 @@
 from dataclasses import replace
 
+import cv2
+import numpy as np
+import pytest
+import torch
+
 from common.errors import UserError
 from common.generated.config import SpaiConfig
 from common.generated.images import LabelledImage
@@ -16,11 +21,6 @@ from common.generated.training import (
     start_spai,
 )
 from common.training.checkpoint import load_checkpoint
-
-import cv2
-import numpy as np
-import pytest
-import torch
 
 
 @pytest.fixture(scope="module")

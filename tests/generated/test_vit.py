@@ -1,13 +1,13 @@
-from common.errors import UserError
-from common.generated.vit import VITS, TokenBackbone, build_vit, fuse_qkv_bias, load_vit_weights
-from common.networks.pixels import IMAGENET_MEAN
-
 import pytest
 import timm
 import torch
 from huggingface_hub import constants as hub
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch.nn import functional as F
+
+from common.errors import UserError
+from common.generated.vit import VITS, TokenBackbone, build_vit, fuse_qkv_bias, load_vit_weights
+from common.networks.pixels import IMAGENET_MEAN
 
 PLAIN, CLIP, DINO = "vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch14_dinov2"
 SMALL = {"depth": 2, "width": 64, "heads": 4}

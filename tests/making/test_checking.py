@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from common.errors import UserError
-from common.making.checking import check_folder
-from common.making.layout import write_image, write_mask
-
 import numpy as np
 import pytest
 from PIL import Image
+
+from common.errors import UserError
+from common.making.checking import check_folder
+from common.making.layout import write_image, write_mask
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-from common.data.samples import Sample
-from common.making.copy_paste import CopyPaste
-
 import cv2
 import numpy as np
 import pytest
+
+from common.data.samples import Sample
+from common.making.copy_paste import CopyPaste
 
 
 def texture(height, width, seed):

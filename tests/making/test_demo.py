@@ -3,14 +3,14 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from common.data.images import read_image, read_mask
 from common.data.samples import load_samples
 from common.errors import UserError
 from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
 from common.making.layout import new_folder, write_image
-
-import numpy as np
-import pytest
 
 PATHS = [Path(f"photo{n}.png") for n in range(7)]
 

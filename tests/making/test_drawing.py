@@ -1,10 +1,10 @@
 """Drawn figures have the content that their names promise."""
 
-from common.making.drawing import FIGURES, draw_blot, draw_cells, draw_gel
-
 import cv2
 import numpy as np
 import pytest
+
+from common.making.drawing import FIGURES, draw_blot, draw_cells, draw_gel
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)

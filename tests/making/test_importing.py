@@ -3,15 +3,15 @@
 from collections import Counter
 from pathlib import Path
 
-from common.data.samples import Sample, inspect_samples, load_samples
-from common.errors import UserError
-from common.making.importing import find_source, hold_out, import_samples
-from common.making.layout import new_folder
-
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from common.data.samples import Sample, inspect_samples, load_samples
+from common.errors import UserError
+from common.making.importing import find_source, hold_out, import_samples
+from common.making.layout import new_folder
 
 
 def make_source(folder: Path, forged: list[str], authentic: list[str], masks: list[str] | None = None) -> Path:

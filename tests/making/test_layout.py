@@ -1,12 +1,12 @@
 """A data folder appears whole or not at all, and only data folders are ever replaced."""
 
+import numpy as np
+import pytest
+
 from common.data.images import read_image, read_mask
 from common.data.samples import load_samples
 from common.errors import UserError
 from common.making.layout import new_folder, write_groups, write_image, write_mask, write_sample_submission
-
-import numpy as np
-import pytest
 
 
 def names(folder) -> list[str]:

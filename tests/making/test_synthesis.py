@@ -2,14 +2,14 @@
 
 from collections import Counter
 
-from common.making.synthesis import MIN_SIDE, area_share_at, copy_move, draw_area_share, inpaint, splice
-from common.sizes import size_of
-
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from common.making.synthesis import MIN_SIDE, area_share_at, copy_move, draw_area_share, inpaint, splice
+from common.sizes import size_of
 
 
 def texture(height: int, width: int, seed: int = 0, gray: bool = False) -> np.ndarray:

@@ -1,9 +1,9 @@
 import math
 
-from common.metrics.calibration import calibrated, fit_calibration
-
 import numpy as np
 import pytest
+
+from common.metrics.calibration import calibrated, fit_calibration
 
 
 def test_calibrated_by_hand():

@@ -1,12 +1,12 @@
 import math
 
-from common.metrics.calibration import calibrated, fit_calibration
-from common.metrics.conformal import fit_bounds, needed_images
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from common.metrics.calibration import calibrated, fit_calibration
+from common.metrics.conformal import fit_bounds, needed_images
 
 UNSURE = "insufficient evidence"
 RATES = st.floats(0.01, 0.99)

@@ -1,11 +1,11 @@
 import math
 
-from common.metrics.detection import by_generator, calibration_error, clip_score, detection_metrics, format_table
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
+
+from common.metrics.detection import by_generator, calibration_error, clip_score, detection_metrics, format_table
 
 
 def test_metrics_by_hand():

@@ -1,14 +1,14 @@
 import math
 
-from common.metrics import forgery as metrics
-from common.metrics import rle
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, matthews_corrcoef, precision_recall_curve, roc_auc_score
+
+from common.metrics import forgery as metrics
+from common.metrics import rle
 
 H, W = 720, 960
 NONE = np.zeros((0, H, W), bool)

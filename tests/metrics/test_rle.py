@@ -1,11 +1,11 @@
-from common.errors import UserError
-from common.metrics import rle
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from common.errors import UserError
+from common.metrics import rle
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)
 

@@ -1,7 +1,7 @@
-from common.networks.attention import AttentionGate
-
 import pytest
 import torch
+
+from common.networks.attention import AttentionGate
 
 
 def test_gate_by_hand():

@@ -1,6 +1,6 @@
-from common.networks.pixels import unit_range
-
 import torch
+
+from common.networks.pixels import unit_range
 
 
 def test_bytes_become_shares_and_floats_stay():

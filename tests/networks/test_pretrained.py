@@ -1,12 +1,12 @@
-from common.errors import UserError
-from common.networks.pretrained import load_encoder_weights
-from common.networks.segmentation import AttentionFPN
-
 import pytest
 import timm
 import torch
 from huggingface_hub import constants as hub
 from safetensors.torch import save_file
+
+from common.errors import UserError
+from common.networks.pretrained import load_encoder_weights
+from common.networks.segmentation import AttentionFPN
 
 TIMM_NAME = "mobilenetv3_small_100"
 

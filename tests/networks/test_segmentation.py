@@ -1,9 +1,9 @@
+import pytest
+import torch
+
 from common.errors import UserError
 from common.networks.pixels import IMAGENET_MEAN
 from common.networks.segmentation import AttentionFPN
-
-import pytest
-import torch
 
 
 def small(**fields) -> AttentionFPN:

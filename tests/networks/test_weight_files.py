@@ -1,12 +1,12 @@
 import os
 from collections import OrderedDict
 
-from common.errors import UserError
-from common.networks.weight_files import read_state_dict
-
 import numpy as np
 import pytest
 import torch
+
+from common.errors import UserError
+from common.networks.weight_files import read_state_dict
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

@@ -3,12 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.data.images import read_mask
-from common.metrics import rle
-
 import numpy as np
 import pytest
 from PIL import Image
+
+from common.data.images import read_mask
+from common.metrics import rle
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "competition_sample"

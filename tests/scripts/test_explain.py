@@ -3,6 +3,13 @@
 import runpy
 from pathlib import Path
 
+import matplotlib.colors
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
 from common.data.images import read_image
 from common.errors import UserError
 from common.generated.config import SpaiConfig
@@ -12,13 +19,6 @@ from common.generated.training import architecture
 from common.making.synthesis import copy_move
 from common.page import COLOURS
 from common.training.checkpoint import save_checkpoint
-
-import matplotlib.colors
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-from skimage import data
 
 
 @pytest.fixture(scope="module")

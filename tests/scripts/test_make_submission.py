@@ -12,6 +12,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
 from common.data.images import read_image
 from common.ensemble.settings import Settings
 from common.errors import UserError
@@ -21,12 +27,6 @@ from common.submission.predictor import score_video
 from common.video.detector import load_video_detector
 from common.video.faces import make_face_detector
 from common.video.files import write_video
-
-import cv2
-import numpy as np
-import pandas as pd
-import pytest
-import torch
 
 ROOT = Path(__file__).parents[2]
 

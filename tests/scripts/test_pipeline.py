@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.data.samples import assign_folds, load_samples
-from common.ensemble.settings import Settings
-from common.forensics.copy_move import VERSION
-
 import pandas as pd
 import pytest
 import torch
+
+from common.data.samples import assign_folds, load_samples
+from common.ensemble.settings import Settings
+from common.forensics.copy_move import VERSION
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = "--encoder-weights none --image-size 64 --decoder-channels 32 --epochs 2 --tracker none"

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from common.data.samples import load_samples
-
 import numpy as np
 import pytest
 from PIL import Image
+
+from common.data.samples import load_samples
 
 ROOT = Path(__file__).parents[2]
 CASIA = ROOT.parent / "shared" / "data" / "casia1"

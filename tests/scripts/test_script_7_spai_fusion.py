@@ -4,15 +4,15 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from common.errors import UserError
-from common.generated.config import SpaiConfig
-from common.generated.network import SPAI_KEYS
-from common.training.checkpoint import load_checkpoint
-
 import cv2
 import numpy as np
 import pytest
 import torch
+
+from common.errors import UserError
+from common.generated.config import SpaiConfig
+from common.generated.network import SPAI_KEYS
+from common.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--profile", "quick", "--epochs", 1, "--warmup-epochs", 0, "--stage-one-epochs", 0, "--tracker", "none")

@@ -4,15 +4,15 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+
 from common.errors import UserError
 from common.training.checkpoint import load_checkpoint
 from common.video.config import VideoConfig
 from common.video.files import write_video
 from common.video.network import VIDEO_KEYS
-
-import cv2
-import numpy as np
-import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "script_8_deepfake_video.py"

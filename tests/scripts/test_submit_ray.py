@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from common.errors import UserError
-
 import cv2
 import pytest
+
+from common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,10 +3,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from common.errors import UserError
 from common.submission.config import SubmissionConfig, find_parts, open_parts, summary
-
-import pytest
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from common.errors import UserError
 from common.submission.parts import Parts
 from common.submission.sources import cut
-
-import pytest
 
 HEADS = ("id", "text"), ("id", "number", "more")
 

@@ -2,6 +2,12 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
 from common.ensemble.decision import THRESHOLDS
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.loading import seed_settings
@@ -13,12 +19,6 @@ from common.submission.config import SubmissionConfig, open_parts
 from common.submission.predictor import Decider, decide_part, load_decider, read_source
 from common.submission.shards import read_shard, shard_parts
 from common.submission.sources import cut, list_files
-
-import cv2
-import numpy as np
-import pytest
-import torch
-from torch import nn
 
 
 class Brightness(nn.Module):

@@ -1,7 +1,7 @@
+import pytest
+
 from common.errors import UserError
 from common.submission.row_order import submission_rows
-
-import pytest
 
 IDS = ["1", "10", "2"]
 

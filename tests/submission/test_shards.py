@@ -4,10 +4,10 @@ import os
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from common.errors import UserError
 from common.submission.shards import CutShort, find_shards, read_shard, shard_parts
-
-import pytest
 
 
 def write_tar(path, **members):

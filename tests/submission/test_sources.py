@@ -2,15 +2,15 @@ import os
 import sys
 from pathlib import Path
 
-from common.data.images import find_images
-from common.errors import UserError
-from common.submission.sources import VIDEOS_A_PART, Part, cut, distinct, list_files, readable
-
 import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+
+from common.data.images import find_images
+from common.errors import UserError
+from common.submission.sources import VIDEOS_A_PART, Part, cut, distinct, list_files, readable
 
 
 def touch(folder, *names):

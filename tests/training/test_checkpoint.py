@@ -1,12 +1,12 @@
 import pickle
 
+import pytest
+import torch
+
 from common.config.segmentation import TrainConfig
 from common.errors import UserError
 from common.networks.segmentation import build_network, load_network
 from common.training.checkpoint import REQUIRED_KEYS, load_checkpoint, save_checkpoint
-
-import pytest
-import torch
 
 CONFIG = TrainConfig(
     name="tiny", encoder_name="tu-mobilenetv3_small_100", decoder_channels=32, segmentation_channels=32

@@ -1,14 +1,14 @@
-from common.config.run import RunConfig
-from common.errors import UserError
-from common.training.checkpoint import load_checkpoint
-from common.training.compiling import FIRST, PLAIN, TIMED, CompiledStep, break_even
-from common.training.engine import Validation, fit
-
 import pytest
 import torch
 from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader
+
+from common.config.run import RunConfig
+from common.errors import UserError
+from common.training.checkpoint import load_checkpoint
+from common.training.compiling import FIRST, PLAIN, TIMED, CompiledStep, break_even
+from common.training.engine import Validation, fit
 
 STEPS = PLAIN + FIRST + TIMED
 # A linear problem in batches of four, and one of two at the end of an epoch.

@@ -5,6 +5,13 @@ import math
 from functools import partial
 from types import SimpleNamespace
 
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+from torch.utils.data import DataLoader
+
 from common.config.run import RunConfig
 from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, make_loader
@@ -19,13 +26,6 @@ from common.training.losses import CombinedLoss
 from common.training.member import segmentation_step
 from common.training.optimizing import layer_groups
 from common.training.validation import selection_score, validate
-
-import pytest
-import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import nn
-from torch.utils.data import DataLoader
 
 SEED_KEYS = {"model_state_dict", "optimizer_state_dict", "epoch", "best_dice"}
 KEYS = SEED_KEYS | {"config", "metrics", "threshold", "calibration", "fold", "versions", "data_fingerprint"}

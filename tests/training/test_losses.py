@@ -1,9 +1,9 @@
 import math
 
-from common.training.losses import ClassFocalLoss, CombinedLoss, DiceLoss, FocalLoss
-
 import pytest
 import torch
+
+from common.training.losses import ClassFocalLoss, CombinedLoss, DiceLoss, FocalLoss
 
 LN2 = math.log(2)
 LN3 = math.log(3)

@@ -1,5 +1,9 @@
 from dataclasses import replace
 
+import pytest
+import torch
+from torch import nn
+
 from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset
 from common.data.sampling import WeightedSampler
@@ -7,10 +11,6 @@ from common.errors import UserError
 from common.networks.segmentation import build_network
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.member import fit_member, load_split, start_network
-
-import pytest
-import torch
-from torch import nn
 
 
 @pytest.fixture

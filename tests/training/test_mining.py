@@ -3,6 +3,14 @@
 import math
 from functools import partial
 
+import albumentations as A
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
 from common.data.dataset import ForgeryDataset
 from common.data.pixel_cache import PixelCache
 from common.data.samples import Sample, load_samples
@@ -18,14 +26,6 @@ from common.training.mining import (
     scan,
     write_round,
 )
-
-import albumentations as A
-import cv2
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from torch import nn
 
 SIDE = 40
 # Pixels of the 1,600 that the network flags; two pixels are the first number above 0.1 %.

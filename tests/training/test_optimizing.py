@@ -1,11 +1,11 @@
 import math
 
-from common.config.run import RunConfig
-from common.training.optimizing import averaged, freeze_unused, layer_groups, schedule_of
-
 import pytest
 import torch
 from torch import nn
+
+from common.config.run import RunConfig
+from common.training.optimizing import averaged, freeze_unused, layer_groups, schedule_of
 
 
 class Tower(nn.Module):

@@ -14,6 +14,17 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import tyro
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
 from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import Sample, assign_folds, load_samples
@@ -30,17 +41,6 @@ from common.training.member import segmentation_step
 from common.training.mining import hard_false_negatives, hard_negatives, scan, write_round
 from common.training.validation import validate
 from common.video.network import VIDEO_KEYS
-
-import cv2
-import numpy as np
-import pandas as pd
-import psutil
-import pytest
-import torch
-import tyro
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import nn
 
 ROOT = Path(__file__).parent.parent.parent
 PLAIN = "plain"

@@ -2,16 +2,16 @@
 
 import math
 
-from common.data.dataset import ForgeryDataset, make_loader
-from common.data.samples import load_samples
-from common.training.validation import selection_score, validate
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+
+from common.data.dataset import ForgeryDataset, make_loader
+from common.data.samples import load_samples
+from common.training.validation import selection_score, validate
 
 
 class Brightness(nn.Module):

@@ -3,17 +3,17 @@ import multiprocessing
 import os
 from pathlib import Path
 
+import av
+import cv2
+import numpy as np
+import pytest
+
 from common.errors import UserError
 from common.video.cache import CLIPS_PER_SHARD, ClipCache
 from common.video.clip_faces import extract_faces
 from common.video.clips import Clip
 from common.video.faces import make_face_detector
 from common.video.files import write_video
-
-import av
-import cv2
-import numpy as np
-import pytest
 
 
 def write_image(path: Path, seed: int) -> Path:

@@ -1,16 +1,16 @@
 from pathlib import Path
 
-from common.data.transforms import resize_image
-from common.errors import UserError
-from common.video.clip_faces import extract_faces
-from common.video.faces import make_face_detector
-from common.video.files import open_video, read_frames, uniform_indices, write_video
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
+
+from common.data.transforms import resize_image
+from common.errors import UserError
+from common.video.clip_faces import extract_faces
+from common.video.faces import make_face_detector
+from common.video.files import open_video, read_frames, uniform_indices, write_video
 
 GREY = np.full((96, 160, 3), 90, np.uint8)
 

@@ -3,6 +3,8 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from common.errors import UserError
 from common.video.clips import (
     Clip,
@@ -14,8 +16,6 @@ from common.video.clips import (
     read_clip_folders,
     read_clip_table,
 )
-
-import pytest
 
 FFPP = r"(\d{3})(?:_(\d{3}))?"
 

@@ -1,11 +1,11 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from common.config.run import parse_config
 from common.errors import UserError
 from common.video.config import VideoConfig
-
-import pytest
 
 CONFIG = VideoConfig(name="deepfake_video")
 

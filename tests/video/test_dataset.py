@@ -1,6 +1,11 @@
 import pickle
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+import torch
+
 from common.data.dataset import make_loader
 from common.data.sampling import EpochSampler
 from common.data.transforms import reseed
@@ -9,11 +14,6 @@ from common.video.cache import ClipCache
 from common.video.clips import Clip, read_clip_folders
 from common.video.dataset import ClipDataset, clip_augmentation, collate_clips
 from common.video.faces import make_face_detector
-
-import cv2
-import numpy as np
-import pytest
-import torch
 
 SIZE = 32
 

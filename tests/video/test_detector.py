@@ -2,6 +2,11 @@
 
 import hashlib
 
+import cv2
+import numpy as np
+import pytest
+import torch
+
 from common.data.transforms import resize_image
 from common.errors import UserError
 from common.metrics.calibration import calibrated
@@ -12,11 +17,6 @@ from common.video.faces import make_face_detector
 from common.video.files import open_video, read_frames, write_video
 from common.video.gradcam import MultiScaleGradCAM
 from common.video.network import load_spotter
-
-import cv2
-import numpy as np
-import pytest
-import torch
 
 CPU = torch.device("cpu")
 BOXES = {"left": (4, 34, 36, 74), "right": (90, 20, 130, 80)}

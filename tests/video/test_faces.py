@@ -1,13 +1,13 @@
 import sys
 from pathlib import Path
 
-from common.errors import UserError
-from common.video.faces import crop_face, make_face_detector
-from common.video.files import open_video, read_frames
-
 import numpy as np
 import pytest
 from skimage import data
+
+from common.errors import UserError
+from common.video.faces import crop_face, make_face_detector
+from common.video.files import open_video, read_frames
 
 CLIP = Path("clip.mp4")
 BLACK = np.zeros((240, 960, 3), np.uint8)

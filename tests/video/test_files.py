@@ -4,16 +4,16 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
-from common.errors import UserError
-from common.suffixes import VIDEO_SUFFIXES
-from common.video import files as videos
-from common.video.files import FOLDER_RATE, Video, open_video, read_frames, uniform_indices, write_video
-
 import av
 import cv2
 import numpy as np
 import pytest
 from av.stream import Disposition
+
+from common.errors import UserError
+from common.suffixes import VIDEO_SUFFIXES
+from common.video import files as videos
+from common.video.files import FOLDER_RATE, Video, open_video, read_frames, uniform_indices, write_video
 
 HEIGHT, WIDTH = 48, 64
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (230, 180, 150)]

@@ -2,16 +2,16 @@ import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common.networks.segmentation import AttentionFPN
-from common.video.gradcam import MultiScaleGradCAM
-from common.video.network import TemporalCNNGRU
-
 import pytest
 import timm
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import Tensor, nn
+
+from common.networks.segmentation import AttentionFPN
+from common.video.gradcam import MultiScaleGradCAM
+from common.video.network import TemporalCNNGRU
 
 
 def one_channel(weight: float = 1.0) -> nn.Conv2d:

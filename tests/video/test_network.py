@@ -1,6 +1,13 @@
 import inspect
 from pathlib import Path
 
+import pytest
+import timm
+import torch
+import torchvision
+from huggingface_hub import constants as hub
+from torch import Tensor, nn
+
 from common.errors import UserError
 from common.video.network import (
     MultiScaleFeatureExtractor,
@@ -10,13 +17,6 @@ from common.video.network import (
     load_backbone_weights,
     load_spotter_weights,
 )
-
-import pytest
-import timm
-import torch
-import torchvision
-from huggingface_hub import constants as hub
-from torch import Tensor, nn
 
 TINY = "mobilenetv2_100"
 MILLIONS = {

@@ -1,5 +1,10 @@
 """The pictures of a clip show what they say, where they say it."""
 
+import matplotlib.colors
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from common.video.pictures import (
     ABOVE,
     BELOW,
@@ -14,11 +19,6 @@ from common.video.pictures import (
     overlaid,
     span_edges,
 )
-
-import matplotlib.colors
-import numpy as np
-import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 RNG = np.random.default_rng(0)
 GREEN = np.full((48, 64, 3), (20, 200, 20), np.uint8)

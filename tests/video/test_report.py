@@ -5,17 +5,17 @@ import json
 import os
 from dataclasses import replace
 
-from common.errors import UserError
-from common.video.detector import load_video_detector
-from common.video.faces import make_face_detector
-from common.video.files import open_video, read_frames, write_video
-from common.video.report import COLUMNS, predict_folder, write_report
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from common.errors import UserError
+from common.video.detector import load_video_detector
+from common.video.faces import make_face_detector
+from common.video.files import open_video, read_frames, write_video
+from common.video.report import COLUMNS, predict_folder, write_report
 
 CPU = torch.device("cpu")
 N, RATE, SIDE, SPEED = 24, 10.0, 60, 6

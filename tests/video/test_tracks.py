@@ -1,7 +1,7 @@
-from common.video.tracks import MAX_MISSED, link_faces
-
 import numpy as np
 import pytest
+
+from common.video.tracks import MAX_MISSED, link_faces
 
 
 def face(x, y=100.0, side=40.0, confidence=1.0) -> list[float]:

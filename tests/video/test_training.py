@@ -1,5 +1,15 @@
 from dataclasses import replace
 
+import cv2
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
 from common.errors import UserError
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.engine import train_one_epoch
@@ -17,16 +27,6 @@ from common.video.training import (
     score_clips,
     start_spotter,
 )
-
-import cv2
-import numpy as np
-import pytest
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 TINY = {"encoder_name": "mobilenetv3_small_100", "hidden": 8, "layers": 1, "dropout": 0.0}
 
