@@ -1,11 +1,12 @@
 """What every training run is told, whatever it trains. The fields are flags of every training script."""
 
-import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import tyro
 
@@ -118,18 +119,32 @@ class RunConfig:
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def parse_config(config: Config) -> Config:
-    """Read the command line over a script's configuration; what `RECIPES` names on it changes the defaults first."""
-    # Those flags are read alone first: beside defaults that they replace, others that suit them could break a rule.
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in dict.fromkeys(flag for flag, _ in config.RECIPES):
-        reader.add_argument(f"--{flag.replace('_', '-')}", f"--{flag}")  # tyro takes both
-    chosen, _ = reader.parse_known_args()
+def parse_config(config: Config, commands: Mapping[str, type] = MappingProxyType({})) -> Any:
+    """Read a script's command line over its configuration, whose defaults `--profile` and its like change first.
+
+    Args:
+        config: The configuration of the script, with its defaults.
+        commands: What the script does besides training, a dataclass by the name of each subcommand.
+
+    Returns:
+        The configuration of a training where no subcommand is named, else the subcommand's dataclass.
+    """
+    docs = sys.modules["__main__"].__doc__
+    # Read alone first: beside defaults that they replace, other flags that suit them could break a rule.
+    flags = {flag: None for flag, _ in config.RECIPES}
+    recipes = dataclasses.make_dataclass("Recipes", [(flag, str | None, None) for flag in flags])
+    chosen, _ = tyro.cli(recipes, return_unknown_args=True, add_help=False)
     default = config
     for (flag, value), recipe in config.RECIPES.items():
         if getattr(chosen, flag) == value:
             default = getattr(default, recipe)()
-    return tyro.cli(type(config), default=default, description=sys.modules["__main__"].__doc__)
+    if not commands:
+        return tyro.cli(type(config), default=default, description=docs)
+    kinds = Annotated[type(config), tyro.conf.subcommand("train")]
+    for name, kind in commands.items():
+        kinds |= Annotated[kind, tyro.conf.subcommand(name)]
+    # Flags of the training may stand without its name.
+    return tyro.cli(kinds, default=default, description=docs, config=(tyro.conf.CascadeSubcommandArgs,))
 
 
 def _plain(value: Any) -> Plain | list:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -27,8 +27,18 @@ from common.training.compiling import CompiledStep
 from common.training.optimizing import averaged, schedule_of
 from common.training.run_files import Run, Validation
 
+Network = TypeVar("Network", bound=nn.Module)
 Step = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 """The scalar loss of a batch; the batch's `index` has an entry an image."""
+
+
+def build_seeded(seed: int, build: Callable[[], Network]) -> Network:
+    """Build a network whose random weights follow from the seed alone, whatever was drawn before.
+
+    With `fit`, which seeds each epoch, the one place where a training sets its seeds.
+    """
+    set_seed(seed)
+    return build()
 
 
 def fit(
