@@ -99,6 +99,8 @@ bench: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/codespell
 
 lock:  # needs uv: its lock is valid for Linux and macOS at once
 	uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml -o requirements.lock
