@@ -1,8 +1,8 @@
-"""Make, bring in, and check data folders.
+"""Make, import and check data folders.
 
     python prepare_data.py demo                                  # a small data set without any download, ~30 s
     python prepare_data.py import SOURCE data/mine --holdout 0.2 # images/ + masks/ + authentic/ → the layout
-    python prepare_data.py check data/mine                       # everything that is wrong with a data folder
+    python prepare_data.py check data/mine                       # list all faults of a data folder
 
 The layout, where public data sets come from, and their terms: data/README.md.
 """
@@ -21,8 +21,8 @@ import pandas as pd
 import tyro
 
 from common.data.images import find_images
-from common.data.samples import inspect_samples
-from common.errors import UserError
+from common.data.samples import Sample, open_samples
+from common.errors import UserError, listing
 from common.making.checking import check_folder
 from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
 from common.making.importing import find_source, hold_out, import_samples
@@ -40,20 +40,20 @@ class Demo:
     """Authentic images to forge, in any folders below this one; by default the photographs and micrographs that come
     with scikit-image and scikit-learn."""
     seed: int = 0
-    """Another seed makes another data set; the same one the same, to the byte."""
+    """Random seed; the same seed makes the same data set, to the byte."""
     train_pairs: int = 320
-    """Training cases: each an authentic image and its forged twin."""
+    """Number of training cases, each an authentic image and its forged twin; at least 1."""
     test_images: int = 100
-    """Test images, 54 % of them forged, from photographs that no training image uses."""
+    """Number of test images, 54 % of them forged, from photographs that no training image uses."""
     drawn_share: float = 0.7
-    """Share of drawn blots, gels and cells, 0 to 1."""
+    """Share of the cases that are drawn blots, gels and cells, from 0 to 1."""
     overwrite: bool = False
     """Replace the output if it is a data folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Bring images/ + masks/ + authentic/ into the layout that training reads."""
+    """Convert images/ + masks/ + authentic/ to the layout that training reads."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder with images/ (forged), masks/, and possibly authentic/ and index.csv."""
@@ -62,28 +62,28 @@ class Import:
     link: bool = False
     """Link to the images instead of copying them."""
     holdout: float = 0.0
-    """Share of the images, 0 to 1, to put aside as test images; whole groups only."""
+    """Share of the images to hold out as test images, from 0 to 1; whole groups only."""
     group_pattern: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
-    """Regular expression for the names of the files; what its first group (...) matches names the image's source.
-    Images of one source stay in one fold."""
+    """Regular expression for the names of the files, whose first group (...) matches the image's source. Images of one
+    source stay in one fold."""
     skip_bad_files: bool = False
-    """Leave out what can't be read or has no fitting mask, and list it, instead of stopping."""
+    """Leave out and list files that can't be read or have no fitting mask, instead of stopping."""
     overwrite: bool = False
     """Replace the output if it is a data folder."""
     seed: int = 0
-    """Decides which groups are put aside."""
+    """Random seed for the choice of the groups that are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """List everything that is wrong with a data folder."""
+    """List all faults of a data folder."""
 
     data_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """The data folder."""
 
 
 def run_demo(options: Demo) -> None:
-    """Make the demo and print what is in it."""
+    """Make the demo and print a summary."""
     if options.train_pairs < 1 or options.test_images < 0 or not 0 <= options.drawn_share <= 1:
         raise UserError("--train-pairs must be 1 or more, --test-images 0 or more, --drawn-share between 0 and 1.")
     start = time.perf_counter()
@@ -108,23 +108,24 @@ def run_demo(options: Demo) -> None:
 
 
 def run_import(options: Import) -> None:
-    """Bring a source folder in and print what came."""
+    """Import a source folder and print a summary."""
     if not 0 <= options.holdout < 1:
         raise UserError(f"--holdout is a share between 0 and 1, not {options.holdout}.")
     source = find_source(options.source, options.group_pattern)
     with new_folder(options.output, overwrite=options.overwrite, source=options.source) as folder:
         # Everything is opened before anything is written.
-        samples, bad = inspect_samples(source.samples)
-        faults = source.faults + [fault for _, fault in bad]
-        listing = "\n  ".join([f"{len(faults)} files of {options.source} can't be brought in:", *faults])
+        opened = open_samples(source.samples)
+        samples = [sample for sample in opened if isinstance(sample, Sample)]
+        faults = source.faults + [str(error) for error in opened if isinstance(error, UserError)]
+        text = listing(f"{len(faults)} files of {options.source} can't be imported:", faults, len(faults))
         if faults and not options.skip_bad_files:
-            raise UserError(f"{listing}\nMend or remove them, or leave them out with --skip-bad-files.")
+            raise UserError(f"{text}\nFix or remove them, or leave them out with --skip-bad-files.")
         if not samples:
-            raise UserError(f"Nothing is left to bring in. {listing}")
+            raise UserError(f"No image is left to import. {text}")
         held = hold_out(samples, options.holdout, options.seed) if options.holdout else np.zeros(len(samples), bool)
-        import_samples(samples, held, folder, options.link)
+        import_samples(samples, held, folder, link=options.link)
     if faults:
-        print(f"left out: {listing}")
+        print(f"left out: {text}")
     for note in source.notes:
         print(f"note: {note}")
     forged = np.array([sample.forged for sample in samples])
@@ -136,7 +137,7 @@ def run_import(options: Import) -> None:
 
 
 def run_check(options: Check) -> None:
-    """Print what is wrong with a data folder and exit with 1, or print one line and exit with 0."""
+    """Print the faults of a data folder and exit with 1; without any, print one line and exit with 0."""
     report = check_folder(options.data_dir)
     for kind, faults in report.by_kind().items():
         print(f"{kind} ({len(faults)})")
@@ -150,9 +151,13 @@ def run_check(options: Check) -> None:
 
 def main() -> None:
     """Run the chosen command."""
-    commands = {"demo": Demo, "import": Import, "check": Check}
-    options = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
-    {Demo: run_demo, Import: run_import, Check: run_check}[type(options)](options)
+    options = tyro.cli(Demo | Import | Check, description=__doc__)
+    if isinstance(options, Demo):
+        run_demo(options)
+    elif isinstance(options, Import):
+        run_import(options)
+    else:
+        run_check(options)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Reading the data: the index, the cache of decoded pixels, reduced decoding of JPEGs, what a worker's memory holds.
+"""Benchmark of data reading: the index, the cache of decoded images, the memory of a worker process.
 
     python -m benchmarks.data
     python -m benchmarks.data data/mine
 
 Without a data folder, one of 60 pairs is made for the run: drawn figures, PNG of 1500 × 1000 pixels, masks of as many.
-Of a folder of the user's the start is timed with all images, the epochs with 40 of them; its index is written if there
-is none. The files are in the system's memory when they are timed, on both sides. Above 1 is faster, or less memory.
+With a given folder the start is timed with all its images, the epochs with 40 of them; its index is written if there
+is none. Files are in the page cache when they are timed, on both sides. Ratios above 1 are faster, or less memory.
 """
 
 from common.process import prepare
@@ -22,18 +22,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import PIL
-from PIL import Image
 
 from common.data.dataset import ForgeryDataset
-from common.data.images import read_image
 from common.data.packed import PackedList
 from common.data.pixel_cache import PixelCache
-from common.data.samples import Sample, find_samples, inspect_samples, load_samples
-from common.data.transforms import resize_image
+from common.data.samples import Sample, find_samples, load_samples, open_samples
 from common.making.drawing import draw_blot, draw_gel
 from common.making.layout import write_image, write_mask
 from common.tables import markdown_table
@@ -43,7 +41,7 @@ ROUNDS = 3
 READ = 40
 """Images in an epoch."""
 INDEXED = 200_000
-"""Samples that a worker is handed."""
+"""Number of samples that a worker process reads."""
 
 Row = tuple[str, str, str, str]
 
@@ -56,7 +54,6 @@ def main() -> None:
         data_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else _make_data(folder / "data")
         samples, rows = _index(data_dir)
         rows += _cache(samples[:: max(1, len(samples) // READ)][:READ], folder)
-        rows += _reduced(folder)
     rows += _worker_memory()
     print(markdown_table(("what", "plain", "ours", "ratio"), rows))
 
@@ -65,7 +62,7 @@ def _make_data(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     figures = [draw(HEIGHT, WIDTH, rng) for draw in (draw_blot, draw_gel) for _ in range(3)]
     for number in range(PAIRS):
-        # Of few figures, since drawing takes long; every file has bytes of its own.
+        # From few figures, since drawing takes long; no two files have the same bytes.
         image = np.roll(figures[number % len(figures)], 7 * number, axis=1)
         mask = np.zeros((1, HEIGHT, WIDTH), np.uint8)
         top, left, side = rng.integers(700), rng.integers(1200), rng.integers(20, 300)
@@ -79,9 +76,9 @@ def _make_data(folder: Path) -> Path:
 
 
 def _index(data_dir: Path) -> tuple[list[Sample], list[Row]]:
-    """The samples, and what a second start costs: against the masks alone, and against opening everything."""
+    """The samples, and the time of a second start: against reading the masks alone, and against opening all files."""
     found = find_samples(data_dir)
-    first = _seconds(lambda: inspect_samples(found))
+    first = _seconds(lambda: open_samples(found))
     samples = load_samples(data_dir, skip_bad_files=True)
     masks = [sample.mask for sample in samples if sample.mask]
     assert {s.mask: s.area_share for s in samples if s.mask} == {mask: _area(mask) for mask in masks}
@@ -89,20 +86,21 @@ def _index(data_dir: Path) -> tuple[list[Sample], list[Row]]:
         lambda: [_area(mask) for mask in masks], lambda: load_samples(data_dir, skip_bad_files=True)
     )
     return samples, [
-        _row(f"start, {len(samples)} images: weigh all masks", weighed, second),
+        _row(f"start, {len(samples)} images: read all masks", weighed, second),
         _row(f"start, {len(samples)} images: open all files", first, second),
     ]
 
 
 def _area(mask: Path) -> float:
-    """As the seed weighs a sample."""
+    """Forged share of an image, as the original recipe computes it."""
     return float((np.load(mask) > 0).any(axis=0).mean())
 
 
 def _cache(samples: list[Sample], folder: Path) -> list[Row]:
     """Epochs without augmentation, decoded and from a full cache."""
     rows = []
-    forms = {"": {}, ", with error levels": {"in_channels": 4}, ", whole, for crops": {"edit": _crop}}
+    forms: dict[str, dict[str, Any]] = {"": {}, ", with error levels": {"in_channels": 4}}
+    forms[", whole, for crops"] = {"edit": _crop}
     for name, settings in forms.items():
         plain, cached = (ForgeryDataset(samples, SIZE, **settings) for _ in range(2))
 
@@ -129,23 +127,8 @@ def _epoch(dataset: ForgeryDataset) -> None:
         dataset[index]
 
 
-def _reduced(folder: Path) -> list[Row]:
-    """One JPEG of a micrograph's size, decoded fully or at a half, then resized to the network's square."""
-    path = folder / "large.jpg"
-    image = draw_gel(1500, 2000, np.random.default_rng(1))
-    Image.fromarray(image).save(path, quality=90)
-    whole, half = (resize_image(read_image(path, least), SIZE) for least in (None, SIZE))
-    difference = np.abs(whole.astype(int) - half)
-    plain, ours = _race(
-        lambda: [resize_image(read_image(path), SIZE) for _ in range(10)],
-        lambda: [resize_image(read_image(path, SIZE), SIZE) for _ in range(10)],
-    )
-    name = f"JPEG 2000 × 1500 → {SIZE} px; pixels differ by {difference.mean():.2f}, at most {difference.max()} of 255"
-    return [_row(name, plain / 10, ours / 10)]
-
-
 def _worker_memory() -> list[Row]:
-    """What a forked worker comes to hold alone by reading every sample once, and collecting garbage."""
+    """Private memory of a forked worker after it has read every sample once and collected garbage."""
     plain = _private_megabytes([_sample(number) for number in range(INDEXED)], freeze=False)
     packed = _private_megabytes(PackedList(_sample(number) for number in range(INDEXED)), freeze=True)
     what = f"a worker's own memory, {INDEXED:,} samples"
@@ -166,17 +149,17 @@ def _sample(number: int) -> Sample:
     )
 
 
-def _private_megabytes(samples: Sequence[Sample], freeze: bool) -> float:
+def _private_megabytes(samples: Sequence[Sample], *, freeze: bool) -> float:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=_read_all, args=(samples, freeze, sender))
+    worker = context.Process(target=_read_all, args=(samples, sender), kwargs={"freeze": freeze})
     worker.start()
     grown = receiver.recv()
     worker.join()
     return grown
 
 
-def _read_all(samples: Sequence[Sample], freeze: bool, sender) -> None:
+def _read_all(samples: Sequence[Sample], sender, *, freeze: bool) -> None:
     if freeze:  # as `make_loader`'s workers do
         gc.freeze()
     before = _private_bytes()

@@ -1,12 +1,12 @@
-"""A data folder of scientific figures with forgeries, to measure the ensemble on: micrographs and drawn figures.
+"""Making of a data folder of forged micrographs and drawn figures, to measure the ensemble on.
 
     python -m benchmarks.scientific_set MICROGRAPHS data/science
     python prepare_data.py check data/science
 
-Micrographs (all below MICROGRAPHS, of an odd number all but one), and as many drawn blots, gels and fields of cells,
-stand there as they are and with forgeries of the competition's sizes: copy-moves (60 %), splices, inpaintings. Unlike
-in the demo nothing is cropped, scaled or given a grain. Micrographs lend to each other for splices within a pair, which
-is one group of the folds. Two in five pairs went through JPEG of quality 70 to 98, both twins alike.
+Each micrograph below MICROGRAPHS (of an odd number all but one), and as many drawn blots, gels and fields of cells, is
+written as it is and with forgeries of the competition's sizes: copy-moves (60 %), splices, inpaintings. Unlike in the
+demo nothing is cropped, scaled or made grainy. Micrographs are donors for splices within a pair, which is one group of
+the folds. Two in five pairs are compressed as JPEG of quality 70 to 98, both twins alike.
 """
 
 from common.process import prepare
@@ -32,14 +32,18 @@ TRIES = 20
 
 
 def main(
-    micrographs: tyro.conf.Positional[Path], output: tyro.conf.Positional[Path], seed: int = 0, overwrite: bool = False
+    micrographs: tyro.conf.Positional[Path],
+    output: tyro.conf.Positional[Path],
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Make the folder.
 
     Args:
-        micrographs: Pristine images, in any folders below this one.
+        micrographs: Folder of unaltered images, subfolders included.
         output: The data folder to make.
-        seed: Another seed makes other forgeries.
+        seed: Random seed of the forgeries.
         overwrite: Replace the output if it is a data folder.
     """
     rng = np.random.default_rng(seed)
@@ -65,7 +69,7 @@ def main(
 
 
 def _paired(micrographs: Path, rng: np.random.Generator):
-    """Number, and the paths of a micrograph and of the other one of its pair."""
+    """Number of a micrograph, its path, and the path of the other one of its pair."""
     paths = list(find_images(micrographs).values())
     order = [paths[i] for i in rng.permutation(len(paths))]
     for number, path in enumerate(order[: len(order) // 2 * 2]):
@@ -74,9 +78,11 @@ def _paired(micrographs: Path, rng: np.random.Generator):
 
 def _drawn(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A drawn figure, and one of another kind."""
-    kinds = rng.choice(list(FIGURES), 2, replace=False)
-    host, donor = (FIGURES[kind](*rng.integers(*DRAWN_SIDES, 2, endpoint=True), rng) for kind in kinds)
-    return host, donor
+    figures = []
+    for kind in rng.choice(list(FIGURES), 2, replace=False):
+        height, width = rng.integers(*DRAWN_SIDES, 2, endpoint=True)
+        figures.append(FIGURES[kind](height, width, rng))
+    return figures[0], figures[1]
 
 
 def _forge(image: np.ndarray, donor: np.ndarray, kind: str, rng: np.random.Generator):
@@ -90,7 +96,7 @@ def _forge(image: np.ndarray, donor: np.ndarray, kind: str, rng: np.random.Gener
                 if kind == "splice":
                     forged, mask = splice(image, donor, rng, **options)
                 else:
-                    forged, mask = {"copymove": copy_move, "inpaint": inpaint}[kind](image, rng, **options)
+                    forged, mask = (copy_move if kind == "copymove" else inpaint)(image, rng, **options)
             except ValueError:  # no room
                 continue
             if is_visible(image, forged, mask):

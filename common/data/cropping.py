@@ -1,4 +1,4 @@
-"""Crops around forgeries, in which small ones are large."""
+"""Random square crops around forged regions."""
 
 import cv2
 import numpy as np
@@ -12,18 +12,18 @@ def crop_around(
     factors: tuple[float, float] = (2.0, 4.0),
     least: int = 128,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a square around one forged region, which lies anywhere in it.
+    """Crop a square that contains one forged region, at a random place in it.
 
     Args:
         image: (H, W, C).
-        mask: uint8 (H, W) of 0 and 1. Of several connected regions one is drawn. Without any, the square is one for a
-            region of 1 % of the image, anywhere.
-        rng: Where the randomness comes from.
-        factors: Smallest and largest side of the square, in longer sides of the region.
+        mask: uint8 (H, W) of 0 and 1. Of several connected regions one is drawn; an empty mask is treated as a region
+            of 1 % of the image at a random place.
+        rng: Random generator.
+        factors: Range of the side of the square, as multiples of the longer side of the region.
         least: Smallest side of the square, in pixels.
 
     Returns:
-        Image and mask of the square. Where the image is shorter than the square, the crop is as short.
+        Image and mask of the square, smaller along a side where the image is smaller than the square.
     """
     height, width = mask.shape
     count, _, boxes, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -31,7 +31,7 @@ def crop_around(
         left, top, box_width, box_height = boxes[rng.integers(1, count), :4].tolist()
     else:
         box_width = box_height = max(1, round(0.1 * (height * width) ** 0.5))
-        left, top = rng.integers(max(width - box_width, 0) + 1), rng.integers(max(height - box_height, 0) + 1)
+        left, top = (int(rng.integers(max(room, 0) + 1)) for room in (width - box_width, height - box_height))
     side = max(least, round(rng.uniform(*factors) * max(box_width, box_height)))
     rows = _window(top, box_height, side, height, rng)
     columns = _window(left, box_width, side, width, rng)
@@ -39,7 +39,7 @@ def crop_around(
 
 
 def _window(start: int, length: int, side: int, limit: int, rng: np.random.Generator) -> slice:
-    """A range of `side` within `limit` that holds the region, or all there is."""
+    """A random range of length `side` within `limit` that contains the region; all of `limit` where it is shorter."""
     if side >= limit:
         return slice(0, limit)
     first = rng.integers(max(start + length - side, 0), min(start, limit - side), endpoint=True)

@@ -1,4 +1,4 @@
-"""Samples as tensors."""
+"""Segmentation data set: samples as image and mask tensors, and the loader that batches them."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ from common.data.samples import Sample
 from common.data.transforms import augment, resize_image, resize_mask, to_channels, to_tensor
 
 Edit = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-"""Changes an image (H, W, C) and its union mask (H, W) before they are resized, with the given randomness."""
+"""Changes an image (H, W, C) and its union mask (H, W) before they are resized, by a random generator."""
 
 
 class ForgeryDataset(Dataset):
@@ -37,7 +37,7 @@ class ForgeryDataset(Dataset):
         """Hold the samples; files are read when an item is asked for.
 
         Args:
-            samples: Inspected ones, so that no file fails in the middle of an epoch.
+            samples: Opened ones, so that no file fails in the middle of an epoch.
             image_size: Side of the square that images are resized to.
             augmentation: Applied after resizing, to items asked for with a seed.
             in_channels: 3 for RGB, 4 for RGB and error level analysis.
@@ -48,21 +48,16 @@ class ForgeryDataset(Dataset):
         self.augmentation = augmentation
         self.in_channels = in_channels
         self.edit = edit
-        self.reduced_decode = False
-        """Whether JPEGs are decoded at a part of their size, where that is more than the network's and neither an edit
-        nor error level analysis needs the untouched pixels."""
         self.cache: PixelCache | None = None
-        """Where items are read from; see `use_cache`."""
+        """Set by `use_cache`."""
 
     @property
     def form(self) -> Form:
-        """What an item is before its randomness, which a cache may keep."""
-        if self.edit is not None:
-            return Form(self.in_channels, None)
-        return Form(self.in_channels, self.image_size, self.reduced_decode and self.in_channels == 3)
+        """What an item is before edit and augmentation, which a cache may keep."""
+        return Form(self.in_channels, self.image_size if self.edit is None else None)
 
     def use_cache(self, cache: PixelCache) -> None:
-        """Read items from a cache, and put into it what it lacks; they stay the same to the bit.
+        """Read items from a cache and add those that it lacks; items stay the same to the bit.
 
         Raises:
             ValueError: The cache keeps another form.
@@ -74,16 +69,16 @@ class ForgeryDataset(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor | int]:
         """Item of an index, or of `(index, seed)` as the training sampler draws it.
 
-        The seed alone (for a bare index: the index) decides edit and augmentation: the number of workers, or where a
-        run was interrupted, does not.
+        Edit and augmentation depend on the seed alone (for a bare index: on the index, without augmentation), not on
+        the number of workers or on where a run was interrupted.
 
         Returns:
             image: uint8 (C, S, S), RGB first; mask: uint8 (1, S, S); index: position in `samples`.
         """
-        index, seed = key if isinstance(key, tuple) else (key, None)
+        index, seed = index if isinstance(index, tuple) else (index, None)
         image, mask = self._load(index)
         if self.edit is not None:
             image, mask = self.edit(image, mask, np.random.default_rng(index if seed is None else seed))
@@ -93,9 +88,8 @@ class ForgeryDataset(Dataset):
         return {"image": to_tensor(image), "mask": to_tensor(mask[..., None]), "index": index}
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image and union mask in their form, read from the cache or decoded."""
-        slot = -1 if self.cache is None else self._slots[index]
-        if slot < 0:
+        """Image and union mask in `form`, read from the cache or decoded."""
+        if self.cache is None or (slot := self._slots[index]) < 0:
             return self._decode(index)
         found = self.cache.read(slot)
         if found is None:
@@ -105,7 +99,7 @@ class ForgeryDataset(Dataset):
         return found
 
     def _is_unchanged(self, index: int) -> bool:
-        """Whether the files are still those that were inspected, whose pixels alone belong into the cache."""
+        """Whether the files are still those that were opened; only their pixels belong in the cache."""
         sample = self.samples[index]
         try:
             hashes = file_hash(sample.image), file_hash(sample.mask) if sample.mask else ""
@@ -114,10 +108,10 @@ class ForgeryDataset(Dataset):
         return hashes == (sample.image_hash, sample.mask_hash)
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        sample, form = self.samples[index], self.form
-        image = to_channels(read_image(sample.image, self.image_size if form.reduced else None), form.channels)
+        sample = self.samples[index]
+        image = to_channels(read_image(sample.image), self.in_channels)
         mask = np.zeros(image.shape[:2], np.uint8) if sample.mask is None else read_mask(sample.mask).max(axis=0)
-        return (image, mask) if form.size is None else self._resize(image, mask)
+        return (image, mask) if self.edit is not None else self._resize(image, mask)
 
     def _resize(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return resize_image(image, self.image_size), resize_mask(mask[None], self.image_size)
@@ -130,9 +124,14 @@ def make_loader(
     sampler: Sampler | None = None,
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """Batches of a data set, in the sampler's order or its own, read by at most one worker a core.
+    """Batches of a data set, read by at most one worker a core.
 
-    `collate` makes a batch of items where torch's own way does not fit.
+    Args:
+        dataset: Where items come from, in order unless there is a sampler.
+        batch_size: Items of a batch; the last batch of an epoch may have fewer.
+        workers: Processes that read; 0 reads in this process.
+        sampler: Of the items of an epoch.
+        collate: Makes a batch from a list of items; by default torch's.
     """
     return DataLoader(
         dataset,
@@ -142,10 +141,10 @@ def make_loader(
         num_workers=min(workers, os.cpu_count() or 1),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_alone_what_is_shared,
+        worker_init_fn=_freeze_parent_objects,
     )
 
 
-def _leave_alone_what_is_shared(worker: int) -> None:
-    """Keep a forked worker's garbage collector from the objects of its parent: a look at them copies their memory."""
+def _freeze_parent_objects(worker: int) -> None:
+    """Keep a forked worker's garbage collector off the objects of its parent: to visit them copies their memory."""
     gc.freeze()

@@ -1,7 +1,7 @@
-"""Reading images and masks: the one place where files become arrays.
+"""Reading of image and mask files into arrays.
 
-Every image becomes 3-channel RGB here, before anything looks at it: in the competition's data the alpha channel
-exists only in authentic images and would tell the label.
+Every image becomes 3-channel RGB here: in the competition's data only authentic images have an alpha channel, which
+would reveal the label.
 """
 
 import os
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from common.errors import UserError
+from common.errors import UserError, listing
 from common.suffixes import IMAGE_SUFFIXES
 
 
@@ -25,13 +25,13 @@ def find_images(folder: Path) -> dict[str, Path]:
     """
     images, duplicates = scan_images(folder)
     if duplicates:
-        listing = "\n  ".join(" and ".join(map(str, paths)) for paths in duplicates)
-        raise UserError(f"Files that share a case id; rename or remove one of each:\n  {listing}")
+        rows = (" and ".join(map(str, paths)) for paths in duplicates)
+        raise UserError(listing("Files that share a case id; rename or remove one of each:", rows, len(duplicates)))
     return images
 
 
 def scan_images(folder: Path) -> tuple[dict[str, Path], list[list[Path]]]:
-    """What `find_images` finds, and beside it the files that share a case id, which the dictionary leaves out.
+    """As `find_images`, with the files that share a case id, which the dictionary leaves out, in a list beside it.
 
     Raises:
         UserError: The folder does not exist.
@@ -53,18 +53,12 @@ def scan_images(folder: Path) -> tuple[dict[str, Path], list[list[Path]]]:
     return images, [paths for paths in found.values() if len(paths) > 1]
 
 
-def read_image(path: Path, at_least: int | None = None) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """Read an image file as RGB.
 
     Alpha is dropped, gray is repeated, a palette is resolved. Integers and floats of more than 8 bits are scaled
     by their own maximum, because scientific TIFF files rarely use their whole range. EXIF orientation is ignored:
     masks refer to the pixels as stored. Of a file with several pages the first is read.
-
-    Args:
-        path: The file.
-        at_least: A JPEG may be decoded at a half, a quarter or an eighth of its sides, as long as both keep so many
-            pixels: about twice as fast, since its blocks are then transformed to fewer pixels. They differ a little
-            from those of a full decoding that is resized.
 
     Returns:
         uint8 array (H, W, 3), RGB.
@@ -74,13 +68,11 @@ def read_image(path: Path, at_least: int | None = None) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))  # does nothing but for a JPEG
             tiles = list(image.tile)  # emptied by decoding
             if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "1"):
                 image = image.convert("RGB")
             pixels = np.asarray(image)
-            # Pillow keeps the upper 8 bits of 16-bit colours: a 12-bit micrograph would be all but black.
+            # Pillow keeps the upper 8 bits of 16-bit colours: a 12-bit micrograph would be almost black.
             deep = pixels.ndim == 3 and any(";16" in str(tile[3]) for tile in tiles)
         if deep:
             pixels = _read_with_opencv(path)
@@ -106,19 +98,24 @@ def stored_channels(path: Path) -> int:
         with Image.open(path) as image:
             return len(image.getbands())
     except UnidentifiedImageError:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        return 1 if pixels.ndim == 2 else pixels.shape[2]
+        return np.atleast_3d(_decode_with_opencv(path)).shape[2]
 
 
 def _read_with_opencv(path: Path) -> np.ndarray:
-    """Read what Pillow does not know or not fully: above all files with 16 or 32 bits per colour channel."""
+    """Read what Pillow reads not at all or not fully: files with 16 or 32 bits per colour channel above all."""
+    pixels = _decode_with_opencv(path)
+    return pixels if pixels.ndim == 2 else pixels[..., 2::-1]
+
+
+def _decode_with_opencv(path: Path) -> np.ndarray:
+    """(H, W) or (H, W, C), BGR first, as stored."""
     try:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
-    except cv2.error:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # an empty file
         pixels = None
     if pixels is None:
         raise UserError(f"{path} is no image that can be read. Replace or remove the file.")
-    return pixels if pixels.ndim == 2 else pixels[..., 2::-1]
+    return pixels
 
 
 def _to_rgb(pixels: np.ndarray) -> np.ndarray:

@@ -1,88 +1,102 @@
-"""What the files of a data folder hold, kept beside them, so that a next start opens only what is new or has changed.
+"""The record of an image and its mask (`Sample`), and the index of a data folder: these records as a CSV file.
 
-`train_index.csv` and `supplemental_index.csv` have a row for each sound image:
+`train_index.csv` and `supplemental_index.csv` have a row for each valid image, so that the next start opens only the
+files that are new or have changed:
 
-    case_id, label, image, mask, group, kind     as in the folder and in groups.csv, for people; paths from the folder
+    case_id, label, image, mask, group, kind     as in the folder and in groups.csv; paths relative to the folder
     height, width, channels                      of the image as stored: a fourth (or second) channel is transparency
     area_share, bucket                           forged share of the image, and the name of that size
     image_hash, mask_hash                        SHA-256 of the files
-    image_bytes, image_mtime_ns, mask_...        size and time of the files as they were when they were opened
+    image_bytes, image_mtime_ns, mask_...        size and modification time of the files when they were opened
 
-A row counts while the sizes and times are still those of the files. What it can't see is a file whose content was
-replaced by another of the same length and the time set back. Deleting an index is always safe.
+A row is valid while size and time are still those of the files. It misses a file whose content was replaced by another
+of the same length with the time set back. Deleting an index is always safe.
 """
 
 import csv
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from common.data.images import read_image, read_mask, stored_channels
 from common.errors import UserError
 from common.files import written_whole
 from common.sizes import size_of
 
-# A file with other columns is made anew: rename one when its values get another meaning.
+# A file with other columns is rebuilt: rename one when its values get another meaning.
 COLUMNS = (
     *("case_id", "label", "image", "mask", "group", "kind", "height", "width", "channels", "area_share", "bucket"),
     *("image_hash", "mask_hash", "image_bytes", "image_mtime_ns", "mask_bytes", "mask_mtime_ns"),
 )
 
 
-class Facts(NamedTuple):
-    """What opening an image and its mask tells."""
-
-    height: int
-    width: int
-    channels: int
-    """Of the file, before it became RGB."""
-    area_share: float
-    """Forged share of the image, all channels of the mask together, in [0, 1]."""
-    image_hash: str
-    mask_hash: str
-    """Empty for an authentic image."""
-
-
-class Stamps(NamedTuple):
-    """Size and time of modification of an image and its mask, which has zeros where there is none."""
-
-    image_bytes: int
-    image_mtime_ns: int
-    mask_bytes: int
-    mask_mtime_ns: int
-
-
-class Entry(NamedTuple):
-    """A row of an index."""
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image of a data folder; the fields from `height` on are known once its files have been opened."""
 
     case_id: str
-    forged: bool
-    image: str
-    """Path from the data folder, as `mask`."""
-    mask: str
+    image: Path
+    mask: Path | None
+    """None for an authentic image."""
     group: str
-    kind: str
-    stamps: Stamps | None
-    facts: Facts | None
+    """Images of one group come from the same source and must stay in the same fold."""
+    kind: str = ""
+    """How it was forged (`copymove`, `splice`, ...), where that is known."""
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    """Of the file, before it became RGB."""
+    area_share: float = 0.0
+    """Forged share of the image, all channels of the mask together, in [0, 1]."""
+    image_hash: str = ""
+    mask_hash: str = ""
+    """SHA-256 in hexadecimal; empty for an authentic image."""
+    image_bytes: int = 0
+    image_mtime_ns: int = 0
+    mask_bytes: int = 0
+    mask_mtime_ns: int = 0
+
+    @property
+    def forged(self) -> bool:
+        """Whether the image has a forged region."""
+        return self.mask is not None
+
+    @property
+    def label(self) -> str:
+        """`authentic` or `forged`."""
+        return "forged" if self.forged else "authentic"
+
+    @property
+    def size(self) -> str:
+        """`authentic`, or the size of the forgery: tiny, small, medium, large, xlarge."""
+        return size_of(self.area_share) if self.forged else "authentic"
 
 
-def inspect(image: Path, mask: Path | None) -> Facts:
-    """Decode an image and its mask, None for an authentic image.
+def open_sample(sample: Sample) -> Sample:
+    """Decode the image and mask of a sample, and fill in what they show.
 
     Raises:
-        UserError: One can't be read, they differ in size, or a channel of the mask marks no pixel.
+        UserError: A file can't be read, the two differ in size, or a channel of the mask marks no pixel.
     """
-    height, width = read_image(image).shape[:2]
-    channels, image_hash = stored_channels(image), file_hash(image)
-    if mask is None:
-        return Facts(height, width, channels, 0.0, image_hash, "")
-    pixels = read_mask(mask)
-    if pixels.shape[1:] != (height, width):
-        raise UserError(f"{mask}: the mask is {pixels.shape[1]}×{pixels.shape[2]}, its image {height}×{width}")
-    if not pixels.size or not pixels.any(axis=(1, 2)).all():
-        raise UserError(f"{mask}: a mask channel marks no pixel")
-    return Facts(height, width, channels, float(pixels.any(axis=0).mean()), image_hash, file_hash(mask))
+    try:
+        stamps = _stamps(sample)  # first: if a file changes while it is read, the next start opens it again
+        height, width = read_image(sample.image).shape[:2]
+        known: dict[str, Any] = {**stamps, "height": height, "width": width, "channels": stored_channels(sample.image)}
+        known["image_hash"] = file_hash(sample.image)
+        if sample.mask is not None:
+            mask = read_mask(sample.mask)
+            if mask.shape[1:] != (height, width):
+                sides = f"{mask.shape[1]}×{mask.shape[2]}"
+                raise UserError(f"{sample.mask}: the mask is {sides}, its image {height}×{width}")
+            if not mask.size or not mask.any(axis=(1, 2)).all():
+                raise UserError(f"{sample.mask}: a mask channel marks no pixel")
+            known |= {"area_share": float(mask.any(axis=0).mean()), "mask_hash": file_hash(sample.mask)}
+    except OSError as error:
+        path = error.filename or sample.image
+        raise UserError(f"{path} cannot be read ({error.strerror}). Replace or remove the file.") from error
+    return replace(sample, **known)
 
 
 def file_hash(path: Path) -> str:
@@ -95,50 +109,66 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamps_of(image: Path, mask: Path | None) -> Stamps | None:
-    """The stamps of two files as they are now, None where one is missing."""
-    try:
-        ours, theirs = image.stat(), mask and mask.stat()
-    except OSError:
-        return None
-    return Stamps(ours.st_size, ours.st_mtime_ns, theirs.st_size if theirs else 0, theirs.st_mtime_ns if theirs else 0)
+class Index:
+    """The index of one split of a data folder; empty if the file is missing, broken or has other columns."""
+
+    def __init__(self, data_dir: Path, split: str) -> None:
+        """Read the index of `train` or `supplemental`."""
+        self.path = data_dir / f"{split}_index.csv"
+        self._start = len(str(data_dir / "_")) - 1
+        self._rows: dict[tuple[str, str], list[str]] = {}
+        """Rows as text, by case id and label."""
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                head, *rows = csv.reader(file)
+        except (OSError, ValueError, csv.Error):
+            return
+        if tuple(head) == COLUMNS and all(len(row) == len(COLUMNS) for row in rows):
+            self._rows = {(row[0], row[1]): row for row in rows}
+
+    def find(self, sample: Sample) -> Sample | None:
+        """The sample with what its row says of its files; None if it has none, or they have changed since."""
+        row = self._rows.get((sample.case_id, sample.label))
+        if row is None:
+            return None
+        try:
+            stamps = _stamps(sample)
+            if [*row[2:4], *row[13:]] != [*self._paths(sample), *map(str, stamps.values())]:
+                return None
+            height, width, channels = map(int, row[6:9])
+            area_share, image_hash, mask_hash = float(row[9]), row[11], row[12]
+        except (OSError, ValueError):
+            return None
+        known = {"height": height, "width": width, "channels": channels, "area_share": area_share}
+        return replace(sample, **stamps, **known, image_hash=image_hash, mask_hash=mask_hash)
+
+    def update(self, samples: Sequence[Sample]) -> None:
+        """Let the index hold exactly these opened samples; where it can't be written, print a note."""
+        rows = [self._row(sample) for sample in samples]
+        if rows == list(self._rows.values()):
+            return
+        try:
+            with written_whole(self.path) as file:
+                csv.writer(file).writerows([COLUMNS, *rows])
+        except (UserError, OSError, UnicodeError) as error:
+            print(f"note: without an index of its images, which every start opens again: {error}")
+
+    def _paths(self, sample: Sample) -> tuple[str, str]:
+        return str(sample.image)[self._start :], str(sample.mask)[self._start :] if sample.mask else ""
+
+    def _row(self, s: Sample) -> list[str]:
+        sides = (s.height, s.width, s.channels, s.area_share)
+        stamps = (s.image_bytes, s.image_mtime_ns, s.mask_bytes, s.mask_mtime_ns)
+        names = (s.case_id, s.label, *self._paths(s), s.group, s.kind)
+        return [*names, *map(str, sides), s.size, s.image_hash, s.mask_hash, *map(str, stamps)]
 
 
-def read_index(path: Path) -> dict[tuple[str, bool], Entry]:
-    """The rows of an index by case id and whether forged; none if it is missing, broken or has other columns."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            if tuple(next(rows, ())) != COLUMNS:
-                return {}
-            entries = map(_parse, rows)
-            return {(entry.case_id, entry.forged): entry for entry in entries}
-    except (OSError, ValueError, csv.Error):
-        return {}
-
-
-def write_index(path: Path, entries: Iterable[Entry]) -> None:
-    """Write an index whole; in a folder that can't be written to, print a note and go on."""
-    try:
-        with written_whole(path) as file:
-            rows = csv.writer(file)
-            rows.writerow(COLUMNS)
-            rows.writerows(map(_row, entries))
-    except (UserError, OSError, UnicodeError) as error:
-        print(f"note: without an index of its images, which every start opens again: {error}")
-
-
-def _parse(row: list[str]) -> Entry:
-    case_id, label, image, mask, group, kind, height, width, channels, area_share, _, *others = row
-    image_hash, mask_hash, image_bytes, image_mtime_ns, mask_bytes, mask_mtime_ns = others
-    stamps = Stamps(int(image_bytes), int(image_mtime_ns), int(mask_bytes), int(mask_mtime_ns))
-    facts = Facts(int(height), int(width), int(channels), float(area_share), image_hash, mask_hash)
-    return Entry(case_id, label == "forged", image, mask, group, kind, stamps, facts)
-
-
-def _row(entry: Entry) -> tuple[str | int | float, ...]:
-    *sides, area_share, image_hash, mask_hash = entry.facts
-    label = "forged" if entry.forged else "authentic"
-    bucket = size_of(area_share) if entry.forged else label
-    names = (entry.case_id, label, entry.image, entry.mask, entry.group, entry.kind)
-    return (*names, *sides, area_share, bucket, image_hash, mask_hash, *entry.stamps)
+def _stamps(sample: Sample) -> dict[str, Any]:
+    """Size and modification time of the files of a sample as they are now; zeros for no mask."""
+    image, mask = sample.image.stat(), sample.mask.stat() if sample.mask else None
+    return {
+        "image_bytes": image.st_size,
+        "image_mtime_ns": image.st_mtime_ns,
+        "mask_bytes": mask.st_size if mask else 0,
+        "mask_mtime_ns": mask.st_mtime_ns if mask else 0,
+    }

@@ -1,12 +1,12 @@
-"""Files labelled real or fake as a whole, pictures and clips alike: read from a table or from class folders."""
+"""Reading of files labelled real or fake, images and clips alike, from a table or from class folders."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import tables
 from common.data.splits import SPLITS
 from common.errors import UserError, listing
+from common.tables import read_table
 
 CLASSES = {"real": False, "fake": True}
 """Folder of a class → whether it is fake."""
@@ -18,14 +18,14 @@ FILE_COLUMNS, LABEL_COLUMNS = ("file", "image"), ("label", "class")
 
 @dataclass(frozen=True)
 class Labelled:
-    """One file of which the class is known."""
+    """One file, or one folder of frames, with its class."""
 
     path: Path
     fake: bool
     split: str = ""
     """`train`, `val` or `test`; empty where it is to be drawn."""
     name: str = ""
-    """What the table calls it, or its path below its class folder with slashes."""
+    """Its path as the table has it, or relative to its class folder, with slashes."""
     columns: dict[str, str] = field(default_factory=dict)
     """The other columns of its row; empty for a file of a folder."""
 
@@ -39,20 +39,23 @@ def read_labelled_table(csv: Path) -> list[Labelled]:
             kept as they are.
 
     Raises:
-        UserError: It lacks a column or has no rows; a label or split is none of these; a file is missing or listed
-            twice. Rows are counted from the head, which is row 1.
+        UserError: It lacks a column or has no rows; a label or split is none of these; a file is not named, missing or
+            listed twice. Rows are counted from the head, which is row 1, without blank lines.
     """
-    table = tables.read_table(csv, ())
+    table = read_table(csv, ())
     file_column, label_column = (_column(csv, table, names) for names in (FILE_COLUMNS, LABEL_COLUMNS))
     if not len(table):
         raise UserError(f"{csv} lists no files. Give each a row: {file_column},{label_column},split.")
     drawn = "split" not in table or not table["split"].any()
     found, faults, missing, rows = [], [], [], {}
-    for number, row in enumerate(table.to_dict("records"), 2):
+    for number, values in enumerate(table.itertuples(index=False, name=None), 2):
+        row = dict(zip(table.columns, values, strict=True))
         name, label, split = row.pop(file_column), row.pop(label_column), row.pop("split", "")
-        path = csv.parent / name
+        path, fake = csv.parent / name, LABELS.get(label.strip().lower())
         first = rows.setdefault(path.resolve(), number)
-        if label.strip().lower() not in LABELS:
+        if not name:
+            faults.append(f"row {number}: {file_column} is empty")
+        elif fake is None:
             faults.append(f"row {number} ({name}): {label_column} is {label!r}; it must be real or fake (0 or 1)")
         elif not drawn and split not in SPLITS:
             faults.append(f"row {number} ({name}): split is {split!r}; it must be train, val or test")
@@ -60,7 +63,7 @@ def read_labelled_table(csv: Path) -> list[Labelled]:
             faults.append(f"row {number} ({name}): is in row {first} already")
         elif not path.exists():
             missing.append(f"row {number}: {path}")
-        found.append(Labelled(path, LABELS.get(label.strip().lower(), False), split, name, row))
+        found.append(Labelled(path, bool(fake), split, name, row))
     if faults:
         raise UserError(listing(f"{csv} has {len(faults)} wrong rows among {len(found)}:", faults))
     if missing:
@@ -77,10 +80,10 @@ def read_class_folders(data_dir: Path, find: Callable[[Path], Iterable[Path]]) -
         find: Lists the files below one of them.
 
     Raises:
-        UserError: Neither layout or both, no files, or whatever `find` raises.
+        UserError: Neither layout or both, no files, a folder that can't be searched, or as `find`.
     """
-    given = [split for split in SPLITS if (data_dir / split).is_dir()]
-    classes = [name for name in CLASSES if (data_dir / name).is_dir()]
+    given = [split for split in SPLITS if _is_folder(data_dir / split)]
+    classes = [name for name in CLASSES if _is_folder(data_dir / name)]
     if bool(given) == bool(classes):
         raise UserError(
             f"{data_dir} holds {', '.join(given + classes) or 'neither'}; it needs the folders train, val, test "
@@ -90,15 +93,23 @@ def read_class_folders(data_dir: Path, find: Callable[[Path], Iterable[Path]]) -
     for split in given or [""]:
         for name, fake in CLASSES.items():
             folder = data_dir / split / name
-            if folder.is_dir():
+            if _is_folder(folder):
                 found += [Labelled(path, fake, split, path.relative_to(folder).as_posix()) for path in find(folder)]
     if not found:
         raise UserError(f"{data_dir} holds no files of a kind that is read here.")
     return found
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        reason = f"the folder {error.filename} can't be read ({error.strerror})"
+        raise UserError(f"{reason}. Change its permissions or move it.") from error
+
+
 def check_both_classes(labelled: Sequence[tuple[str, bool]], noun: str) -> None:
-    """Refuse a training or validation that lacks a class.
+    """Check that training and validation have files of both classes.
 
     Args:
         labelled: Split and whether fake, of each file.
@@ -107,11 +118,12 @@ def check_both_classes(labelled: Sequence[tuple[str, bool]], noun: str) -> None:
     Raises:
         UserError: Naming what is lacking.
     """
+    present = set(labelled)
     lacking = [
         f"{split} has no {name} {noun}"
         for split in ("train", "val")
         for name, fake in CLASSES.items()
-        if (split, fake) not in set(labelled)
+        if (split, fake) not in present
     ]
     if lacking:
         raise UserError(f"{'; '.join(lacking)}. Both classes are needed in both: add {noun} or split them differently.")

@@ -1,4 +1,4 @@
-"""Training, validation and test, drawn from names and a seed."""
+"""Stratified training, validation and test splits that depend on names and a seed alone."""
 
 import hashlib
 from collections import defaultdict
@@ -11,12 +11,12 @@ from common.errors import UserError
 SPLITS = ("train", "val", "test")
 
 
-class _Split(Protocol):
+class _HasSplit(Protocol):
     @property
     def split(self) -> str: ...
 
 
-Labelled = TypeVar("Labelled", bound=_Split)
+Item = TypeVar("Item", bound=_HasSplit)
 
 
 def draw_splits(
@@ -25,21 +25,19 @@ def draw_splits(
     shares: tuple[float, float, float],
     sizes: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
-    """Draw the split of each of many things, so that every stratum is split by the same shares.
-
-    The draw follows from names, strata and seed alone, not from the order in which things are given.
+    """Draw the split of each item, so that every stratum is split by the same shares, whatever the items' order.
 
     Args:
-        strata: Name of each thing → its stratum.
+        strata: Name of each item → its stratum.
         seed: Of the draw.
         shares: Of train, val and test; they sum to 1.
-        sizes: Name of each thing → how much of its stratum it is; all alike if None.
+        sizes: Name of each item → its size, of which the shares are; all the same if None.
 
     Returns:
-        Name of each thing → `train`, `val` or `test`.
+        Name of each item → `train`, `val` or `test`.
 
     Raises:
-        UserError: Shares that are none.
+        UserError: A share is negative, or they don't sum to 1.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"the shares of {', '.join(SPLITS)} are {shares}; give three that sum to 1.")
@@ -52,18 +50,18 @@ def draw_splits(
         names.sort(key=lambda name: _draw(f"{seed},{name}"))
         widths = [1 if sizes is None else sizes[name] for name in names]
         ends = list(accumulate(widths))
-        # A drawn phase instead of rounding: a stratum of one or two would always train otherwise.
+        # A random phase instead of rounding: a stratum of one or two would always be training otherwise.
         phase = _draw(f"{seed},{stratum},phase")
         for name, width, end in zip(names, widths, ends, strict=True):
             splits[name] = SPLITS[sum((end - width + phase * width) / ends[-1] >= bound for bound in bounds)]
     return splits
 
 
-def of_split(labelled: Iterable[Labelled], split: str) -> list[Labelled]:
-    """Those of one split."""
-    return [one for one in labelled if one.split == split]
+def of_split(items: Iterable[Item], split: str) -> list[Item]:
+    """The items of one split."""
+    return [item for item in items if item.split == split]
 
 
 def _draw(text: str) -> float:
-    """A number in [0, 1) that follows from a text."""
+    """A pseudorandom number in [0, 1) for a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""From an image's pixels to the network's input: one path for training, validation, mining and submission."""
+"""Preprocessing of images and masks, the same for training and prediction, and the augmentations of training."""
 
 import random
 
@@ -12,10 +12,10 @@ from common.forensics.ela import error_level
 
 
 def to_channels(image: np.ndarray, in_channels: int) -> np.ndarray:
-    """The channels that a network reads, of an image's untouched pixels.
+    """The channels that a network reads, from an image as it was decoded.
 
     Args:
-        image: uint8 (H, W, 3) RGB as decoded: after a resize, error levels would show the resize.
+        image: uint8 (H, W, 3) RGB, not resized: error levels would show the resize.
         in_channels: 3 for RGB; 4 for RGB and error level analysis.
 
     Returns:
@@ -27,7 +27,7 @@ def to_channels(image: np.ndarray, in_channels: int) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize (H, W, C) or (H, W) to (size, size, ...), averaging along the sides that shrink."""
+    """Resize (H, W, C) or (H, W) to (size, size, ...): area average along sides that shrink, else bilinear."""
     height, width = image.shape[:2]
     # In two steps: OpenCV averages only when no side grows.
     image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
@@ -37,8 +37,8 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """Resize the union of a mask (N, H, W) of 0 and 1 to (size, size), uint8.
 
-    A pixel is forged where at least half of what it covers is; a forgery too small for that keeps one pixel for each
-    of its own, so that none vanishes.
+    A pixel is forged where at least half of the area that it covers is. If no pixel were, all that cover a forged pixel
+    are, so that no forgery vanishes.
     """
     union = mask.max(axis=0)
     resized = (resize_image(union.astype(np.float32), size) >= 0.5).astype(np.uint8)
@@ -49,7 +49,7 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_map(prob: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bring a probability map (h, w) to another size, bilinearly."""
+    """Resize a probability map (h, w) bilinearly to (height, width)."""
     return prob if prob.shape == (height, width) else cv2.resize(prob, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
@@ -59,7 +59,7 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 def reseed(augmentation: A.Compose, seed: int) -> None:
-    """Let a seed alone decide what an augmentation draws next."""
+    """Make what an augmentation draws next depend on a seed alone."""
     # Not `set_random_seed`: it gives every transform its own generator of the same seed, so that all flips and turns
     # would happen together or not at all.
     augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
@@ -77,28 +77,28 @@ def augment(augmentation: A.Compose, seed: int, image: np.ndarray, mask: np.ndar
 
 
 def basic_augmentation() -> A.Compose:
-    """Seed, script 1: flips, quarter turns, colour jitter (brightness, contrast, saturation), Gaussian blur.
+    """Script 1 of the original recipe: flips, quarter turns, colour jitter, Gaussian blur.
 
-    The seed leaves strengths and probabilities open: ±20 % jitter, every second image; a blur of at most σ 1 for one
-    in ten, since a stronger one erases the traces that are looked for.
+    The recipe leaves strengths and probabilities open: here ±20 % jitter (brightness, contrast, saturation) on every
+    second image, and a blur of at most σ 1 on one in ten, since a stronger one erases the traces of a forgery.
     """
-    return A.Compose(_moves_and_colours(jitter=0.5))
+    return A.Compose(_basic_transforms(jitter=0.5))
 
 
 def strong_augmentation() -> A.Compose:
-    """Script 4: more jitter, JPEG of quality 70 to 100, and holes that hide parts of image and forgery alike."""
+    """Script 4: more jitter, JPEG of quality 70 to 100, and holes cut out of image and mask."""
     holes = {"num_holes_range": (1, 4), "hole_height_range": (0.03, 0.12), "hole_width_range": (0.03, 0.12)}
     return A.Compose(
         [
-            *_moves_and_colours(jitter=0.7),
+            *_basic_transforms(jitter=0.7),
             A.ImageCompression(quality_range=(70, 100), p=0.5),
             A.CoarseDropout(**holes, fill_mask=0, p=0.3),
         ]
     )
 
 
-def _moves_and_colours(jitter: float) -> list[A.BasicTransform]:
-    """What both augmentations begin with; `jitter` is the probability of the colour jitter."""
+def _basic_transforms(jitter: float) -> list[A.BasicTransform | A.BaseCompose]:
+    """The transforms that both augmentations begin with; `jitter` is the probability of the colour jitter."""
     return [
         A.HorizontalFlip(p=0.5),
         A.VerticalFlip(p=0.5),

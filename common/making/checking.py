@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data folder, in one pass. Nothing is changed."""
+"""Check of a data folder: lists all faults of its images, masks and tables, and changes nothing."""
 
 import os
 from collections import Counter, defaultdict
@@ -21,12 +21,12 @@ PARTS = {
     "supplemental_images": "supplemental_masks",
     "test_images": "test_masks",
 }
-"""Folders of images, and of their masks. In test_images/ an image without a mask is an authentic one."""
+"""Folder of images → that of their masks. In test_images/ an image without a mask is authentic."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is wrong."""
+    """A fault of a data folder."""
 
     kind: str
     file: str
@@ -36,14 +36,14 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was found in a data folder."""
+    """The result of a check."""
 
     faults: list[Fault]
     images: dict[str, int]
-    """Number of image files in each folder that there is."""
+    """Number of image files in each of the folders that exist."""
 
     def by_kind(self) -> dict[str, list[Fault]]:
-        """The faults of each kind, sorted by file; the kinds in the order in which they were found."""
+        """The faults of each kind, sorted by file; kinds in the order in which they were found."""
         kinds: dict[str, list[Fault]] = defaultdict(list)
         for fault in self.faults:
             kinds[fault.kind].append(fault)
@@ -51,15 +51,15 @@ class Report:
 
     @property
     def counts(self) -> str:
-        """The numbers of images in words."""
+        """The numbers of images, as text."""
         return ", ".join(f"{count} in {folder}" for folder, count in self.images.items())
 
 
 def check_folder(data_dir: Path) -> Report:
-    """Find everything that is wrong with a data folder; every image and mask is decoded.
+    """Find all faults of a data folder; every image and mask is decoded.
 
     Raises:
-        UserError: There is no such folder, or it has none of the layout's folders.
+        UserError: The folder does not exist, or has none of the layout's folders.
     """
     if not data_dir.is_dir():
         raise UserError(f"{data_dir} is not a folder. Name a data folder.")
@@ -70,17 +70,15 @@ def check_folder(data_dir: Path) -> Report:
     for part in parts:
         check.part(part, PARTS[part])
     check.stray_files()
-    check.masks_without_images()
     check.decode()
     check.twins()
-    check.alpha()
     check.groups()
     check.sample_submission()
     return Report(faults=check.faults, images={part: len(check.images[part]) for part in parts})
 
 
 class _Check:
-    """The faults collected so far, and what later checks need to know of the images."""
+    """The faults found so far, and the images with their sizes for later checks."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
@@ -113,7 +111,7 @@ class _Check:
             self.jobs.append((path, mask))
 
     def stray_files(self) -> None:
-        """Files that nothing would ever read: a silent loss, if they were meant to be."""
+        """Find files that no program would read, and masks without an image."""
         folders = {"train_images", *(part.split("/")[0] for part in PARTS)}
         for folder in sorted(folders):
             listed = {path for part in PARTS if part.startswith(folder) for _, path in self.images[part]}
@@ -124,98 +122,79 @@ class _Check:
                     self.add("stray file", path, "lies in neither authentic/ nor forged/")
                 else:
                     self.add("stray file", path, f"is no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        for masks in filter(None, PARTS.values()):
-            for path in self._files(masks):
+        for part, masks in PARTS.items():
+            for path in self._files(masks) if masks else []:
+                case_id = path.relative_to(self.data_dir).with_suffix("").as_posix().removeprefix(f"{masks}/")
                 if path.suffix != ".npy":
                     self.add("stray file", path, "is no .npy; `prepare_data.py import` converts masks")
+                elif case_id not in self.ids(part):
+                    self.add("mask without image", path, f"{part}/ has no image {case_id}")
 
     def _files(self, folder: str) -> list[Path]:
         found = (self.data_dir / folder).rglob("*") if (self.data_dir / folder).is_dir() else []
         return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
-    def masks_without_images(self) -> None:
-        for part, masks in PARTS.items():
-            for path in self._files(masks) if masks else []:
-                case_id = path.relative_to(self.data_dir / masks).with_suffix("").as_posix()
-                if path.suffix == ".npy" and case_id not in self.ids(part):
-                    self.add("mask without image", path, f"{part}/ has no image {case_id}")
-
     def decode(self) -> None:
         """Open every image and mask."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             opened = pool.map(lambda job: _examine(*job), self.jobs)
-            for (image, _), (sides, faults) in zip(
-                self.jobs, tqdm(opened, "reading", len(self.jobs), unit="img", leave=False, disable=None), strict=True
-            ):
+            opened = tqdm(opened, "reading", len(self.jobs), unit="img", leave=False, disable=None)
+            for (image, _), (sides, faults) in zip(self.jobs, opened, strict=True):
                 if sides:
                     self.sides[image] = sides
                 for kind, path, text in faults:
                     self.add(kind, path, text)
 
     def twins(self) -> None:
-        """An authentic image and the forged one made from it have the same size."""
-        forged = dict(self.images["train_images/forged"])
-        for case_id, path in self.images["train_images/authentic"]:
-            sides, other = self.sides.get(path), self.sides.get(forged.get(case_id))
-            if sides and other and sides != other:
-                self.add(
-                    "twin of another size", path, f"is {sides[0]}×{sides[1]}, its forged twin {other[0]}×{other[1]}"
-                )
-
-    def alpha(self) -> None:
-        """Transparency in one of the classes only tells the label to whatever reads it."""
-        parts = ("train_images/authentic", "train_images/forged")
-        found = [{i: path for i, path in self.images[part] if path in self.sides and has_alpha(path)} for part in parts]
-        for case_id in sorted(found[0].keys() ^ found[1].keys()):
-            path = found[0].get(case_id) or found[1][case_id]
-            self.add(
-                "alpha channel", path, "has transparency, and no twin that has it too: it tells the label; store as RGB"
-            )
+        """An authentic image and its forged twin have the same size, and transparency doesn't reveal the label."""
+        twins = [dict(self.images[part]) for part in ("train_images/authentic", "train_images/forged")]
+        for case_id in sorted(twins[0].keys() | twins[1].keys()):
+            pair = [images[case_id] for images in twins if images.get(case_id) in self.sides]
+            sides = [self.sides[path] for path in pair]
+            if len(set(sides)) == 2:
+                text = "is {}×{}, its forged twin {}×{}".format(*sides[0], *sides[1])
+                self.add("twin of another size", pair[0], text)
+            transparent = [path for path in pair if has_alpha(path)]
+            if len(transparent) == 1:
+                text = "has transparency that no twin has, which reveals the label; store as RGB"
+                self.add("alpha channel", transparent[0], text)
 
     def groups(self) -> None:
         """groups.csv names images that exist, each once, and no group is on both sides of the split."""
-        path = self.data_dir / "groups.csv"
-        table = self._table(path, ("case_id", "group"))
+        table, path = self._table("groups.csv", "group"), self.data_dir / "groups.csv"
         if table is None:
             return
-        train = self.ids("train_images/authentic") | self.ids("train_images/forged")
-        known = {*train, *self.ids("supplemental_images"), *self.ids("test_images")}
-        for case_id, count in Counter(table["case_id"]).items():
-            if case_id not in known:
+        train, test = self.ids("train_images/authentic") | self.ids("train_images/forged"), self.ids("test_images")
+        for case_id in table["case_id"].unique():
+            if case_id not in train | test | self.ids("supplemental_images"):
                 self.add("groups.csv", path, f"names {case_id!r}, which is no image")
-            if count > 1:
-                self.add("groups.csv", path, f"has {count} rows for {case_id!r}")
-        groups = {
-            side: set(table.loc[table["case_id"].isin(ids), "group"])
-            for side, ids in (("train", train), ("test", self.ids("test_images") - train))
-        }
-        for group in sorted(groups["train"] & groups["test"]):
+        sides = [set(table.loc[table["case_id"].isin(ids), "group"]) for ids in (train, test - train)]
+        for group in sorted(sides[0] & sides[1]):
             self.add("groups.csv", path, f"group {group!r} is among the training and the test images")
 
     def sample_submission(self) -> None:
         """sample_submission.csv has one row for each test image."""
-        path = self.data_dir / "sample_submission.csv"
-        table = self._table(path, ("case_id", "annotation"))
-        if table is None:
-            return
-        rows, ids = Counter(table["case_id"]), self.ids("test_images")
-        for case_id in sorted(rows.keys() | ids):
-            if case_id not in ids:
-                self.add("sample_submission.csv", path, f"has a row for {case_id!r}, which is no test image")
-            elif case_id not in rows:
-                self.add("sample_submission.csv", path, f"has no row for the test image {case_id!r}")
-            if rows[case_id] > 1:
-                self.add("sample_submission.csv", path, f"has {rows[case_id]} rows for {case_id!r}")
+        name, ids = "sample_submission.csv", self.ids("test_images")
+        table = self._table(name, "annotation")
+        for case_id in sorted(ids ^ set(table["case_id"])) if table is not None else []:
+            lacking = f"has no row for the test image {case_id!r}"
+            text = lacking if case_id in ids else f"has a row for {case_id!r}, which is no test image"
+            self.add(name, self.data_dir / name, text)
 
-    def _table(self, path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
-        """A table with at least these columns, or None where there is none."""
+    def _table(self, name: str, column: str) -> pd.DataFrame | None:
+        """A table with the columns case_id and `column`, or None if it can't be read; note repeated case ids."""
+        path = self.data_dir / name
         if not path.is_file():
             return None
         try:
-            return read_table(path, columns)
+            table = read_table(path, ("case_id", column))
         except UserError as error:
-            self.add(path.name, path, _without_path(error, path))
+            self.add(name, path, _without_path(error, path))
             return None
+        for case_id, count in Counter(table["case_id"]).items():
+            if count > 1:
+                self.add(name, path, f"has {count} rows for {case_id!r}")
+        return table
 
 
 def _examine(image: Path, mask: Path | None) -> tuple[tuple[int, int] | None, list[tuple[str, Path, str]]]:
@@ -234,12 +213,10 @@ def _examine(image: Path, mask: Path | None) -> tuple[tuple[int, int] | None, li
     if sides and channels.shape[1:] != sides:
         height, width = channels.shape[1:]
         faults.append(("shape mismatch", mask, f"is {height}×{width}, its image {sides[0]}×{sides[1]}"))
-    marked = channels.any(axis=(1, 2))
-    if not marked.any():
+    if not channels.any():
         faults.append(("empty mask", mask, "marks no pixel"))
-    elif not marked.all():
-        empty = ", ".join(str(number + 1) for number in np.flatnonzero(~marked))
-        faults.append(("empty mask", mask, f"channel {empty} of {len(marked)} marks no pixel"))
+    elif empty := [str(number) for number, channel in enumerate(channels, 1) if not channel.any()]:
+        faults.append(("empty mask", mask, f"channel {', '.join(empty)} of {len(channels)} marks no pixel"))
     values = np.unique(np.load(mask))
     if not np.isin(values, (0, 1)).all():
         shown = ", ".join(f"{value:g}" for value in values[:6])

@@ -1,15 +1,15 @@
-"""A small data set of real content without a network: forged photographs and drawn figures.
+"""The demo data set, made without a download: forged photographs and drawn figures.
 
-A photograph's crops all belong to one group. Photographs lend to each other for splices only within their group (a
-pair of photographs), and no group is in both training and test images: otherwise a model could learn "a piece of
-the coffee cup is forged" and every validation would confirm it.
+All crops of a photograph belong to one group. Photographs are donors for splices only within their group (a pair of
+photographs), and no group is in both training and test images: otherwise a model could learn "a piece of the coffee cup
+is forged" and every validation would confirm it.
 
-The demo has to teach a network without pretrained weights something within minutes, on a few hundred images. Hence its
-small figures, which no resizing blurs, visible grain, few forgeries of a few pixels, and splices from other kinds of
-figures. It shows that the pipeline works; a network that finds real forgeries needs real ones.
+A network without pretrained weights must learn something from a few hundred images within minutes. Hence small figures,
+which no resizing blurs, visible grain, few forgeries of a few pixels, and splices from other kinds of figures. The demo
+shows that the pipeline works; a network that finds real forgeries needs real ones.
 
-File history must not tell the label either: an authentic image and its forged twin go through the same scaling,
-cropping and JPEG compression before and after the forging.
+The history of a file must not reveal the label either: an authentic image and its forged twin go through the same
+scaling, cropping and JPEG compression before and after the forging.
 """
 
 import os
@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.data.images import read_image
-from common.errors import UserError
+from common.errors import UserError, listing
 from common.forensics.jpeg import jpeg
 from common.making.drawing import FIGURES
 from common.making.layout import write_groups, write_image, write_mask, write_sample_submission
@@ -40,7 +40,7 @@ BUNDLED = {
     ),
     "sklearn": ("china.jpg", "flower.jpg"),
 }
-"""Photographs and micrographs that lie in the wheels of scikit-image and scikit-learn; data/README.md has the terms."""
+"""Photographs and micrographs in the wheels of scikit-image and scikit-learn; data/README.md has the terms."""
 
 SIDES = (192, 256)
 """Shortest and longest side of a crop, in pixels."""
@@ -49,20 +49,22 @@ SHORTEST_SIDE = 64
 FORGED_TEST_SHARE = 0.54
 """As in the competition's training set, where all-authentic scores 0.46."""
 LARGEST_INPAINTING = 0.08
-"""As a share of the image; a larger hole can only be filled with a smear."""
+"""As a share of the image; larger holes become smears."""
 HOST_GRAIN, DONOR_GRAIN = (4.0, 10.0), (0.0, 3.0)
 """Range of the noise of the host's camera and of the donor's, in gray levels."""
 SMALLEST_QUANTILE = 0.3
 """Forgeries below this quantile of the competition's sizes (0.7 % of the image) are not made: on a figure of 200 pixels
 they are a handful of pixels."""
-KINDS = (0.35, 0.45, 0.2)
-"""How often an image is forged by copy-move, splice, inpainting."""
+KINDS = {"copymove": 0.35, "splice": 0.45, "inpaint": 0.2}
+"""Share of each kind among the forgeries."""
 INSTANCES = (0.75, 0.20, 0.05)
-"""How often an image has one, two, three forged groups."""
+"""Share of the images with one, two, three forged groups."""
+
+_read_image = lru_cache(maxsize=8)(read_image)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+@dataclass(frozen=True)
+class PlannedCase:
     """One image of the demo, or a pair, before it is made."""
 
     case_id: str
@@ -85,10 +87,10 @@ def bundled_photographs() -> list[Path]:
 
 
 def usable_photographs(paths: list[Path]) -> list[Path]:
-    """Those whose shorter side has at least `SHORTEST_SIDE` pixels; all are decoded.
+    """The photographs whose shorter side has at least `SHORTEST_SIDE` pixels; all are decoded.
 
     Raises:
-        UserError: One or more can't be read; all are listed.
+        UserError: Some can't be read; all of those are listed.
     """
     usable, faults = [], []
     for path in tqdm(paths, "reading", unit="img", leave=False, disable=None):
@@ -98,22 +100,24 @@ def usable_photographs(paths: list[Path]) -> list[Path]:
         except UserError as error:
             faults.append(str(error))
     if faults:
-        raise UserError("\n  ".join([f"{len(faults)} base images can't be used:", *faults]))
+        raise UserError(listing(f"{len(faults)} base images can't be used:", faults, len(faults)))
     return usable
 
 
-def plan_demo(photographs: list[Path], *, train_pairs: int, test_images: int, drawn_share: float, seed: int):
-    """Decide what every case of the demo is made from.
+def plan_demo(
+    photographs: list[Path], *, train_pairs: int, test_images: int, drawn_share: float, seed: int
+) -> list[PlannedCase]:
+    """Choose what every case of the demo is made from.
 
     Args:
-        photographs: Base images; half of them would do for a small demo.
+        photographs: Base images.
         train_pairs: Number of training cases, each an authentic image and its forged twin.
         test_images: Number of test images.
         drawn_share: Share of the cases, in [0, 1], that are drawn figures.
-        seed: Decides everything, together with the arguments above.
+        seed: With the arguments above, determines the plan.
 
     Returns:
-        The cases: a list of `Case`, those with the same photographs beside each other.
+        The cases, those with the same photographs next to each other.
 
     Raises:
         UserError: Not enough photographs for two splits without one in common.
@@ -125,14 +129,14 @@ def plan_demo(photographs: list[Path], *, train_pairs: int, test_images: int, dr
     if len(photographs) < len(needed):
         raise UserError(
             f"{len(photographs)} base images are too few: training and test images need different ones. "
-            "Add images, or make all figures drawn with --drawn-share 1."
+            "Add images, or let all figures be drawn (drawn_share 1)."
         )
-    lenders = dict(zip(needed, _part(_pair_up(photographs, rng), [counts[s] for s in needed]), strict=True))
-    names = _name_groups(group for groups in lenders.values() for group in groups)
+    groups = dict(zip(needed, _divide(_pair_up(photographs, rng), [counts[s] for s in needed]), strict=True))
+    names = _name_groups(group for part in groups.values() for group in part)
     ids = iter(rng.permutation(train_pairs + test_images) + 1)
     cases = []
     for split, count in counts.items():
-        hosts = [(path, group) for group in lenders.get(split, []) for path in group]
+        hosts = [(path, group) for group in groups.get(split, []) for path in group]
         forged = rng.permutation(count) < (count if split == "train" else round(FORGED_TEST_SHARE * count))
         quantiles = (rng.permutation(count) + rng.random(count)) / max(count, 1)
         for i in range(count):
@@ -147,17 +151,7 @@ def plan_demo(photographs: list[Path], *, train_pairs: int, test_images: int, dr
                 figure = str(rng.choice(list(FIGURES)))
                 donor = figure if rng.random() < 0.5 else others[rng.integers(len(others))]
                 name = names[host]
-            cases.append(
-                Case(
-                    case_id=case_id,
-                    split=split,
-                    host=host,
-                    donor=donor,
-                    group=name,
-                    forged=bool(forged[i]),
-                    quantile=float(quantiles[i]),
-                )
-            )
+            cases.append(PlannedCase(case_id, split, host, donor, name, bool(forged[i]), float(quantiles[i])))
     return cases
 
 
@@ -181,8 +175,8 @@ def _name_groups(groups: Iterable[list[Path]]) -> dict[Path, str]:
     return names
 
 
-def _part(groups: list, counts: list[int]) -> list[list]:
-    """Part the groups among one or two splits about in the ratio of their counts, at least one for each."""
+def _divide(groups: list, counts: list[int]) -> list[list]:
+    """Divide the groups among no, one or two splits about in proportion to their counts, at least one for each."""
     if len(counts) < 2:
         return [groups] * len(counts)
     first = round(len(groups) * counts[0] / sum(counts))
@@ -190,11 +184,11 @@ def _part(groups: list, counts: list[int]) -> list[list]:
     return [groups[:first], groups[first:]]
 
 
-def make_demo(cases: list[Case], folder: Path, seed: int) -> list[tuple[Case, str, str]]:
+def make_demo(cases: list[PlannedCase], folder: Path, seed: int) -> list[tuple[PlannedCase, str, str]]:
     """Make the cases and write them, with groups.csv and sample_submission.csv, into a new data folder.
 
     Args:
-        cases: What to make, from `plan_demo`.
+        cases: From `plan_demo`.
         folder: From `common.making.layout.new_folder`.
         seed: That of the plan.
 
@@ -214,8 +208,8 @@ def make_demo(cases: list[Case], folder: Path, seed: int) -> list[tuple[Case, st
     return summary
 
 
-def _write_case(case: Case, folder: Path, seed: int) -> tuple[Case, str, str]:
-    # Its own generator: a case doesn't depend on the others, nor on which thread comes first.
+def _write_case(case: PlannedCase, folder: Path, seed: int) -> tuple[PlannedCase, str, str]:
+    # Its own generator: a case depends neither on the others nor on the order of the threads.
     rng = np.random.default_rng([seed, 1, int(case.case_id)])
     authentic, forged, mask, kind = _make_case(case, rng)
     name = f"{case.case_id}.png"
@@ -230,16 +224,16 @@ def _write_case(case: Case, folder: Path, seed: int) -> tuple[Case, str, str]:
     return case, kind, size_of(float(mask.any(axis=0).mean()))
 
 
-def _make_case(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+def _make_case(case: PlannedCase, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """The authentic image, the forged one, the mask (N, H, W), and the kind."""
     height, width = rng.integers(SIDES[0], SIDES[1], 2, endpoint=True)
-    # Another camera's grain, and its lack in what was interpolated or filled in, is what a forgery betrays itself by.
+    # The grain of another camera, or its absence where pixels were interpolated or filled in, reveals a forgery.
     host = _add_grain(_base_image(case.host, height, width, rng), rng.uniform(*HOST_GRAIN), rng)
     donor = _add_grain(_base_image(case.donor, height, width, rng), rng.uniform(*DONOR_GRAIN), rng)
     host, donor = _compress(host, _draw_quality(rng, 0.5)), _compress(donor, _draw_quality(rng, 0.5))
     final = _draw_quality(rng, 0.4)
     share = area_share_at(SMALLEST_QUANTILE + (1 - SMALLEST_QUANTILE) * case.quantile)
-    kind = rng.choice(["copymove", "splice", "inpaint"], p=KINDS)
+    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
     if kind == "inpaint" and share > LARGEST_INPAINTING:
         kind = rng.choice(["copymove", "splice"])
     instances = 1 + rng.choice(3, p=INSTANCES)
@@ -252,28 +246,24 @@ def _make_case(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 
 def _forge(image, donor, kind: str, share: float, taken, rng) -> tuple[np.ndarray, np.ndarray]:
-    """One forgery that changes something: white paper copied onto white paper is none."""
+    """A visible forgery and its mask; white paper copied onto white paper is not visible."""
     for _ in range(20):
         if kind == "splice":
             forged, mask = splice(image, donor, rng, area_share=share, avoid=taken)
+        elif kind == "copymove":
+            forged, mask = copy_move(image, rng, area_share=share, avoid=taken, plain_probability=0.15)
         else:
-            forged, mask = (
-                copy_move(image, rng, area_share=share, avoid=taken, plain_probability=0.15)
-                if kind == "copymove"
-                else inpaint(image, rng, area_share=share, avoid=taken)
-            )
+            forged, mask = inpaint(image, rng, area_share=share, avoid=taken)
         if is_visible(image, forged, mask):
             return forged, mask
-    raise UserError(
-        "a forgery could not be made visible: some base image is all but uniform. Leave such images out of --from."
-    )
+    raise UserError("no visible forgery could be made: some base image is almost uniform. Leave such images out.")
 
 
 def _base_image(base: Path | str, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A drawn figure, or a crop of a photograph that was scaled down and perhaps mirrored."""
+    """A drawn figure, or a crop of a photograph, scaled down and possibly mirrored."""
     if isinstance(base, str):
         return FIGURES[base](height, width, rng)
-    image = _read_cached(base)
+    image = _read_image(base)
     # A small crop of a large photograph would show nothing in particular.
     scale = min(1.0, rng.uniform(256, 512) / min(image.shape[:2]))
     if scale < 1:
@@ -287,20 +277,15 @@ def _base_image(base: Path | str, height: int, width: int, rng: np.random.Genera
     return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
 
 
-@lru_cache(maxsize=8)
-def _read_cached(path: Path) -> np.ndarray:
-    return read_image(path)
-
-
 def _add_grain(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """A sensor's noise, Gaussian, `sigma` in gray levels; scaling down has taken the photographs' own away."""
+    """Add Gaussian sensor noise, `sigma` in gray levels, since scaling down has removed the photographs' own."""
     gray = (image == image[..., :1]).all()
     noise = rng.standard_normal((*image.shape[:2], 1 if gray else 3), np.float32) * np.float32(sigma)
     return np.rint(image + noise).clip(0, 255).astype(np.uint8)
 
 
 def _draw_quality(rng: np.random.Generator, probability: float) -> int | None:
-    """The quality of a JPEG compression, or None for none."""
+    """The quality of a JPEG compression, or None for no compression."""
     return int(rng.integers(85, 99)) if rng.random() < probability else None
 
 

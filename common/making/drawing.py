@@ -1,6 +1,6 @@
-"""Drawn scientific figures: western blots, gels, fields of fluorescent cells. Pristine images to forge.
+"""Procedural drawing of scientific figures: western blots, gels, fields of fluorescent cells.
 
-Every function returns uint8 (height, width, 3) RGB and takes all randomness from the generator handed in.
+Every function returns uint8 (height, width, 3) RGB and takes all randomness from the generator passed in.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def draw_gel(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         columns, x = _columns(centre, lane_width, width)
         profile = _box(x, centre, lane_width * 0.42, 1.5)
         light = np.zeros((height, x.shape[1]), np.float32)
-        # Bands: strong and evenly lessening in the ladder, few and of any strength elsewhere.
+        # Bands: strong and evenly weakening in the ladder, few and of any strength elsewhere.
         if lane == ladder:
             distances = np.cumsum(rng.uniform(0.9, 1.1, 9) * np.linspace(0.13, 0.06, 9))
             bands = [(wells + height * d, rng.uniform(0.35, 0.7)) for d in distances if wells + height * d < height]

@@ -1,4 +1,4 @@
-"""Bringing a data set of the form `images/` + `masks/` + `authentic/` into the layout of `common.data.samples`.
+"""Import of data sets of the form `images/` + `masks/` + `authentic/` into the layout of `common.data.samples`.
 
 images/     forged images                authentic/  authentic images (may be missing)
 masks/      one mask for each of images/: same name, or with `_gt`, `_mask`, ... appended; an image or .npy
@@ -22,7 +22,7 @@ from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
 
 MASK_ENDINGS = ("_gt", "_mask", "_groundtruth", "_ground_truth", "_forged", "-gt", "-mask")
-"""What the name of a mask may have after that of its image, in capitals or not."""
+"""Suffixes that the name of a mask may add to that of its image, in lower or upper case."""
 
 FORM = (
     "It needs images/ (forged images) and masks/ (their masks), and may have authentic/ and index.csv; "
@@ -31,27 +31,27 @@ FORM = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """What a source folder holds, before any image is opened."""
+class SourceContent:
+    """The content of a source folder, before any image is opened."""
 
     samples: list[Sample]
     """With the paths in the source folder."""
     faults: list[str]
-    """Files that can't be brought in, each with the reason."""
+    """Files that can't be imported, each with the reason."""
     notes: list[str]
-    """How the groups were found, and what is left aside."""
+    """How the groups were found, and which files are ignored."""
 
 
-def find_source(source: Path, group_pattern: str | None = None) -> Source:
+def find_source(source: Path, group_pattern: str | None = None) -> SourceContent:
     """List the samples of a source folder.
 
     Args:
         source: Folder of the form above.
-        group_pattern: Regular expression; what its first group matches in a file's stem is the image's group. It
-            goes before index.csv.
+        group_pattern: Regular expression whose first group matches the image's group in a file's stem; it takes
+            precedence over index.csv.
 
     Raises:
-        UserError: The folder has another form, index.csv has no column `file`, or the pattern is none.
+        UserError: The folder has another form, index.csv has no column `file`, or the pattern is invalid.
     """
     if not (source / "images").is_dir():
         ready = (source / "train_images").is_dir()
@@ -71,42 +71,33 @@ def find_source(source: Path, group_pattern: str | None = None) -> Source:
             "`python prepare_data.py demo --from` forges them."
         )
     masks = _find_masks(source / "masks")
-    samples, used = [], set()
+    samples = []
     for folder, images in files.items():
         for case_id, image in images.items():
             row = {} if index is None else index.get(image.relative_to(source).as_posix())
-            fault, mask, group = "", None, None
-            if row is None:
-                fault = "is not in index.csv"
-            elif row.get("label") in ("authentic", "forged") and (row["label"] == "forged") != (folder == "images"):
-                fault = f"lies in {folder}/, but index.csv calls it {row['label']}"
-            elif folder == "images":
-                mask, fault = _find_mask(case_id, row, masks, source)
-                used.add(mask)
-            if not fault:
-                group, fault = _find_group(case_id, row, pattern)
-            if fault:
-                faults.append(f"{image}: {fault}")
-                continue
-            kind = row.get("kind", "") if mask else ""
-            samples.append(Sample(case_id=case_id, image=image, mask=mask, group=group, kind=kind))
+            try:
+                samples.append(
+                    _make_sample(case_id, image, row, masks if folder == "images" else None, pattern, source)
+                )
+            except UserError as error:
+                faults.append(f"{image}: {error}")
     samples = _drop_contradictions(samples, faults)
     notes = [_grouping_note(samples, index, pattern)]
-    unused = {path for paths in masks.values() for path in paths} - used
+    unused = {path for paths in masks.values() for path in paths} - {sample.mask for sample in samples}
     if unused and not faults:
-        notes.append(f"{len(unused)} files in masks/ belong to no image and are left aside, {min(unused).name} first")
+        notes.append(f"{len(unused)} files in masks/ belong to no image and are ignored, {min(unused).name} first")
     if not files["authentic"]:
-        notes.append("there are no authentic images: a model can't learn from these alone what is not forged")
-    return Source(samples=samples, faults=faults, notes=notes)
+        notes.append("there are no authentic images: from forged ones alone a model can't learn what is authentic")
+    return SourceContent(samples=samples, faults=faults, notes=notes)
 
 
 def _compile(group_pattern: str) -> re.Pattern:
     try:
         pattern = re.compile(group_pattern)
     except re.error as error:
-        raise UserError(f"--group-pattern {group_pattern!r} is no regular expression ({error}).") from error
+        raise UserError(f"The group pattern {group_pattern!r} is no regular expression ({error}).") from error
     if not pattern.groups:
-        raise UserError(f"--group-pattern {group_pattern!r} needs a group in parentheses around the source's name.")
+        raise UserError(f"The group pattern {group_pattern!r} needs a group in parentheses around the source's name.")
     return pattern
 
 
@@ -119,11 +110,12 @@ def _read_index(source: Path, faults: list[str]) -> dict[str, dict[str, str]] | 
     counts = Counter(table["file"])
     faults += [f"{path}: {count} rows for {file}" for file, count in counts.items() if count > 1]
     faults += [f"{path}: names {file}, which does not exist" for file in counts if not (source / file).is_file()]
-    return {row["file"]: row for row in table.to_dict("records")}
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
+    return {row["file"]: row for row in rows}
 
 
 def _find_masks(folder: Path) -> dict[str, list[Path]]:
-    """Name of a mask, whole and without its ending, in small letters → files."""
+    """Name of a mask in lower case, with and without its ending → files."""
     masks = defaultdict(list)
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         if path.suffix.lower() not in {*IMAGE_SUFFIXES, ".npy"} or path.name.startswith("."):
@@ -136,30 +128,50 @@ def _find_masks(folder: Path) -> dict[str, list[Path]]:
     return masks
 
 
-def _find_mask(case_id: str, row: dict, masks: dict[str, list[Path]], source: Path) -> tuple[Path | None, str]:
-    """The mask of a forged image, or what is wrong."""
+def _make_sample(
+    case_id: str,
+    image: Path,
+    row: dict[str, str] | None,
+    masks: dict[str, list[Path]] | None,
+    pattern: re.Pattern | None,
+    source: Path,
+) -> Sample:
+    """The sample of an image with its row of index.csv; `masks` is None for the images of authentic/.
+
+    Raises:
+        UserError: What is wrong with it, without its name.
+    """
+    if row is None:
+        raise UserError("is not in index.csv")
+    label, other = ("authentic", "forged") if masks is None else ("forged", "authentic")
+    if row.get("label") == other:
+        raise UserError(f"is among the {label} images, but index.csv calls it {other}")
+    mask = None if masks is None else _find_mask(case_id, row, masks, source)
+    group = row.get("group") or case_id
+    if pattern is not None:
+        match = pattern.search(Path(case_id).name)
+        if not match or not match.group(1):
+            raise UserError(f"its name doesn't match the group pattern {pattern.pattern}")
+        group = match.group(1)
+    return Sample(case_id=case_id, image=image, mask=mask, group=group, kind=row.get("kind", "") if mask else "")
+
+
+def _find_mask(case_id: str, row: dict[str, str], masks: dict[str, list[Path]], source: Path) -> Path:
     if row.get("mask"):
         mask = source / row["mask"]
-        return (mask, "") if mask.is_file() else (None, f"its mask {mask} does not exist")
+        if not mask.is_file():
+            raise UserError(f"its mask {mask} does not exist")
+        return mask
     found = masks.get(case_id.lower(), [])
     if not found:
-        return None, "has no mask in masks/ (same name, or with _gt, _mask, ... appended; an image or .npy)"
+        raise UserError("has no mask in masks/ (same name, or with _gt, _mask, ... appended; an image or .npy)")
     if len(found) > 1:
-        return None, f"has several masks: {', '.join(path.name for path in found)}"
-    return found[0], ""
-
-
-def _find_group(case_id: str, row: dict, pattern: re.Pattern | None) -> tuple[str, str]:
-    """The group of an image, or what is wrong."""
-    if pattern is None:
-        return row.get("group") or case_id, ""
-    match = pattern.search(Path(case_id).name)
-    group = match and match.group(1)
-    return (group, "") if group else ("", f"its name doesn't match --group-pattern {pattern.pattern}")
+        raise UserError(f"has several masks: {', '.join(path.name for path in found)}")
+    return found[0]
 
 
 def _drop_contradictions(samples: list[Sample], faults: list[str]) -> list[Sample]:
-    """Without the images that share a name with one of another group: in the layout a name has one group."""
+    """Drop images that share their name with one of another group: in the layout a name has one group."""
     groups = defaultdict(set)
     for sample in samples:
         groups[sample.case_id].add(sample.group)
@@ -173,25 +185,24 @@ def _drop_contradictions(samples: list[Sample], faults: list[str]) -> list[Sampl
 
 
 def _grouping_note(samples: list[Sample], index: dict | None, pattern: re.Pattern | None) -> str:
-    groups = Counter(sample.group for sample in samples)
-    shared = sum(count for count in groups.values() if count > 1)
+    groups = {sample.group for sample in samples}
     if pattern is not None:
-        return f"{len(groups)} groups by --group-pattern"
+        return f"{len(groups)} groups by the group pattern"
     if index is not None and any("group" in row for row in index.values()):
         return f"{len(groups)} groups from index.csv"
-    if shared:
+    if len(groups) < len(samples):
         return f"{len(groups)} groups: images of the same name in images/ and authentic/ belong together"
     return (
         "every image is its own group: where images were made from the same source, folds will leak; "
-        "name the source with --group-pattern or in index.csv"
+        "name the source by a group pattern or in index.csv"
     )
 
 
 def hold_out(samples: list[Sample], share: float, seed: int) -> np.ndarray:
-    """Choose whole groups, so that about `share` of the authentic images and of every size of forgery is chosen.
+    """Choose whole groups with about `share` of the authentic images and of the forgeries of every size.
 
     Args:
-        samples: Inspected samples.
+        samples: Opened samples.
         share: In (0, 1).
         seed: Of the order in which groups are tried.
 
@@ -205,17 +216,17 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> np.ndarray:
     counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(strata)))
     for sample in samples:
         counts[sample.group][strata.index(sample.size)] += 1
-    target = share * sum(counts.values())
+    target = share * np.sum(list(counts.values()), axis=0)
     rng = np.random.default_rng(seed)
     trials = [_fill_up(counts, target, rng.permutation(sorted(counts))) for _ in range(50)]
     chosen, _ = min(trials, key=lambda trial: trial[1])
     if not chosen or len(chosen) == len(counts):
-        raise UserError(f"{len(counts)} groups of images can't be parted at a share of {share}.")
+        raise UserError(f"{len(counts)} groups of images can't be split at a share of {share}.")
     return np.array([sample.group in chosen for sample in samples])
 
 
 def _fill_up(counts: dict[str, np.ndarray], target: np.ndarray, order: np.ndarray) -> tuple[set[str], float]:
-    """The groups that bring the counts nearer to the target, taken in this order, and what is then missing."""
+    """Take groups in this order if they bring the counts nearer to the target; they, and the distance left."""
     chosen: set[str] = set()
     missing = target
     for group in order:
@@ -225,40 +236,36 @@ def _fill_up(counts: dict[str, np.ndarray], target: np.ndarray, order: np.ndarra
     return chosen, float(np.linalg.norm(missing))
 
 
-def import_samples(samples: list[Sample], held: np.ndarray, folder: Path, link: bool = False) -> None:
-    """Bring samples into a new data folder; files are copied as they are, masks become `.npy`.
+def import_samples(samples: list[Sample], held: np.ndarray, folder: Path, *, link: bool = False) -> None:
+    """Copy samples into a new data folder; images keep their bytes, masks become `.npy`.
 
     Args:
-        samples: Inspected samples with the paths of their source.
+        samples: Opened samples with the paths of their source.
         held: bool (len(samples),): those that go to test_images/ instead of train_images/.
         folder: From `common.making.layout.new_folder`.
         link: Link to the images instead of copying them.
     """
     train = [(sample.case_id, sample) for sample, away in zip(samples, held, strict=True) if not away]
-    test = _name_apart([sample for sample, away in zip(samples, held, strict=True) if away])
-    progress = tqdm(total=len(samples), desc="copying", unit="img", leave=False, disable=None)
-    for split, part in (("train", train), ("test", test)):
-        for case_id, sample in part:
-            label = "" if split == "test" else "forged" if sample.forged else "authentic"
-            _bring(sample.image, folder / f"{split}_images" / label / f"{case_id}{sample.image.suffix}", link)
-            if sample.mask is not None:
-                write_mask(folder / f"{split}_masks" / f"{case_id}.npy", read_mask(sample.mask))
-            progress.update()
-    progress.close()
-    write_groups(folder, _group_rows([*train, *test]))
+    test = _unique_names([sample for sample, away in zip(samples, held, strict=True) if away])
+    jobs = [("train", *named) for named in train] + [("test", *named) for named in test]
+    for split, case_id, sample in tqdm(jobs, "copying", unit="img", leave=False, disable=None):
+        target = folder / f"{split}_images" / ("" if split == "test" else sample.label)
+        target /= f"{case_id}{sample.image.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            target.symlink_to(sample.image.resolve())
+        else:
+            shutil.copyfile(sample.image, target)
+        if sample.mask is not None:
+            write_mask(folder / f"{split}_masks" / f"{case_id}.npy", read_mask(sample.mask))
+    # An authentic image and its forged twin share a row; only the forged one has a kind, and comes last.
+    named = sorted([*train, *test], key=lambda pair: pair[1].forged)
+    write_groups(folder, {case_id: (case_id, sample.group, sample.kind) for case_id, sample in named}.values())
     if test:
         write_sample_submission(folder, sorted(case_id for case_id, _ in test))
 
 
-def _bring(source: Path, target: Path, link: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        target.symlink_to(source.resolve())
-    else:
-        shutil.copyfile(source, target)
-
-
-def _name_apart(samples: list[Sample]) -> list[tuple[str, Sample]]:
+def _unique_names(samples: list[Sample]) -> list[tuple[str, Sample]]:
     """Case ids for the flat test folder, where an authentic image can't have the name of its forged twin."""
     forged = {sample.case_id for sample in samples if sample.forged}
     taken = {sample.case_id for sample in samples}
@@ -271,12 +278,3 @@ def _name_apart(samples: list[Sample]) -> list[tuple[str, Sample]]:
             taken.add(case_id)
         named.append((case_id, sample))
     return named
-
-
-def _group_rows(named: list[tuple[str, Sample]]) -> list[tuple[str, str, str]]:
-    """Rows of case id, group and kind; an authentic image and its forged twin share one."""
-    rows: dict[str, tuple[str, str, str]] = {}
-    for case_id, sample in named:
-        if sample.forged or case_id not in rows:
-            rows[case_id] = (case_id, sample.group, sample.kind)
-    return list(rows.values())

@@ -1,13 +1,13 @@
-"""Writing a data folder: the layout of `common.data.samples` and of data/README.md.
+"""Writing of data folders in the layout of `common.data.samples` and data/README.md.
 
     train_images/authentic/   train_images/forged/   train_masks/<case_id>.npy   groups.csv
     test_images/              test_masks/            sample_submission.csv
 
-A folder is built beside its place, as `<output>.partial`, and renamed when it is complete.
+A folder is built as `<output>.partial` and renamed when it is complete.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,15 +27,15 @@ ENTRIES = frozenset(
 
 
 @contextmanager
-def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = None) -> Iterator[Path]:
-    """Build a data folder in `<output>.partial`, which becomes `output` when the block ends well.
+def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = None) -> Generator[Path]:
+    """Build a data folder in `<output>.partial`, which is renamed to `output` when the block ends without an error.
 
-    Whatever ends the block early, Ctrl-C included, leaves nothing of the new folder and all of an old one.
+    After an error, Ctrl-C included, nothing is left of the new folder, and an old one is unchanged.
 
     Args:
-        output: The folder to be.
-        overwrite: Replace `output` if it is a data folder already.
-        source: Where the content comes from; it and `output` may not lie within each other.
+        output: The folder to make.
+        overwrite: Replace `output` if it is a data folder.
+        source: Where the content comes from; neither it nor `output` may contain the other.
 
     Raises:
         UserError: `output` exists and may not be replaced, lies within `source` or the reverse, or can't be written.
@@ -47,7 +47,7 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
             raise UserError(f"{output} and its source {source} lie within each other. Choose another output folder.")
     for folder in (output, partial, replaced):
         if folder.exists() or folder.is_symlink():
-            _check_replaceable(folder, overwrite)
+            _check_replaceable(folder, overwrite=overwrite)
     try:
         _remove(partial)
         _remove(replaced)
@@ -66,7 +66,7 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
             replaced.rename(output)
 
 
-def _check_replaceable(folder: Path, overwrite: bool) -> None:
+def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise UserError(f"{folder} exists and is no folder. Choose another output folder.")
     foreign = sorted(entry.name for entry in folder.iterdir() if not _belongs(entry.name))
@@ -77,14 +77,14 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         )
     if not overwrite and any(folder.iterdir()):
         leftover = folder.suffix in (".partial", ".replaced")
-        left = " A run that was killed left it, or another run is at work." * leftover
-        raise UserError(f"{folder} exists.{left} Choose another output folder, or replace it with --overwrite.")
+        left = " A killed run left it, or another run is writing it." * leftover
+        raise UserError(f"{folder} exists.{left} Choose another output folder, or overwrite it.")
 
 
 def _belongs(name: str) -> bool:
-    """Whether a data folder may hold an entry of this name, or what a killed `common.files.written_whole` left of it.
+    """Whether a data folder may hold an entry of this name, or the leftover of a killed `common.files.written_whole`.
 
-    Hidden files are those that file managers leave (.DS_Store).
+    Hidden files come from file managers (.DS_Store).
     """
     whole = name.rsplit(".", 2)[0] if name.endswith(".partial") else name
     return whole in ENTRIES or name.startswith(".")

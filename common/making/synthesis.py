@@ -1,11 +1,13 @@
-"""Forging images: copy-move, splice, inpainting. Arrays in, arrays out.
+"""Synthetic forgeries: copy-move, splice and inpainting of images as arrays.
 
-Images are uint8 (H, W, 3) RGB, masks uint8 (H, W) of 0 and 1; the arguments are never changed. All randomness comes
-from the generator that is handed in. Outside its mask a forged image equals the original, pixel for pixel: the edge
-is feathered inwards.
+Every forgery takes an `image`, uint8 (H, W, 3) RGB, which is not modified, and a random generator, and returns the
+forged image and its mask, uint8 (H, W) of 0 and 1. Outside the mask both images are equal, pixel for pixel: the edge is
+feathered inwards. As in the competition, the mask of a copy-move covers the source and the copy, that of a splice the
+pasted region, and that of an inpainting the region that was filled.
 
-As in the competition, the mask of a copy-move covers the source and the copy, that of a splice the pasted region,
-and that of an inpainting the region that was filled.
+`area_share` is the share of the image that the mask should cover, in (0, 1], by default drawn from the competition's
+distribution; a region that finds no place shrinks. `avoid` (H, W) is non-zero where the mask may not lie: the mask of
+earlier forgeries. All raise ValueError if the image is smaller than `MIN_SIDE` or `avoid` leaves no room.
 """
 
 import cv2
@@ -46,31 +48,18 @@ def copy_move(
     area_share: float | None = None,
     avoid: np.ndarray | None = None,
     plain_probability: float = 0.4,
-    max_angle: float = 180.0,
     scale_range: tuple[float, float] = (0.75, 1.33),
-    mirror_probability: float = 0.2,
     transform: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Copy an irregular region to another place of the same image.
+    """Copy an irregular region to another place of the same image; source and copy don't overlap.
 
     Args:
-        image: uint8 (H, W, 3).
-        rng: Where the randomness comes from.
-        area_share: Share of the image that source and copy cover together, in (0, 1]; drawn like the competition's
-            by default. Where no such region fits, it shrinks until one does.
-        avoid: (H, W), non-zero where neither source nor copy may lie: the mask of earlier forgeries.
-        plain_probability: How often the copy is a mere shift, without rotation, scaling, mirroring and retouching.
-        max_angle: Largest rotation of the others, in degrees either way.
+        image: See above, as `rng`, `area_share` and `avoid`.
+        plain_probability: How often the copy is only shifted, in [0, 1]. Other copies are rotated, scaled, retouched,
+            and one in five is mirrored.
         scale_range: Smallest and largest scale of the others.
-        mirror_probability: How often the others are mirrored.
-        transform: The copy's rotation, scale and mirroring, a matrix (2, 2) for x, y, in place of a random one; nothing
+        transform: Rotation, scale and mirroring of the copy, a matrix (2, 2) for x, y, instead of a random one; nothing
             is retouched then.
-
-    Returns:
-        The forged image, uint8 (H, W, 3), and the mask of source and copy, uint8 (H, W). The two don't overlap.
-
-    Raises:
-        ValueError: The image is smaller than `MIN_SIDE`, or `avoid` leaves no room.
     """
     taken, target = _start(image, rng, area_share, avoid)
     detail = _detail(image)
@@ -79,7 +68,7 @@ def copy_move(
             plain, matrix = True, transform
         else:
             plain = rng.random() < plain_probability
-            matrix = np.eye(2) if plain else _draw_transform(rng, max_angle, scale_range, mirror_probability)
+            matrix = np.eye(2) if plain else _draw_transform(rng, 180, scale_range, 0.2)
         outline = _draw_outline(rng, max(target / (1 + abs(np.linalg.det(matrix))), MIN_REGION))
         target *= 0.95  # for the next try
         source = _place(outline, taken, rng, detail)
@@ -91,12 +80,12 @@ def copy_move(
         copies = [place for place in places if place is not None]
         if not copies:
             continue
-        # A forger puts a copy where it looks at home.
+        # A forger puts a copy where it fits in.
         copy = min(copies, key=lambda place: _misfit(image, source, place))
         window, shape = _crop(copy)
         patch = _warp(image, matrix, copy[0] - matrix @ source[0], window)
         if not plain:
-            patch = _retouch(patch, image[window], rng, _is_gray(image), match=rng.uniform(0, 0.3))
+            patch = _retouch(patch, image[window], rng, gray=_is_gray(image), match=rng.uniform(0, 0.3))
         mask[window] |= shape
         return _blend(image, patch, window, shape, rng), mask
     raise ValueError("no room is left for a copy-move")
@@ -111,31 +100,22 @@ def splice(
     avoid: np.ndarray | None = None,
     scale_range: tuple[float, float] = (0.7, 1.4),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paste an irregular region of another image, its brightness drawn towards that of its new surroundings.
+    """Paste an irregular region of another image, with brightness and contrast matched to its new surroundings.
 
     Args:
-        image: uint8 (H, W, 3), the host.
-        donor: uint8 (h, w, 3) of any size; it is scaled up where the region wouldn't fit. Made gray for a gray host.
-        rng: Where the randomness comes from.
-        area_share: Share of the image that the region covers, in (0, 1]; drawn like the competition's by default.
-        avoid: (H, W), non-zero where the region may not lie.
-        scale_range: Smallest and largest scale of the half that is not pasted as it is.
-
-    Returns:
-        The forged image, uint8 (H, W, 3), and the mask of the pasted region, uint8 (H, W).
-
-    Raises:
-        ValueError: The image is smaller than `MIN_SIDE`, the donor than 4 pixels, or `avoid` leaves no room.
+        image: The host; see above, as `rng`, `area_share` and `avoid`.
+        donor: uint8 (h, w, 3), sides of 4 or more; scaled up if the region doesn't fit, made gray for a gray host.
+        scale_range: Smallest and largest scale of the half of the regions that are transformed.
     """
     taken, target = _start(image, rng, area_share, avoid)
     if min(donor.shape[:2]) < 4:
-        raise ValueError(f"a donor of {donor.shape[0]}×{donor.shape[1]} pixels has nothing to lend")
+        raise ValueError(f"a donor of {donor.shape[0]}×{donor.shape[1]} pixels is too small; 4 is the least")
     gray = _is_gray(image)
     if gray and not _is_gray(donor):
         donor = cv2.cvtColor(cv2.cvtColor(donor, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     pasted, outline = _find_place(rng, target, taken)
     matrix = np.eye(2) if rng.random() < 0.5 else _draw_transform(rng, 30, scale_range, 0.5)
-    # The region as it lies in the donor; an outline larger than the donor asks for a larger scale.
+    # The region in the donor; an outline larger than the donor needs a larger scale.
     origin = outline @ np.linalg.inv(matrix).T
     excess = max(np.ptp(origin, axis=0) / (np.array(donor.shape[1::-1]) - 2))
     if excess > 1:
@@ -146,7 +126,7 @@ def splice(
         matrix, origin = matrix * 1.05, origin / 1.05
     window, shape = _crop(pasted)
     patch = _warp(donor, matrix, pasted[0] - matrix @ source[0], window)
-    patch = _retouch(patch, image[window], rng, gray, match=rng.uniform(0, 0.7))
+    patch = _retouch(patch, image[window], rng, gray=gray, match=rng.uniform(0, 0.7))
     mask = np.zeros(taken.shape, np.uint8)
     mask[window] = shape
     return _blend(image, patch, window, shape, rng), mask
@@ -159,20 +139,7 @@ def inpaint(
     area_share: float | None = None,
     avoid: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Remove a region: fill it from its surroundings, with some of the image's grain (Telea 2004; Bertalmio 2001).
-
-    Args:
-        image: uint8 (H, W, 3).
-        rng: Where the randomness comes from.
-        area_share: Share of the image that the region covers, in (0, 1]; drawn like the competition's by default.
-        avoid: (H, W), non-zero where the region may not lie.
-
-    Returns:
-        The forged image, uint8 (H, W, 3), and the mask of the removed region, uint8 (H, W).
-
-    Raises:
-        ValueError: The image is smaller than `MIN_SIDE`, or `avoid` leaves no room.
-    """
+    """Fill a region from its surroundings, with some of the image's grain (Telea 2004; Bertalmio 2001)."""
     taken, target = _start(image, rng, area_share, avoid)
     region, _ = _find_place(rng, target, taken, _detail(image))
     mask = np.zeros(taken.shape, np.uint8)
@@ -184,7 +151,7 @@ def inpaint(
     filled = cv2.inpaint(np.ascontiguousarray(image[window]), mask[window], float(rng.uniform(2, 6)), method)
     # Filled regions are smoother than any photograph; a careful forger adds grain.
     grain = rng.uniform(0, 1) * _grain(image[window])
-    filled = _to_uint8(filled + _noise(rng, filled.shape, grain, _is_gray(image)))
+    filled = _to_uint8(filled + _noise(rng, filled.shape, grain, gray=_is_gray(image)))
     forged = image.copy()
     forged[window] = np.where(mask[window][..., None] > 0, filled, image[window])
     return forged, mask
@@ -193,13 +160,13 @@ def inpaint(
 def is_visible(image: np.ndarray, forged: np.ndarray, mask: np.ndarray) -> bool:
     """Whether a forgery changed its image by more than 1.5 gray levels, on average over the mask.
 
-    Below that lies what nobody could see, or learn: a piece of sky copied into the sky.
+    Smaller changes (a piece of sky copied into the sky) could not be seen or learned.
     """
     return bool(cv2.absdiff(forged, image)[mask > 0].mean() > 1.5)
 
 
 def _start(image, rng, area_share, avoid) -> tuple[np.ndarray, float]:
-    """Where nothing may lie, uint8 (H, W), and the wished area in pixels."""
+    """Where nothing may lie, uint8 (H, W), and the target area in pixels."""
     height, width = image.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"an image of {height}×{width} pixels is too small to forge; {MIN_SIDE} is the least")
@@ -245,10 +212,10 @@ def _draw_transform(rng, max_angle: float, scale_range: tuple[float, float], mir
 
 
 def _place(outline: np.ndarray, taken: np.ndarray, rng, detail: np.ndarray | None = None) -> np.ndarray | None:
-    """Shift an outline into the image, by whole pixels, onto free ground; None where it doesn't fit.
+    """Shift an outline by whole pixels to a random free place in the image; None where it doesn't fit.
 
-    With `detail` the place is chosen among a few, those with more detail more often: a copied or removed piece of
-    empty background is no forgery that anyone could see, or would make.
+    With `detail` the place is chosen among a few, those with more detail more often: to copy or remove a piece of empty
+    background would not be visible.
     """
     height, width = taken.shape
     low, high = np.ceil(-outline.min(axis=0)), np.floor((width - 1, height - 1) - outline.max(axis=0))
@@ -276,7 +243,7 @@ def _misfit(image: np.ndarray, source: np.ndarray, copy: np.ndarray) -> float:
 
 
 def _find_place(rng, target: float, taken: np.ndarray, detail: np.ndarray | None = None):
-    """A placed outline of about the wished area, smaller where there is no room, and the outline itself."""
+    """A placed outline of about the target area, smaller where there is no room, and the outline itself."""
     for _ in range(_TRIES):
         outline = _draw_outline(rng, max(target, MIN_REGION))
         for _ in range(_PLACES):
@@ -308,8 +275,8 @@ def _warp(image: np.ndarray, matrix: np.ndarray, offset: np.ndarray, window) -> 
     return cv2.warpAffine(image, forward, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _retouch(patch: np.ndarray, surroundings: np.ndarray, rng, gray: bool, match: float) -> np.ndarray:
-    """Draw brightness and contrast towards the surroundings (by `match`, 0 to 1), soften, add grain."""
+def _retouch(patch: np.ndarray, surroundings: np.ndarray, rng, *, gray: bool, match: float) -> np.ndarray:
+    """Match brightness and contrast to the surroundings (by `match`, 0 to 1), soften, add grain."""
     patch = patch.astype(np.float32)
     (mean, spread), (mean_there, spread_there) = [(a.mean(axis=(0, 1)), a.std() + 1) for a in (patch, surroundings)]
     gain = np.clip(spread_there / spread, 0.7, 1.4) ** match * rng.uniform(0.95, 1.05)
@@ -317,12 +284,12 @@ def _retouch(patch: np.ndarray, surroundings: np.ndarray, rng, gray: bool, match
     if rng.random() < 0.3:
         patch = cv2.GaussianBlur(patch, (0, 0), rng.uniform(0.3, 0.8))
     if rng.random() < 0.4:
-        patch = patch + _noise(rng, patch.shape, rng.uniform(0.5, 2.5), gray)
+        patch = patch + _noise(rng, patch.shape, rng.uniform(0.5, 2.5), gray=gray)
     return _to_uint8(patch)
 
 
 def _blend(image: np.ndarray, patch: np.ndarray, window, shape: np.ndarray, rng) -> np.ndarray:
-    """Lay a patch over a window of the image where `shape` is 1, with an edge that fades inwards."""
+    """Paste a patch into a window of the image where `shape` is 1, with an edge that fades inwards."""
     feather = min(rng.uniform(0, 2), np.sqrt(shape.sum()) / 8)
     alpha = shape.astype(np.float32)
     if feather > 0.4:
@@ -335,7 +302,7 @@ def _blend(image: np.ndarray, patch: np.ndarray, window, shape: np.ndarray, rng)
 
 
 def _detail(image: np.ndarray) -> np.ndarray:
-    """Integral of the gradient's strength at a quarter of the size, float64 (h + 1, w + 1)."""
+    """Integral image of the gradient's magnitude at a quarter of the size, float64 (h + 1, w + 1)."""
     height, width = image.shape[:2]
     small = cv2.resize(image, (max(width // 4, 1), max(height // 4, 1)), interpolation=cv2.INTER_AREA)
     small = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
@@ -344,7 +311,7 @@ def _detail(image: np.ndarray) -> np.ndarray:
 
 
 def _mean_detail(detail: np.ndarray, window) -> float:
-    """Mean strength of the gradient in a window of the full-size image, never 0."""
+    """Mean magnitude of the gradient in a window of the full-size image, never 0."""
     (y0, y1), (x0, x1) = [(s.start // 4, s.stop // 4 + 1) for s in window]
     y1, x1 = min(y1, detail.shape[0] - 1), min(x1, detail.shape[1] - 1)
     total = detail[y1, x1] - detail[y0, x1] - detail[y1, x0] + detail[y0, x0]
@@ -364,7 +331,7 @@ def _grain(image: np.ndarray) -> float:
     return float(np.median(np.abs(response))) / (0.6745 * 6)
 
 
-def _noise(rng, shape: tuple[int, int, int], sigma: float, gray: bool) -> np.ndarray:
+def _noise(rng, shape: tuple[int, int, int], sigma: float, *, gray: bool) -> np.ndarray:
     """Normal noise, float32 (h, w, 3), the same in all channels of a gray image."""
     height, width, channels = shape
     noise = rng.standard_normal((height, width, 1 if gray else channels), np.float32)

@@ -163,36 +163,3 @@ def test_workers_that_are_not_forked_share_the_cache(samples, tmp_path):
     ]
     assert all(map(torch.equal, images, expected))
     assert all(cache.read(slot) is not None for slot in range(len(samples)))
-
-
-@pytest.fixture
-def jpegs(tmp_path):
-    """Two pairs of JPEGs, 160×240, of which one is forged in its upper left quarter."""
-    rows, columns = np.mgrid[:160, :240]
-    pixels = np.stack([rows, columns, 255 - columns], axis=-1).astype(np.uint8)
-    for label in ("authentic", "forged"):
-        (tmp_path / "train_images" / label).mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / "train_images" / label / "1.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    mask = np.zeros((1, 160, 240), np.uint8)
-    mask[:, :80, :120] = 1
-    (tmp_path / "train_masks").mkdir()
-    np.save(tmp_path / "train_masks" / "1.npy", mask)
-    return load_samples(tmp_path)
-
-
-def test_reduced_decoding_changes_the_pixels_a_little_and_the_mask_not_at_all(jpegs):
-    whole, reduced = ForgeryDataset(jpegs, 64), ForgeryDataset(jpegs, 64)
-    reduced.reduced_decode = True
-    for index in range(2):
-        item, other = whole[index], reduced[index]
-        difference = (item["image"].int() - other["image"].int()).abs()
-        assert difference.max() > 0 and difference.float().mean() < 2
-        assert torch.equal(item["mask"], other["mask"]) and item["mask"].any() == bool(index)
-    assert reduced.form == Form(3, 64, reduced=True) != whole.form
-
-
-@pytest.mark.parametrize("settings", [{"in_channels": 4}, {"edit": quarter}])
-def test_what_needs_the_untouched_pixels_is_decoded_whole(jpegs, settings):
-    whole, reduced = ForgeryDataset(jpegs, 64, **settings), ForgeryDataset(jpegs, 64, **settings)
-    reduced.reduced_decode = True
-    assert torch.equal(whole[1]["image"], reduced[1]["image"]) and reduced.form == whole.form

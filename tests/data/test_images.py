@@ -87,33 +87,6 @@ def test_exif_rotation_is_ignored_so_that_masks_fit(tmp_path, rgb):
     assert read_image(save(tmp_path / "a.jpg", rgb, exif=exif)).shape == (40, 32, 3)
 
 
-@pytest.mark.parametrize(
-    ("at_least", "shape"),
-    [(151, (150, 200)), (76, (150, 200)), (75, (75, 100)), (40, (75, 100)), (37, (38, 50)), (18, (19, 25))],
-)
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_jpeg_is_decoded_no_smaller_than_asked_for(tmp_path, at_least, shape, mode):
-    rows, columns = np.mgrid[:150, :200]
-    pixels = np.stack([rows, columns, 255 - columns], axis=-1).astype(np.uint8)
-    path = save(tmp_path / "a.jpg", Image.fromarray(pixels).convert(mode), quality=95)
-    reduced = read_image(path, at_least)
-    assert reduced.shape == (*shape, 3)
-    whole = cv2.resize(read_image(path), shape[::-1], interpolation=cv2.INTER_AREA)
-    assert np.abs(reduced.astype(int) - whole)[2:-2, 2:-2].max() < 12
-
-
-def test_other_formats_are_always_decoded_whole(tmp_path, rgb):
-    for name in ("a.png", "a.tif", "a.bmp"):
-        np.testing.assert_array_equal(read_image(save(tmp_path / name, rgb), at_least=4), rgb)
-
-
-def test_a_truncated_jpeg_is_named_at_any_size(tmp_path, rgb):
-    path = save(tmp_path / "a.jpg", rgb)
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match=r"a\.jpg"):
-        read_image(path, at_least=4)
-
-
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 4), ("RGB", 3), ("LA", 2), ("L", 1), ("P", 1)])
 def test_channels_are_those_of_the_file(tmp_path, rgb, mode, channels):
     image = Image.fromarray(rgb).convert("RGBA").convert(mode)

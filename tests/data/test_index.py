@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from common.data import samples as module
-from common.data.index import COLUMNS, inspect, read_index, write_index
+from common.data.index import COLUMNS, Index, open_sample
 from common.data.samples import fingerprint, load_samples
 from common.errors import UserError
 
@@ -37,11 +38,11 @@ def opened(monkeypatch) -> list[str]:
     """Names of the images that are opened, each with its mask, and of those alone."""
     names = []
 
-    def noted(image, mask):
-        names.append(f"{image.parent.name}/{image.name}")
-        return inspect(image, mask)
+    def noted(sample):
+        names.append(f"{sample.image.parent.name}/{sample.image.name}")
+        return open_sample(sample)
 
-    monkeypatch.setattr(module, "inspect", noted)
+    monkeypatch.setattr(module, "open_sample", noted)
     return names
 
 
@@ -116,6 +117,39 @@ def test_an_image_of_another_format_is_another(folder, opened):
     assert opened == ["authentic/1.bmp"]
 
 
+OLD_INDEX = """\
+case_id,label,image,mask,group,kind,height,width,channels,area_share,bucket,image_hash,mask_hash,image_bytes,\
+image_mtime_ns,mask_bytes,mask_mtime_ns
+1,authentic,train_images/authentic/1.png,,1,,10,20,4,0.0,authentic,a1,,{},1000000001,0,0
+s/2,authentic,train_images/authentic/s/2.png,,"lake, ""b"" c",,10,20,1,0.0,authentic,a2,,{},1000000002,0,0
+1,forged,train_images/forged/1.png,train_masks/1.npy,1,,10,20,3,0.25,xlarge,f1,m1,{},1000000003,{},1000000005
+s/2,forged,train_images/forged/s/2.png,train_masks/s/2.npy,"lake, ""b"" c",splice,10,18,1,0.03333333333333333,medium,\
+f2,m2,{},1000000004,{},1000000006
+"""
+"""As earlier versions wrote it, to the byte; sizes of the files left open."""
+
+
+def test_an_index_of_earlier_versions_is_used_as_it_is(folder, opened):
+    (folder / "groups.csv").write_text('case_id,group,kind\ns/2,"lake, ""b"" c",splice\n')
+    names = ("authentic/1", "authentic/s/2", "forged/1", "forged/s/2")
+    images = [folder / f"train_images/{name}.png" for name in names]
+    masks = [folder / f"train_masks/{name}.npy" for name in ("1", "s/2")]
+    for number, path in enumerate([*images, *masks], 1):
+        os.utime(path, ns=(0, 10**9 + number))
+    sizes = [path.stat().st_size for path in (*images[:3], masks[0], images[3], masks[1])]
+    content = OLD_INDEX.format(*sizes).replace("\n", "\r\n").encode()
+    (folder / "train_index.csv").write_bytes(content)
+    samples = load_samples(folder)
+    assert not opened and (folder / "train_index.csv").read_bytes() == content
+    assert [s.image_hash for s in samples] == ["a1", "a2", "f1", "f2"] and samples[3].area_share == 6 / 180
+    assert [s.mask_mtime_ns for s in samples] == [0, 0, 1000000005, 1000000006]
+    (folder / "train_index.csv").unlink()
+    load_samples(folder)  # and is written in the same way
+    assert [{**row, "image_hash": "", "mask_hash": ""} for row in rows(folder)] == [
+        {**row, "image_hash": "", "mask_hash": ""} for row in csv.DictReader(content.decode().splitlines())
+    ]
+
+
 def test_groups_come_from_the_table_as_it_is_now(folder, opened):
     load_samples(folder)
     opened.clear()
@@ -136,7 +170,7 @@ def test_groups_come_from_the_table_as_it_is_now(folder, opened):
         lambda text: text + 'x,"',
     ],
 )
-def test_a_broken_index_is_made_anew(folder, damage):
+def test_a_broken_index_is_rebuilt(folder, damage):
     samples = load_samples(folder)
     index = folder / "train_index.csv"
     text = index.read_text()
@@ -147,7 +181,7 @@ def test_a_broken_index_is_made_anew(folder, damage):
 
 def test_bytes_that_are_no_text_are_no_index(folder):
     (folder / "train_index.csv").write_bytes(bytes(range(256)))
-    assert len(load_samples(folder)) == 4 == len(read_index(folder / "train_index.csv"))
+    assert len(load_samples(folder)) == 4 == len(rows(folder))
 
 
 def test_bad_files_are_never_in_it(folder, opened, capsys):
@@ -172,11 +206,9 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(folder, capsys)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
 def test_names_that_are_no_text_mean_no_index(folder, capsys):
-    load_samples(folder)
-    index = folder / "train_index.csv"
-    entries = list(read_index(index).values())
+    samples, index = load_samples(folder), folder / "train_index.csv"
     before = index.read_bytes()
-    write_index(index, [*entries, entries[0]._replace(case_id=os.fsdecode(b"\xff"))])
+    Index(folder, "train").update([*samples, replace(samples[0], case_id=os.fsdecode(b"\xff"))])
     assert "note: without an index" in capsys.readouterr().out
     assert index.read_bytes() == before and not list(folder.glob("*.partial"))
 

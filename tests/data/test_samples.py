@@ -17,9 +17,9 @@ from common.data.samples import (
     assign_folds,
     find_samples,
     fingerprint,
-    inspect_samples,
     load_authentic,
     load_samples,
+    open_samples,
 )
 from common.errors import UserError
 
@@ -85,8 +85,9 @@ def test_one_empty_channel_is_a_fault(folder):
     mask = np.zeros((2, 10, 20), np.uint8)
     mask[0] = 1
     np.save(folder / "train_masks" / "1.npy", mask)
-    _, bad = inspect_samples(find_samples(folder))
-    assert [sample.case_id for sample, _ in bad] == ["1"]
+    opened = open_samples(find_samples(folder))
+    assert [isinstance(sample, Sample) for sample in opened] == [True, True, False, True]
+    assert "1.npy: a mask channel marks no pixel" in str(opened[2])
 
 
 def test_missing_masks_and_folders_are_named(folder, tmp_path):
@@ -116,9 +117,8 @@ def test_a_file_that_vanishes_while_it_is_read_is_a_bad_one(folder, monkeypatch)
 
     monkeypatch.setattr("common.data.index.read_image", read_and_delete)
     samples = find_samples(folder)
-    sound, bad = inspect_samples(samples[:1])
-    assert not sound
-    assert str(samples[0].image) in bad[0][1]
+    (error,) = open_samples(samples[:1])
+    assert isinstance(error, UserError) and str(samples[0].image) in str(error)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
@@ -161,7 +161,9 @@ def test_images_that_validate_are_not_trained_on_by_another_name(folder, tmp_pat
     (tmp_path / "extra").mkdir()
     original = folder / "train_images" / "authentic" / "1.png"
     (tmp_path / "extra" / "other_name.png").write_bytes(original.read_bytes())
-    with pytest.raises(UserError, match=r"1 images of .*extra also validate:\n  .*other_name\.png is .*1\.png"):
+    with pytest.raises(
+        UserError, match=r"1 images of .*extra are also validation images:\n  .*other_name\.png is .*1\.png"
+    ):
         load_authentic(tmp_path / "extra", load_samples(folder)[:1])
 
 

@@ -30,7 +30,7 @@ def test_no_source_is_on_both_sides(seed):
     assert sources["train"] | sources["test"] == set(PATHS)
 
 
-def test_a_photograph_lends_only_within_its_group():
+def test_a_photograph_is_a_donor_only_within_its_group():
     members = {}
     for case in plan():
         for base in (case.host, case.donor):
@@ -63,13 +63,13 @@ def test_few_photographs_are_enough(count):
 
 
 def test_too_few_photographs_are_refused_unless_none_is_needed():
-    with pytest.raises(UserError, match="--drawn-share"):
+    with pytest.raises(UserError, match="drawn_share 1"):
         plan(PATHS[:1])
     assert len(plan([], drawn_share=1)) == 110
     assert len(plan(PATHS[:1], test_images=0)) == 60
 
 
-def test_same_group_names_are_told_apart():
+def test_groups_of_the_same_name_are_numbered():
     paths = [Path(f"{letter}/1.png") for letter in "abcdefgh"]
     groups = {}
     for case in plan(paths, drawn_share=0):

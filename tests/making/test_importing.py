@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from common.data.samples import Sample, inspect_samples, load_samples
+from common.data.samples import Sample, load_samples, open_samples
 from common.errors import UserError
 from common.making.importing import find_source, hold_out, import_samples
 from common.making.layout import new_folder
@@ -34,10 +34,10 @@ def make_source(folder: Path, forged: list[str], authentic: list[str], masks: li
 
 def bring_in(source: Path, output: Path, held=None, link: bool = False, pattern: str | None = None):
     found = find_source(source, pattern)
-    samples, bad = inspect_samples(found.samples)
-    assert not found.faults and not bad
+    samples = [sample for sample in open_samples(found.samples) if isinstance(sample, Sample)]
+    assert not found.faults and len(samples) == len(found.samples)
     with new_folder(output, source=source) as folder:
-        import_samples(samples, np.zeros(len(samples), bool) if held is None else held(samples), folder, link)
+        import_samples(samples, np.zeros(len(samples), bool) if held is None else held(samples), folder, link=link)
     return samples
 
 
@@ -119,7 +119,7 @@ def test_an_index_that_does_not_fit_the_files(tmp_path):
     for part in (
         "d.jpg: is not in index.csv",
         "masks/gone.png does not exist",
-        "c.jpg: lies in images/, but index.csv calls it authentic",
+        "c.jpg: is among the forged images, but index.csv calls it authentic",
         "names images/gone.jpg, which does not exist",
         "a: the image of this name in images/ and that in authentic/ have different groups",
         "2 rows for authentic/e.jpg",
@@ -194,7 +194,7 @@ def test_held_out_groups_are_whole_and_balanced(share):
     assert (held != hold_out(samples, share, seed=1)).any()
 
 
-def test_one_group_can_not_be_parted():
+def test_one_group_can_not_be_split():
     with pytest.raises(UserError, match="1 groups"):
         hold_out(make_samples([(5, 5)]), 0.2, seed=0)
 

@@ -37,7 +37,7 @@ def test_overwriting_has_to_be_asked_for_and_leaves_nothing_old(tmp_path):
     output = tmp_path / "data"
     with new_folder(output) as folder:
         (folder / "sample_submission.csv").touch()
-    with pytest.raises(UserError, match="--overwrite"), new_folder(output):
+    with pytest.raises(UserError, match="or overwrite it"), new_folder(output):
         pass
     with new_folder(output, overwrite=True):
         pass

@@ -182,7 +182,7 @@ def test_a_donor_as_large_as_the_region_still_lends(shape):
 
 
 def test_a_donor_of_three_pixels_is_refused():
-    with pytest.raises(ValueError, match="3×9 pixels has nothing to lend"):
+    with pytest.raises(ValueError, match="3×9 pixels is too small"):
         splice(texture(60, 60), texture(3, 9), np.random.default_rng(0))
 
 

@@ -82,7 +82,7 @@ def test_demo_from_a_folder_that_is_there_already(run, tmp_path):
     groups = {s.group for s in load_samples(tmp_path / "data")}
     assert groups and all(set(group) <= set("abcd+") for group in groups)
     again = run(*arguments)
-    assert again.returncode == 1 and "--overwrite" in again.stderr
+    assert again.returncode == 1 and "or overwrite it" in again.stderr
     (photos / "e.jpg").write_bytes(b"broken")
     broken = run(*arguments, "--overwrite")
     assert broken.returncode == 1 and "e.jpg" in broken.stderr
