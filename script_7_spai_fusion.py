@@ -1,21 +1,23 @@
-"""Script 7: is the picture as a whole generated? SPAI's spectral evidence, joined with CLIP's idea of what it shows.
+"""Script 7: detection of generated images by SPAI, fused with CLIP's embedding of the image.
 
-SPAI (Karageorgiou et al., CVPR 2025) asks of every patch how well its high frequencies follow from its low ones: a
-frozen ViT looks at the patch and at its low and high frequencies; the similarities of the three, with a spectral
-context vector, go through an attention over all patches of an image of any size. The fusion lets a CLIP image tower
-(and prompts, with --prompts) add what is shown: gated, and beginning as nothing, so that it starts as plain SPAI, which
---fusion none is, with the published defaults. Two stages: the semantic parts and the head, then everything.
+SPAI (Karageorgiou et al., CVPR 2025) measures for every patch how well its high frequencies follow from its low ones: a
+frozen ViT encodes the patch, its low and its high frequencies; their similarities and a spectral context vector go
+through an attention over all patches of an image of any size. The fusion adds a CLIP image tower (and text prompts,
+with --prompts) through gates that are closed at first, so that it starts as plain SPAI, which --fusion none trains with
+the published defaults. Two stages: the semantic parts and the head, then everything.
 
-    python script_7_spai_fusion.py --csv images.csv                    # image,class,split[,generator][,prompt]
-    python script_7_spai_fusion.py --real photographs --fake generated --profile quick
-    python script_7_spai_fusion.py --csv images.csv --evaluate --degrade jpeg,webp,resize,blur,noise
+    python script_7_spai_fusion.py --data-dir DIR            # real/, fake/[GENERATOR/], or these in train/, val/, test/
+    python script_7_spai_fusion.py --csv images.csv          # file,label[,split][,generator][,prompt]
+    python script_7_spai_fusion.py --data-dir DIR --profile quick --fusion none
     python script_7_spai_fusion.py --csv images.csv --holdout-generator sdxl
-    python script_7_spai_fusion.py --convert spai.pth --output models/spai_best.pth      # the published weights
+    python script_7_spai_fusion.py test --data-dir DIR --degrade jpeg webp resize blur noise
+    python script_7_spai_fusion.py convert spai.pth --output models/spai_best.pth    # the published weights
 
-Writes models/spai_fusion_best.pth, ..._last.pth, ..._metrics.json, and tests on the split that it was not trained on:
-figures by generator, a calibrated probability, and verdicts whose false-positive rate --target-fpr bounds.
+Training writes models/spai_fusion_best.pth, ..._last.pth, ..._metrics.json, and tests on the test split: results by
+generator, a calibrated probability, and verdicts whose false-positive rate --target-fpr bounds.
 Measured: the full recipe not yet. Quick, from scratch, 8 epochs on 308 portraits: test AUC 0.963 ± 0.022 (plain SPAI
-0.906 ± 0.029), by their content; on portraits against the same resampled and autoencoded 0.50. Two CPU cores (README).
+0.906 ± 0.029), by their content; on portraits against the same resampled and autoencoded 0.50. Two CPU cores
+(docs/RESULTS.md).
 """
 
 from common.process import prepare
@@ -25,31 +27,46 @@ prepare()  # before torch is imported
 from common.config.run import parse_config
 from common.devices import process_state
 from common.files import written_whole
-from common.generated.config import SpaiConfig
-from common.generated.testing import convert_published, evaluate_spai
-from common.generated.training import fit_spai, load_images, start_spai
+from common.generated.config import ConversionConfig, EvaluationConfig, SpaiConfig
+from common.generated.published import convert_published
+from common.generated.testing import evaluate_spai
+from common.generated.training import load_images, start_spai, train_spai
 from common.metrics.detection import format_table
 
 CONFIG = SpaiConfig(name="spai_fusion")
+COMMANDS = {"test": EvaluationConfig, "convert": ConversionConfig}
 
 
-def main(config: SpaiConfig) -> None:
+def main(config: SpaiConfig | EvaluationConfig | ConversionConfig) -> None:
     """Train and test; or only test; or convert."""
-    if config.convert is not None:
-        print(f"{config.convert} → {convert_published(config)}")
-        return
+    if isinstance(config, ConversionConfig):
+        convert_published(config.published, config.output)
+        print(f"{config.published} → {config.output}")
+    elif isinstance(config, EvaluationConfig):
+        test(config)
+    else:
+        train(config)
+
+
+def train(config: SpaiConfig) -> None:
+    """Train the network, and test the best epoch."""
     images = load_images(config)
-    if not config.evaluate:
-        model, config = start_spai(config)
-        metrics = fit_spai(config, model, images)
-        process_state().print(
-            f"{config.name}: validation AUC {metrics['auc']:.4f}, AP {metrics['ap']:.4f}, "
-            f"accuracy {metrics['accuracy']:.4f} → {config.models_dir / config.name}_best.pth"
-        )
-    if not config.evaluate and {image.generated for image in images if image.split == "test"} != {False, True}:
-        process_state().print(f"{config.name}: not tested, since the test split lacks a class")
-        return
-    table = evaluate_spai(config, images)
+    model, config = start_spai(config)
+    metrics = train_spai(config, model, images)
+    say = process_state().print
+    say(
+        f"{config.name}: validation AUC {metrics['auc']:.4f}, AP {metrics['ap']:.4f}, "
+        f"accuracy {metrics['accuracy']:.4f} → {config.models_dir / config.name}_best.pth"
+    )
+    if {image.generated for image in images if image.split == "test"} == {False, True}:
+        say(format_table(evaluate_spai(config.evaluation(), images)))
+    else:
+        say(f"{config.name}: not tested, since the test split lacks a class")
+
+
+def test(config: EvaluationConfig) -> None:
+    """Test a trained network."""
+    table = evaluate_spai(config, load_images(config, decoded=("test",)))
     process_state().print(format_table(table))
     if config.table is not None and process_state().is_main_process:
         with written_whole(config.table) as file:
@@ -57,4 +74,4 @@ def main(config: SpaiConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_config(CONFIG))
+    main(parse_config(CONFIG, COMMANDS))

@@ -1,13 +1,13 @@
-"""Plain SPAI, its semantic fusion and a vision transformer of plain SPAI's size: same images, same seeds, same code.
+"""Comparison of plain SPAI, its semantic fusion, and a vision transformer of plain SPAI's size.
 
-    python -m benchmarks.generated REAL FAKE
-    python -m benchmarks.generated REAL FAKE --seeds 1 --epochs 6 --output outputs/trial
+    python -m benchmarks.generated DIR
+    python -m benchmarks.generated DIR --seeds 1 --epochs 6 --output outputs/trial
 
 The quick profile of script 7, `--fusion none`, the fusion, and `benchmarks.patch_classifier.PatchClassifier` with twice
-the backbone's blocks; and `grain`, a logistic regression on four numbers: how much neighbouring pixels differ. Each
-seed splits the images anew, for all alike. Tested on the test split, clean and after each degradation; means over the
-generators (subfolders of FAKE), then mean ± standard deviation over the seeds.
-OUTPUT keeps the checkpoints and a table of each run, by generator: what is finished isn't done again.
+the backbone's blocks; and `grain`, a logistic regression on four numbers: how much neighbouring pixels differ. DIR has
+the folders real and fake; each seed draws other splits of them, the same for all models. Tested on the test split,
+clean and after each degradation; means over the generators (subfolders of fake), then mean ± standard deviation over
+the seeds. OUTPUT keeps the checkpoints and a table of each run, by generator: finished runs are not repeated.
 """
 
 from common.process import prepare
@@ -17,7 +17,9 @@ prepare()  # before torch is imported
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -35,43 +37,42 @@ from common.generated.degradations import DEGRADATIONS, degrade
 from common.generated.images import LabelledImage
 from common.generated.network import SPAI_KEYS, Spai
 from common.generated.testing import evaluate_model
-from common.generated.training import fit_spai, load_images, start_spai
+from common.generated.training import load_images, start_spai, train_spai
 from common.metrics.detection import by_generator
 from common.tables import markdown_table
 from common.training.checkpoint import load_checkpoint
+from common.training.engine import build_seeded
 
 MODELS = ("plain", "fusion", "classifier", "grain")
 FIGURES = {"auc": "AUC", "ap": "AP", "accuracy": "accuracy"}
 
 
 def main(
-    real: tyro.conf.Positional[Path],
-    fake: tyro.conf.Positional[Path],
+    data_dir: tyro.conf.Positional[Path],
     seeds: int = 3,
     epochs: int = 0,
     lr: float = 0.0,
     output: Path = Path("outputs/generated"),
 ) -> None:
-    """Train and test what isn't yet, and print the tables.
+    """Run all trainings and tests that are not finished, and print the tables.
 
     Args:
-        real: Folder of real images.
-        fake: Folder of generated ones, in subfolders by generator if there are several.
+        data_dir: Folder with real/ and fake/, the latter in subfolders by generator if there are several.
         seeds: Number of seeds, from 0.
-        epochs: Instead of the quick profile's, with its warm-up and first stage in proportion.
-        lr: Peak of the learning rate, instead of the quick profile's.
-        output: Folder for checkpoints and tables.
+        epochs: Number of epochs, with warm-up and first stage in proportion; 0 for the quick profile's.
+        lr: Peak of the learning rate; 0 for the quick profile's.
+        output: Folder of the checkpoints and tables.
     """
     runs = []
     for seed in range(seeds):
         for name in MODELS:
             config = _config(name, epochs, lr)
-            config = replace(config, name=f"{name}_{seed}", seed=seed, models_dir=output, real=real, fake=fake)
+            config = replace(config, name=f"{name}_{seed}", seed=seed, models_dir=output, data_dir=data_dir)
             run = _grain if name == "grain" else _run
             runs.append(run(config, load_images(config)).assign(model=name, seed=seed))
     table = pd.concat(runs)
     costs = table.groupby("model", sort=False)[["parameters", "seconds"]].mean()
-    rows = [[name, f"{row.parameters:,.0f}", f"{row.seconds:.0f}"] for name, row in costs.iterrows()]
+    rows = [[str(name), f"{row.parameters:,.0f}", f"{row.seconds:.0f}"] for name, row in costs.iterrows()]
     print(markdown_table(["model", "trainable parameters", "seconds of training"], rows), end="\n\n")
     rows, average = [], table[table["generator"] == "average"]
     for degradation in average["degradation"].unique():
@@ -84,7 +85,7 @@ def main(
 
 
 def _config(name: str, epochs: int, lr: float) -> SpaiConfig:
-    config = SpaiConfig(name=name, tracker="none", degrade=",".join(DEGRADATIONS))
+    config = SpaiConfig(name=name, tracker="none")
     config = config.quick() if name == "fusion" else config.published().quick()
     config = replace(config, degradation_probability=0.5)  # as the fusion's twins: the same chains for all
     if name == "classifier":
@@ -98,30 +99,31 @@ def _config(name: str, epochs: int, lr: float) -> SpaiConfig:
 
 
 def _run(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
-    """The test's rows (see `evaluate_model`) of one model and seed; trained, gone on with, or as they were kept."""
+    """The test's rows (see `evaluate_model`) of one model and seed, from its table if it is finished."""
     best, last, kept = (config.models_dir / f"{config.name}_{end}" for end in ("best.pth", "last.pth", "test.csv"))
-    # A finished run ends at once, after a check that settings and images are the same.
+    # A finished run ends at once, after a check that settings and images are those of the run.
     config = replace(config, resume=last.is_file())
     model, config = _start(config)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    fit_spai(config, model, images)
+    train_spai(config, model, images)
     if not kept.is_file() or kept.stat().st_mtime < best.stat().st_mtime:
         checkpoint = load_checkpoint(best, SPAI_KEYS)
         model.load_state_dict(checkpoint["model_state_dict"])
         seconds = json.loads((config.models_dir / f"{config.name}_metrics.json").read_text())["seconds"]
-        rows = evaluate_model(model, checkpoint, config, images)
+        test = replace(config.evaluation(), degrade=cast(Any, tuple(DEGRADATIONS)))
+        rows = evaluate_model(model, checkpoint, test, images)
         with written_whole(kept) as file:
             rows.assign(parameters=parameters, seconds=seconds).to_csv(file, index=False)
     return pd.read_csv(kept)
 
 
 def _grain(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
-    """The test's rows of a model without a network, as `_run`."""
+    """The test's rows, as of `_run`, of a model without a network."""
     train, test = of_split(images, "train"), of_split(images, "test")
     model = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit([_differences(read_image(image.path)) for image in train], [image.generated for image in train])
     tables = []
-    for degradation in ("none", *config.degradations):
+    for degradation in ("none", *DEGRADATIONS):
         read = (read_image(image.path) for image in test)
         shown = [image if degradation == "none" else degrade(image, degradation) for image in read]
         rows = pd.DataFrame([vars(image) for image in test])
@@ -137,10 +139,11 @@ def _differences(image: np.ndarray) -> list[float]:
     return [float(np.log(np.square(part).mean() + 1e-3)) for pair in apart for part in pair]
 
 
-def _start(config: SpaiConfig) -> tuple[Spai | PatchClassifier, SpaiConfig]:
+def _start(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
     if not config.name.startswith("classifier"):
         return start_spai(config)
-    network = PatchClassifier(
+    build = partial(
+        PatchClassifier,
         config.backbone_name,
         patch_size=config.patch_size,
         patch_stride=config.patch_stride,
@@ -148,7 +151,8 @@ def _start(config: SpaiConfig) -> tuple[Spai | PatchClassifier, SpaiConfig]:
         width=config.backbone_width,
         heads=config.backbone_heads,
     )
-    return network, config
+    # The training and the test call only what the two networks have in common.
+    return cast(Spai, build_seeded(config.seed, build)), config
 
 
 if __name__ == "__main__":

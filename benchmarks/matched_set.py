@@ -1,16 +1,16 @@
-"""Pictures that differ from real ones only in how they were made: what a detector can find where content tells nothing.
+"""Data set of real and generated images with the same content, for detectors of the traces of generation.
 
     python -m benchmarks.matched_set REAL data/matched
-    python -m benchmarks.generated data/matched/real data/matched/fake
+    python -m benchmarks.generated data/matched
 
-Of each real image the centre, halved to 256 px, stands there as it is, and again as two generators' last steps would
-leave it: `resampled`, made smaller by a factor of 0.4 to 0.7 and large again (Lanczos); and `autoencoded`, through
-convolutions of stride 2 to an eighth of its sides and transposed convolutions back, with the original's colours by
-area. All three are PNG files of one size and one name, so that neither the container nor, with the splits of
-`common.generated.images.read_folders`, the content tells the class.
+The centre of each real image, halved to 256 px, is saved as it is, and as two generators' last steps would leave it:
+`resampled`, shrunk by a factor of 0.4 to 0.7 and enlarged again (Lanczos); and `autoencoded`, through convolutions of
+stride 2 to an eighth of its sides and transposed convolutions back, with the original's colours by area. All three are
+PNG files of one size and one name, so that neither the container nor, with the splits of
+`common.generated.images.images_of_folders`, the content tells the class.
 
-The autoencoder learns from the same images that it then rebuilds. That is no leak: it sees no labels, and its traces,
-not the images, are what a detector has to find.
+The autoencoder is trained on the same images that it then rebuilds. That is no leak: it sees no labels, and a detector
+has to find its traces, not the images.
 """
 
 from common.process import prepare
@@ -43,10 +43,10 @@ def main(real: tyro.conf.Positional[Path], output: tyro.conf.Positional[Path], l
     """Make OUTPUT/real, OUTPUT/fake/resampled and OUTPUT/fake/autoencoded.
 
     Args:
-        real: Real images, in any folders below this one; those with a side below 256 px are left out.
+        real: Folder of real images, with subfolders; those with a side below 256 px are left out.
         output: A new folder.
-        limit: Take so many of them, drawn by the seed; 0 for all.
-        seed: Of the draws, and of the autoencoder.
+        limit: Number of images to use, drawn by the seed; 0 for all.
+        seed: Random seed of the draws and of the autoencoder.
     """
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists. Choose another output folder.")
@@ -68,7 +68,7 @@ def main(real: tyro.conf.Positional[Path], output: tyro.conf.Positional[Path], l
 
 
 def _square(image: np.ndarray) -> np.ndarray:
-    """The centre, up to 512 px of it, averaged to 256: at full size the blocks of an original's JPEG would tell it."""
+    """The centre, up to 512 px of it, averaged to 256: at full size its JPEG's blocks would reveal a real image."""
     side = min(*image.shape[:2], 2 * SIDE)
     top, left = ((length - side) // 2 for length in image.shape[:2])
     return cv2.resize(image[top : top + side, left : left + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -99,7 +99,7 @@ def _rebuild(images: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _coloured(version: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A rebuilt image with the original's colours by area: a small autoencoder's are pale, which would tell it."""
+    """A rebuilt image with the original's colours by area: a small autoencoder's are pale, which would reveal it."""
     change = image.astype(np.float32) - version
     return np.rint(version + cv2.GaussianBlur(change, (0, 0), COLOUR_SIGMA)).clip(0, 255).astype(np.uint8)
 

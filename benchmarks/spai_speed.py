@@ -1,11 +1,11 @@
-"""SPAI's features of patches: seconds and memory, ours against a plain way to compute the same.
+"""Speed and memory of SPAI's features of patches, compared with a straightforward computation.
 
     python -m benchmarks.spai_speed
 
 Plain: the complex transform with its shifts, two transforms back, one pass of the backbone each for x, low and high,
-and the tokens of all blocks kept until the statistics are taken. Ours: `Spai.patch_features`. The same random weights,
-the same features, which is checked. Ratios above 1 are faster or smaller; speed is the median of interleaved rounds. A
-peak of memory is that of a process of its own (Linux), less what it held when the network had seen its first patch.
+and the tokens of all blocks kept until the statistics are taken. Ours: `Spai.patch_features`. Both have the same random
+weights, and their features are checked to be the same. Ratios above 1 are faster or smaller; speed is the median of
+interleaved rounds; peaks of memory are measured in a process of their own (Linux), from after its first patch.
 """
 
 from common.process import prepare
@@ -15,7 +15,6 @@ prepare()  # before torch is imported
 import multiprocessing
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import high_water
 from common.generated.config import SpaiConfig
 from common.generated.network import Spai
 from common.generated.spectrum import circular_mask
@@ -35,7 +35,7 @@ from common.tables import markdown_table
 
 QUICK = SpaiConfig(name="quick").published().quick()
 FULL = SpaiConfig(name="full").published()
-# All 12 blocks would take many minutes; the tokens of one are held at a time anyway.
+# All 12 blocks would take minutes, and only the tokens of one are held at a time.
 TWO_BLOCKS = replace(FULL, backbone_depth=2)
 CASES = (("quick profile", QUICK, 256, 7), ("ViT-B/16", FULL, 8, 3))
 """Name, configuration, number of patches, rounds."""
@@ -44,26 +44,26 @@ IMAGE, BATCHES = (3000, 4000), (8, 32)
 
 
 def main() -> None:
-    """Check, time, measure, print the tables."""
+    """Compare the features, measure time and memory, print the tables."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
     speed, memory = [], []
     for name, config, count, rounds in CASES:
         network, x = _prepared(config, count)
         plain, ours = _race(partial(_plain_split, x, config.mask_radius), partial(network.split, x), SPLIT_ROUNDS)
         speed.append([f"{name}: split of {count} patches", *_rates(plain, ours, count)])
-        ways = [partial(way, config, network, x) for way in (_plain_features, _features)]
-        plain, ours = _race(*ways, rounds)
+        plain_way, our_way = (partial(way, config, network, x) for way in (_plain_features, _features))
+        plain, ours = _race(plain_way, our_way, rounds)
         speed.append([f"{name}: features of {count} patches", *_rates(plain, ours, count)])
         plain, ours = (_in_a_process(_peak_of_features, way, config, count) for way in (_plain_features, _features))
         memory.append([f"{name}: features of {count} patches", *map(_mb, (plain, ours)), f"{plain / ours:.2f}×"])
     print(markdown_table(["patches a second", "plain", "ours", "ratio"], speed), end="\n\n")
     print(markdown_table(["peak memory", "plain", "ours", "ratio"], memory), end="\n\n")
-    rows = [[f"--feature-batch {batch}", _mb(_in_a_process(_peak_of_image, batch))] for batch in BATCHES]
+    rows = [[f"{batch} patches at a time", _mb(_in_a_process(_peak_of_image, batch))] for batch in BATCHES]
     print(markdown_table([f"{IMAGE[1]} × {IMAGE[0]} px scored, two blocks of ViT-B/16", "peak memory"], rows))
 
 
 def _prepared(config: SpaiConfig, count: int) -> tuple[Spai, Tensor]:
-    """The network in evaluation mode, which has seen its first patch, and patches (count, 3, S, S)."""
+    """The network in evaluation mode, after its first patch, and patches (count, 3, S, S)."""
     torch.manual_seed(0)
     network, x = Spai(**architecture(config)).eval(), torch.rand(count, 3, config.patch_size, config.patch_size)
     _features(config, network, x[:1])
@@ -99,7 +99,7 @@ def _plain_split(x: Tensor, radius: float) -> tuple[Tensor, Tensor]:
 
 
 def _race(plain: Callable, ours: Callable, rounds: int) -> tuple[float, float]:
-    """Median seconds of both, after a check that they give the same."""
+    """Median seconds of both, after a check that their results are the same."""
     torch.testing.assert_close(plain(), ours(), rtol=0, atol=1e-4)
     times = ([], [])
     for _ in range(rounds):
@@ -131,17 +131,11 @@ def _peak_of_image(batch: int) -> float:
 
 
 def _peak(work: Callable) -> float:
-    """MB that the process holds at most while it works, beyond what it held before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    """Peak memory of the process during `work`, in MB, beyond the peak before."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = high_water()
     work()
     return high_water() - before
-
-
-def high_water() -> float:
-    """MB that this process has held at most so far (Linux)."""
-    # Not getrusage: its peak is handed down from the process that started this one.
-    return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def _mb(value: float) -> str:

@@ -1,6 +1,6 @@
-"""Where a classifier of whole images looked, as something to look at: maps over the image, a table of its tokens.
+"""Attention of a detector of generated images: maps over the image, a table of its semantic tokens, a figure.
 
-Attention tells how much each part weighs in the verdict, not what is wrong there: it is no mask of a forgery.
+Attention is how much each part weighs in the verdict, not what is wrong there: it is no mask of a forgery.
 """
 
 import re
@@ -10,19 +10,21 @@ from collections.abc import Sequence
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
+from common.generated.detector import Detector
 from common.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
 from common.tables import markdown_table
 
 BEST_PROMPTS = 5
-"""Prompts in the table."""
+"""Number of prompts in the table."""
 PROMPT_LETTERS = 40
-"""Of a prompt, that the table shows."""
+"""Length in letters to which the table shortens a prompt."""
 
-# The order of its brightness is the order of its values, for colour-blind readers too (van der Walt and Smith 2015).
+# Brighter colours are larger values, for colour-blind readers too (van der Walt and Smith 2015).
 COLOURS = matplotlib.colormaps["viridis"]
 COLOUR_SHARE = 0.7
-"""Of the colour, where it lies over the grey image."""
+"""Opacity of the colour over the grey image."""
 CAPTION = "Colour is attention: how much a part weighs in the verdict, not what is wrong there. No mask of a forgery."
 
 # All in pixels of the picture.
@@ -30,17 +32,52 @@ LEAST_COLUMN, BAR_WIDTH, BAR_HEIGHT, LINE, STRIPE = 390, 200, 14, 16, 6
 HEAD, PANEL_HEAD, BAR_FOOT = 66, 22, 46
 
 
+def explain(detector: Detector, image: np.ndarray, title: str) -> tuple[str, Figure]:
+    """Explain the verdict on an image.
+
+    Args:
+        detector: A trained network.
+        image: uint8 (H, W, 3) RGB of any size.
+        title: Name of the image; the title of the figure begins with it.
+
+    Returns:
+        Text: a line with verdict and probability, one with what the verdict guarantees, and, of a network with fusion,
+        the table of `describe_tokens`; and the figure of `draw_attention`.
+    """
+    (found,) = detector.predict([image])
+    model, weights = detector.model, found.score.attention.numpy()
+    height, width = image.shape[:2]
+    patches = len(weights) * attention_map(found.score.positions, weights, model.patch_size, height, width)
+    lines = [f"{found.verdict}, probability that it is generated {found.probability:.4f}"]
+    lines.append(_guarantee(found.verdict, detector.target_fpr))
+    cells = None
+    if found.score.semantic_attention is not None:
+        names, asked = model.semantic_tokens, found.score.semantic_attention.numpy()
+        lines.append("\n" + describe_tokens(names, asked, weights, detector.prompts))
+        cells = semantic_map(names, asked, weights, height, width)
+        cells = None if cells is None else len(names) * cells
+    title = f"{title}: {found.verdict}, probability that it is generated {found.probability:.2f}"
+    return "\n".join(lines), draw_attention(image, patches, cells, title)
+
+
+def _guarantee(verdict: str, rate: float) -> str:
+    """The error rate that a verdict guarantees, in one line."""
+    if verdict == "insufficient evidence":
+        return f"neither verdict is known to be wrong for at most {100 * rate:g} % of such images"
+    other = "real" if verdict == "generated" else "generated"
+    return f"of {other} images like those of the validation, at most {100 * rate:g} % are called {verdict}"
+
+
 def attention_map(
     positions: Sequence[tuple[int, int]], weights: np.ndarray, patch_size: int, height: int, width: int
 ) -> np.ndarray:
-    """Patches' weights, each over its square.
+    """Map of the patches' weights, each over its square.
 
     Args:
         positions: Row and column of the upper left pixels of P patches, in the image after `pad_to_patch`.
         weights: (P,).
         patch_size: Side of a patch in pixels.
-        height: Of the image before it was padded.
-        width: Likewise.
+        height, width: Of the image in pixels, before it was padded.
 
     Returns:
         float32 (height, width): means of the weights where patches overlap, nan where none lies.
@@ -59,14 +96,13 @@ def attention_map(
 def semantic_map(
     names: Sequence[str], weights: np.ndarray, attention: np.ndarray, height: int, width: int
 ) -> np.ndarray | None:
-    """Weights on the cells of the finest scale, means over the patches by their attention, each over its cell.
+    """Map of the weights on the cells of the finest scale: means over the patches, weighted by their attention.
 
     Args:
         names: Of the K semantic tokens, as `Spai.semantic_tokens`.
-        weights: Of each patch on the tokens, (P, K), sum 1 over them.
-        attention: Of the patches, (P,), sum 1.
-        height: Of the image. It was resized to a square for the tower: a cell covers its part of height and width.
-        width: Likewise.
+        weights: Of each patch on the tokens, (P, K), sum 1 over K.
+        attention: Weights of the patches, (P,), sum 1.
+        height, width: Of the image in pixels. The tower saw it as a square: a cell covers its share of the sides.
 
     Returns:
         float32 (height, width); None where no token is a cell.
@@ -83,17 +119,15 @@ def semantic_map(
 def describe_tokens(
     names: Sequence[str], weights: np.ndarray, attention: np.ndarray, prompts: Sequence[str] | None = None
 ) -> str:
-    """What the patches asked the picture's meaning about, as a Markdown table, one row a kind of semantic token.
+    """Markdown table of the attention on the semantic tokens, one row per kind of token.
 
     Args:
-        names: See `semantic_map`.
-        weights: Likewise.
-        attention: Likewise.
+        names, weights, attention: See `semantic_map`.
         prompts: The wording of the text tokens, where it is known.
 
     Returns:
-        Number of tokens, their share of the attention, and that in equal shares of all tokens; the best
-        `BEST_PROMPTS` prompts follow by themselves.
+        Number of tokens, their share of the attention in %, and that in equal shares of all tokens; then a row for each
+        of the `BEST_PROMPTS` prompts with most attention.
     """
     shares = attention @ weights
     kinds: dict[str, list[int]] = {}
@@ -111,20 +145,18 @@ def describe_tokens(
     return markdown_table(["semantic tokens", "number", "attention", "× equal share"], rows)
 
 
-def draw_attention(
-    image: np.ndarray, attention: np.ndarray, semantic: np.ndarray | None, title: str
-) -> matplotlib.figure.Figure:
-    """The image, and beside it in colours over its grey, or below where it is wide, how much each part weighs.
+def draw_attention(image: np.ndarray, attention: np.ndarray, semantic: np.ndarray | None, title: str) -> Figure:
+    """Draw the image and, beside it or, if it is wide, below, the maps in colours over the grey image.
 
     Args:
         image: uint8 (H, W, 3) RGB of any size.
-        attention: (H, W), the patches' weights in equal shares: 1 is what each would have if all had the same
+        attention: (H, W), the patches' weights in equal shares: 1 is what each would have if all were equal
             (`attention_map` times P). Where it is nan the image is hatched.
         semantic: (H, W), in equal shares of the tokens (`semantic_map` times K); None without one.
         title: Above the picture.
 
     Returns:
-        A figure at most 1,620 pixels wide at its own dpi. Its axes are the image, and of each map the map and its bar.
+        A figure at most 1,620 pixels wide at its own dpi. Its axes are the image and, for each map, map and bar.
     """
     height, width = image.shape[:2]
     maps = [("patch attention", attention, _patch_caption(attention))]
@@ -188,7 +220,7 @@ def _span(values: np.ndarray) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most that many pixels."""
+    """Lines of at most that width in pixels."""
     return textwrap.wrap(text, width // 7)  # a letter of 9 points is about 6.5 pixels wide
 
 
@@ -198,7 +230,7 @@ def _coloured(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     # Nearest: the borders of the patches are sharp, and nan must not spread.
     shown = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-    # Half the contrast: dark parts of the picture must not look like low values.
+    # Half the contrast, so that dark parts of the picture do not look like low values.
     colours = COLOUR_SHARE * 255 * COLOURS(shown)[..., :3] + (1 - COLOUR_SHARE) * (64 + grey / 2)
     stripes = np.add.outer(np.arange(size[1]), np.arange(size[0])) // STRIPE % 2
     hatched = 0.5 * grey + np.where(stripes, 110, 60)[..., None]
@@ -206,9 +238,9 @@ def _coloured(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _draw_bar(page: Page, x: int, y: int, highest: float) -> None:
-    """What the colours mean, from 0 to the highest, with a line at an equal share."""
+    """Colour bar from 0 to the highest value, with a line at an equal share."""
     ramp = np.linspace(0, 1, BAR_WIDTH, dtype=np.float32)[None].repeat(BAR_HEIGHT, axis=0)
-    # As they look over a middle grey.
+    # The colours as they are over a middle grey.
     axes = page.panel(_coloured(np.full((BAR_HEIGHT, BAR_WIDTH, 3), 128, np.uint8), ramp), x, y)
     axes.axvline((BAR_WIDTH - 1) / highest, color="white", linewidth=2)
     page.text(x, y + BAR_HEIGHT + 3, "0", fontsize=9)

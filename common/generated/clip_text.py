@@ -1,4 +1,4 @@
-"""Embeddings of texts in CLIP's space (Radford et al. 2021), by open_clip: optional, it needs open_clip_torch."""
+"""CLIP embeddings of texts (Radford et al. 2021) by the optional open_clip_torch, cached on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import written_whole
 from common.networks.pretrained import hub_asked_once
-from common.networks.weight_files import first_line
 
 LOCAL = "local-dir:"
 BATCH = 64
@@ -30,7 +29,7 @@ DEFAULT_PROMPTS = (
     "an AI-generated image",
     "an unedited photograph from a camera",
 )
-"""What the screened images show: scenes, scientific figures, and how a picture may have been made."""
+"""Prompts for what screened images show (scenes, scientific figures) and how they may have been made."""
 
 
 def get_text_embeddings(prompts: Sequence[str], model: str, pretrained: str) -> Tensor:
@@ -41,7 +40,7 @@ def get_text_embeddings(prompts: Sequence[str], model: str, pretrained: str) -> 
         model: A name of open_clip's, such as `ViT-B-16-quickgelu`; or `local-dir:FOLDER` with `open_clip_config.json`
             and weights in it, which needs no network.
         pretrained: `openai` or another pretraining that open_clip lists for the name, from the hub or its local cache;
-            a file's path; or `none`, random weights, always the same ones. A folder brings its own.
+            a file's path; or `none`, random weights from a fixed seed. A folder has its own weights.
 
     Returns:
         float32 (n, E), each of length 1.
@@ -50,24 +49,24 @@ def get_text_embeddings(prompts: Sequence[str], model: str, pretrained: str) -> 
         UserError: open_clip isn't installed, no prompts, or the tower can't be loaded.
     """
     if not prompts:
-        raise UserError("there are no prompts to embed. Give one or more.")
+        raise UserError("there are no prompts to embed; give one or more.")
     try:
         import open_clip
     except ImportError as error:
         raise UserError(
             f"texts are embedded by open_clip ({error}). Install it: pip install open_clip_torch"
         ) from error
-    tower = _load_tower(open_clip, model, pretrained)
+    tower: Any = _load_tower(open_clip, model, pretrained)
     tokens = open_clip.get_tokenizer(model)(list(prompts))
     with torch.no_grad():
         return torch.cat([tower.encode_text(batch, normalize=True) for batch in tokens.split(BATCH)])
 
 
 def cached_text_embeddings(prompts: Sequence[str], model: str, pretrained: str, cache: Path) -> Tensor:
-    """As `get_text_embeddings`, but only prompts are embedded that the file `cache` lacks; it keeps those of one tower.
+    """As `get_text_embeddings`, with a file `cache` of the embeddings of one tower; only missing prompts are embedded.
 
-    The tower is known by the two names and, where its weights lie on this machine, by their files' sizes and times. A
-    cache travels without them: files that aren't there count as unchanged.
+    The tower is identified by the two names and, where its weights are on this machine, by their files' sizes and
+    times. Files that aren't there count as unchanged, so that a cache can be copied to a machine without the weights.
 
     Raises:
         UserError: See `get_text_embeddings`; or `cache` can't be written.
@@ -88,14 +87,14 @@ def _load_tower(open_clip: Any, model: str, pretrained: str) -> torch.nn.Module:
     if local and pretrained not in ("none", "openai"):
         raise UserError(f"{model} brings its own weights: {pretrained} would not be read. Put it into the folder.")
     if not local and model not in open_clip.list_models():
-        raise UserError(f"open_clip has no model {model!r}. Take ViT-B-16-quickgelu, or {LOCAL}FOLDER.")
+        raise UserError(f"open_clip has no model {model!r}. Choose ViT-B-16-quickgelu, or {LOCAL}FOLDER.")
     tags = [] if local else open_clip.list_pretrained_tags_by_model(model)
     if not local and pretrained not in ("none", *tags) and not Path(pretrained).is_file():
         raise UserError(
             f"{pretrained} is neither a file nor a pretraining of {model}. Pretrainings: none, {', '.join(tags)}."
         )
     try:
-        # Whoever embeds texts on the way keeps its random numbers, and random weights are always the same.
+        # The caller's random numbers stay as they are, and random weights are always the same.
         with hub_asked_once(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = open_clip.create_model(
@@ -104,9 +103,9 @@ def _load_tower(open_clip: Any, model: str, pretrained: str) -> torch.nn.Module:
                 pretrained_text=False,
                 require_pretrained=local or pretrained != "none",
             )
-    except Exception as error:  # open_clip, the hub's client and torch raise kinds of their own
+    except Exception as error:  # open_clip, the hub's client and torch have no common error class
         raise UserError(
-            f"CLIP {model} with weights {pretrained} can't be loaded ({first_line(error)}). Without a network, give a "
+            f"CLIP {model} with weights {pretrained} can't be loaded ({first_line(error)}). Without a network, use a "
             f"folder with open_clip_config.json and open_clip_model.safetensors: {LOCAL}FOLDER."
         ) from error
     del network.visual
@@ -120,12 +119,12 @@ def _weight_files(model: str, pretrained: str) -> dict[str, list[int]]:
 
 
 def _read_cache(cache: Path, tower: dict[str, Any]) -> dict[str, Tensor]:
-    """Vectors by prompt that `cached_text_embeddings` wrote for this tower; none if there is nothing of that kind."""
+    """Vectors by prompt that `cached_text_embeddings` wrote for this tower; empty if there is no such file."""
     try:
         kept = torch.load(cache, "cpu", weights_only=True)
         same = all(kept[name] == tower[name] for name in ("model", "pretrained"))
         if same and tower["files"] in ({}, kept["files"]):
             return dict(zip(kept["prompts"], kept["embeddings"], strict=True))
-    except Exception:  # missing, truncated, no torch file: each raises its own kind, and each means to write it anew
+    except Exception:  # missing, truncated, no torch file: no common error class, and all mean to rewrite it
         pass
     return {}

@@ -1,221 +1,192 @@
-"""What the training of script 7 is told, and what it does besides training."""
+"""Configurations of script 7: training, test, and conversion of the published weights."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from common.config.run import RunConfig
+from tyro.conf import Positional, Suppress, arg
+
+from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Share
+from common.errors import UserError
 
 # The architecture of MFM's ViT, whose weights come from a file; the hub's are MAE's, pretrained by masking pixels.
 MFM_TOWER = "vit_base_patch16_224.mae"
 CLIP_TOWER = "vit_base_patch16_clip_quickgelu_224.openai"
 
+Rate = Annotated[float, Range(lambda value: 0 < value < 1, "above 0 and below 1"), arg(metavar="FLOAT(0,1)")]
+Dropout = Annotated[float, Range(lambda value: 0 <= value < 1, "0 or more and below 1"), arg(metavar="FLOAT[0,1)")]
+
 
 @dataclass(frozen=True, kw_only=True)
-class SpaiConfig(RunConfig):
-    """Training, evaluation or conversion of a SPAI classifier. Defaults are the seed's fusion; `--fusion none` changes
-    them to those of the published plain SPAI."""
+class ScoringConfig:
+    """What training and test have in common: the images, and how they are scored."""
+
+    data_dir: Path = Path("data")
+    """Folder of images: real/ and fake/ (or fake/<generator>/), or these two in each of train/, val/ and test/."""
+    csv: Path | None = None
+    """Table of images to use instead: file,label[,split][,generator][,prompt]; labels are real or fake."""
+    holdout_generator: str = ""
+    """Generator whose images are tested on alone; the other generators' images are trained on."""
+    name: str = "spai_fusion"
+    """Name of the detector: its checkpoint is <name>_best.pth in --models-dir."""
+    models_dir: Path = Path("models")
+    """Folder of the checkpoints."""
+    seed: Natural = 0
+    """Random seed of splits that are not given (70 % train, 15 % val, 15 % test); the same as in training."""
+    workers: Natural = 4
+    """Processes that load images; 0 loads them in the main process."""
+    skip_bad_files: bool = False
+    """Leave out images that can't be read, after listing them, instead of stopping."""
+    feature_batch: Count = 400
+    """Patches that are scored at a time: memory grows with it, not with the image."""
+    target_fpr: Rate = 0.05
+    """False-positive rate that the verdict "generated" may have."""
+    text_name: str = "ViT-B-16-quickgelu"
+    """CLIP text tower of open_clip_torch, or local-dir:FOLDER; it must be of the same CLIP as the image tower."""
+    text_weights: str = "openai"
+    """Weights of the text tower: the name of an open_clip pretraining, or a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(ScoringConfig):
+    """Test a trained detector on the test split."""
+
+    degrade: tuple[Literal["jpeg", "webp", "resize", "blur", "noise"], ...] = ()
+    """Degradations that the images are also tested after, each by itself."""
+    clip_score: bool = False
+    """Also test how well the generated images fit their prompts, by CLIP; needs open_clip_torch."""
+    table: Path | None = None
+    """CSV file that the results are written to."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UserError: With the flag, its value and what it must be.
+        """
+        if not 0 < self.target_fpr < 1:
+            raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
+        if self.feature_batch < 1:
+            raise UserError(f"--feature-batch is {self.feature_batch}; it must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionConfig:
+    """Convert the published weights of SPAI to a checkpoint of plain SPAI that is not calibrated."""
+
+    published: Positional[Path]
+    """The published file, spai.pth."""
+    output: Path = Path("models/spai_best.pth")
+    """Checkpoint to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaiConfig(RunConfig, ScoringConfig):
+    """Train a detector and test it. The defaults are the original recipe's fusion; `--fusion none` changes them to
+    those of the published plain SPAI, `--profile quick` shrinks either for two CPU cores."""
 
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
-        *("csv", "real", "fake", "convert", "output", "evaluate", "degrade", "feature_batch", "backbone_weights"),
-        *("semantic_weights", "text_weights", "table", "clip_score", "cache", "target_fpr"),
+        *("csv", "data_dir", "feature_batch", "backbone_weights", "semantic_weights", "text_weights", "cache"),
+        "target_fpr",
     }
     RECIPES: ClassVar[dict[tuple[str, str], str]] = {("fusion", "none"): "published"} | RunConfig.RECIPES
     INHERITED: ClassVar[frozenset[str]] = frozenset({"backbone_weights", "semantic_weights"})
 
-    csv: Path | None = None
-    """Table of images: image,class,split (class 1 is generated; split train, val or test), and optionally generator and
-    prompt. Paths are relative to it."""
-    real: Path | None = None
-    """Instead of a table: folder of real images ..."""
-    fake: Path | None = None
-    """... and of generated ones, in subfolders by generator if there are several; splits are drawn by --seed."""
-    holdout_generator: str = ""
-    """Leave one generator out: its images are only tested on."""
-    evaluate: bool = False
-    """Don't train: test models/<name>_best.pth on the test split."""
-    degrade: str = ""
-    """Test after these too, comma-separated: jpeg, webp, resize, blur, noise."""
-    clip_score: bool = False
-    """Test how well images fit their prompts, by CLIP, too; needs open_clip_torch."""
-    table: Path | None = None
-    """Write the test's figures here as CSV."""
-    convert: Path | None = None
-    """Don't train: read the published checkpoint (spai.pth) and write it as one of ours ..."""
-    output: Path | None = None
-    """... here; by default models/spai_best.pth."""
-
     fusion: Literal["none", "semantic"] = "semantic"
-    """semantic: SPAI with CLIP's semantics; none: plain SPAI, with the published defaults."""
+    """semantic is SPAI with CLIP's semantics; none is plain SPAI with the published defaults."""
     init: Path | None = None
-    """Checkpoint of plain SPAI that the fusion starts from; the network's sizes are then its."""
+    """Checkpoint of plain SPAI whose weights and sizes the network starts from."""
     backbone_name: str = CLIP_TOWER
-    """ViT of timm whose tokens are compared: CLIP's; vit_base_patch16_224.mae, of which MFM's published weights are a
-    kind too; vit_base_patch14_dinov2."""
+    """Vision transformer of timm: a CLIP tower, vit_base_patch16_224.mae (also for MFM) or vit_base_patch14_dinov2."""
     backbone_weights: str = "hub"
-    """hub (timm's; MAE's for plain SPAI), none, auto (hub, or none when it can't be reached), or a file (timm's key
-    names, or MFM's)."""
-    backbone_depth: int = 0
-    """Blocks of the backbone; 0 for the name's own, as for the next two."""
-    backbone_width: int = 0
-    """Width of its tokens."""
-    backbone_heads: int = 0
-    """Heads of its attention."""
+    """Weights of the backbone: hub (timm's), none (random), auto (hub, else none), or a file of timm's or MFM's."""
     train_backbone: bool = False
-    """Train the backbone too, in the second stage, with --layer-decay. The seed and the paper keep it frozen."""
-    patch_size: int = 224
-    """Side of the patches in pixels."""
-    patch_stride: int = 112
-    """From patch to patch where images are scored (seed: 112; published: 224)."""
+    """Train the backbone too, after the first stage. The original recipe and the paper keep it frozen."""
+    patch_stride: Count = 112
+    """Pixels from one patch to the next when images are scored, at most the patch size of 224 (published: 224)."""
     cover_edges: bool = False
-    """Where images are scored, add patches that end with the image. Published: the remainder is dropped."""
-    mask_radius: float = 16.0
-    """Frequencies closer than this to the centre of a patch's spectrum are low."""
-    projection_dim: int = 1024
-    """Width of the projected tokens."""
-    projection_layers: int = 3
-    """Linear layers of each projector."""
-    attention_dim: int = 1024
-    """Width of the attention over the patches."""
-    attention_heads: int = 16
-    """Its heads."""
-    head_ratio: int = 4
-    """Hidden width of the classification head, in widths of a patch's vector."""
-    dropout: float = 0.3
-    """Of projectors, attention and head."""
-
+    """Score patches that end with the image too; the published grid leaves out what remains right and below."""
+    dropout: Dropout = 0.3
+    """Dropout of the projectors, the attention and the head."""
     semantic_name: str = ""
-    """CLIP image tower of timm for the semantics; empty shares the backbone, which must then be CLIP's."""
+    """CLIP image tower of timm for the semantics; empty shares the backbone, which must then be a CLIP tower."""
     semantic_weights: str = "hub"
-    """Its weights, as --backbone-weights."""
-    fusion_width: int = 512
-    """Width that the fusion works in."""
-    fusion_heads: int = 8
-    """Heads of its attentions."""
-    twelve_statistics: bool = True
-    """Minima and maxima of the similarities beside their means and deviations."""
-    early_fusion_layers: tuple[int, ...] = (2, 4, 6, 8)
-    """Blocks, counted from 1, whose vectors the image's meaning joins through a gate."""
-    frequency_attention: bool = True
-    """x, low and high frequencies each look at the semantic tokens by an attention of their own."""
-    hierarchical_fusion: bool = True
-    """Low and high frequencies are joined first, then with x."""
-    cross_attention: bool = True
-    """The joined spectral tokens look at the semantic tokens."""
-    adaptive_gating: bool = True
-    """A gate weighs spectral against semantic."""
-    semantic_scales: tuple[int, ...] = (2, 4)
-    """The whole image's token grid is pooled to s×s semantic tokens for each of these."""
-    local_semantics: bool = True
-    """A semantic token of each patch itself (the plan's approach 2); without it, of the whole image alone (1)."""
+    """Weights of the semantic tower, as --backbone-weights."""
     prompts: str = ""
-    """File of prompts, one a line, that become semantic tokens; default for a list of what pictures show. --prompts,
-    --text-weight and --clip-score need open_clip_torch."""
-    text_name: str = "ViT-B-16-quickgelu"
-    """CLIP text tower of open_clip_torch, or local-dir:FOLDER; of the same CLIP as the image tower."""
-    text_weights: str = "openai"
-    """Its weights: a name of open_clip's or a file."""
+    """File of prompts, one per line, that become semantic tokens, or default for a list; needs open_clip_torch."""
+    text_weight: NonNegative = 0.0
+    """Weight of the image-text loss (original recipe: 0.5), for tables with prompts; needs open_clip_torch."""
 
-    classification: Literal["bce", "focal"] = "focal"
-    """Loss of the classification (published: bce)."""
-    focal_alpha: float = 0.25
-    """Weight of generated images in the focal loss; real ones get the rest."""
-    focal_gamma: float = 2.0
-    """How strongly easy images are weighed down."""
-    semantic_weight: float = 0.1
-    """Of the semantic consistency of an image and its degraded twin."""
-    frequency_weight: float = 0.05
-    """Of the same consistency within x, low and high frequencies."""
-    text_weight: float = 0.0
-    """Of the image-text loss, for tables with prompts (plan: 0.5)."""
-
-    batch_size: int = 32
-    """Images a step and process."""
-    epochs: int = 15
-    """Passes over the training images."""
-    stage_one_epochs: int = 5
-    """Of them the first train the semantic parts and the head alone; without fusion there is no such stage."""
-    lr: float = 3e-4
-    """Peak of the learning rate."""
-    schedule: Literal["constant", "one_cycle", "cosine"] = "cosine"
-    """As published, after a warm-up."""
-    warmup_epochs: float = 3.0
-    """Epochs in which the rate rises to --lr."""
-    weight_decay: float = 0.03
-    """Of AdamW."""
-    layer_decay: float = 0.85
-    """With --train-backbone: each block learns at this share of the next one's rate."""
-    clip_grad: float = 1.0
-    """Largest norm of the gradient; 0 does not clip."""
-    views: int = 6
-    """Augmented crops of an image that stand for its patches in training."""
-    native_crops: bool = False
-    """Cut the views out as they are, as patches are where images are scored. Published: crops of 20 to 100 % of the
-    area, resized to the patch size."""
-    degradation_probability: float = 0.5
-    """Share of the training images that go through one to five of jpeg, webp, resize, blur and noise. With a
-    consistency loss every image has a degraded twin instead."""
-    color_jitter: float = 0.1
-    """Largest change of brightness, contrast and saturation in augmentation, as a share."""
-    mixup: float = 0.0
-    """Mixup's α (seed: 0.2); off, because blending images blends the traces that are looked for."""
-    cutmix: float = 0.0
-    """CutMix's α (seed: 0.3); off for the same reason."""
+    batch_size: Count = 32
+    """Images per step and process."""
+    epochs: Natural = 15
+    """Passes over the training images; 0 saves and scores the untrained network."""
+    stage_one_epochs: Natural = 5
+    """Epochs, fewer than --epochs, of a first stage that trains only fusion and head; plain SPAI has none."""
+    lr: Positive = 3e-4
+    """Peak of the learning rate; a cosine follows the warm-up."""
+    warmup_epochs: NonNegative = 3.0
+    """Epochs, fewer than --epochs, in which the learning rate rises to --lr."""
+    weight_decay: NonNegative = 0.03
+    """Weight decay of AdamW."""
+    views: Count = 6
+    """Augmented crops of each image that stand for its patches in training."""
+    degradation_probability: Share = 0.5
+    """Share of the training images that are degraded; without effect with fusion, where each has a degraded twin."""
     cache: bool = False
-    """Keep the decoded training images in the memory of each process."""
+    """Keep the decoded training images in the memory of each process, up to 4 GB."""
 
-    feature_batch: int = 400
-    """Patches at a time where images are scored: memory grows with it, not with the image."""
-    target_fpr: float = 0.05
-    """False-positive rate that calling an image generated may have."""
+    # Set by recipes, not by flags. First the sizes and parts of the network: see `common.generated.network.Spai`.
+    backbone_depth: Suppress[int] = 0
+    backbone_width: Suppress[int] = 0
+    backbone_heads: Suppress[int] = 0
+    patch_size: Suppress[int] = 224
+    mask_radius: Suppress[float] = 16.0
+    projection_dim: Suppress[int] = 1024
+    projection_layers: Suppress[int] = 3
+    attention_dim: Suppress[int] = 1024
+    attention_heads: Suppress[int] = 16
+    head_ratio: Suppress[int] = 4
+    fusion_width: Suppress[int] = 512
+    fusion_heads: Suppress[int] = 8
+    twelve_statistics: Suppress[bool] = True
+    early_fusion_layers: Suppress[tuple[int, ...]] = (2, 4, 6, 8)
+    frequency_attention: Suppress[bool] = True
+    hierarchical_fusion: Suppress[bool] = True
+    cross_attention: Suppress[bool] = True
+    adaptive_gating: Suppress[bool] = True
+    semantic_scales: Suppress[tuple[int, ...]] = (2, 4)
+    local_semantics: Suppress[bool] = True
+    # The losses: see `common.generated.losses.SpaiLoss`.
+    classification: Suppress[Literal["bce", "focal"]] = "focal"
+    focal_alpha: Suppress[float] = 0.25
+    focal_gamma: Suppress[float] = 2.0
+    semantic_weight: Suppress[float] = 0.1
+    frequency_weight: Suppress[float] = 0.05
+    # The views: see `common.generated.dataset.view_augmentation`.
+    native_crops: Suppress[bool] = False
+    color_jitter: Suppress[float] = 0.1
+    # The optimiser: see `common.training.optimizing`.
+    layer_decay: Suppress[float] = 0.85
+    clip_grad: Suppress[float] = 1.0
+    schedule: Suppress[Literal["cosine"]] = "cosine"
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         return super()._rules() | {
-            "patch_size": (self.patch_size > 0 and self.patch_size % 2 == 0, "a positive even number"),
-            "patch_stride": (0 < self.patch_stride <= self.patch_size, "from 1 to --patch-size"),
-            "attention_heads": (
-                self.attention_heads > 0 and self.attention_dim % self.attention_heads == 0,
-                "1 or more and a divisor of --attention-dim",
-            ),
-            "fusion_heads": (
-                self.fusion_heads > 0 and self.fusion_width % self.fusion_heads == 0,
-                "1 or more and a divisor of --fusion-width",
-            ),
-            "projection_layers": (self.projection_layers > 0, "1 or more"),
-            "dropout": (0 <= self.dropout < 1, "from 0 to less than 1"),
+            "patch_stride": (self.patch_stride <= self.patch_size, f"from 1 to {self.patch_size}, the patch size"),
             "prompts": (not self.prompts or self.fusion != "none", "empty: plain SPAI has no semantic tokens"),
-            "text_weight": (
-                self.text_weight == 0 or (self.fusion != "none" and self.mixup == self.cutmix == 0 < self.text_weight),
-                "0 or more, and 0 without fusion or with --mixup or --cutmix: no prompt describes a mixed image",
-            ),
-            **{
-                name: (getattr(self, name) > 0, "above 0")
-                for name in ("mask_radius", "projection_dim", "attention_dim", "head_ratio", "fusion_width")
-            },
-            **{
-                name: (getattr(self, name) >= 0, "0 or more")
-                for name in ("semantic_weight", "frequency_weight", "focal_gamma")
-            },
-            "focal_alpha": (0 <= self.focal_alpha <= 1, "from 0 to 1"),
-            "layer_decay": (0 < self.layer_decay <= 1, "above 0, at most 1"),
-            "views": (self.views > 0, "1 or more"),
-            "degradation_probability": (0 <= self.degradation_probability <= 1, "from 0 to 1"),
-            "color_jitter": (0 <= self.color_jitter < 1, "from 0 to less than 1"),
-            "mixup": (self.mixup >= 0, "0 or more"),
-            "cutmix": (self.cutmix >= 0, "0 or more"),
-            "feature_batch": (self.feature_batch > 0, "1 or more"),
-            "target_fpr": (0 < self.target_fpr < 1, "above 0 and below 1"),
+            "text_weight": (self.text_weight == 0 or self.fusion != "none", "0 without fusion"),
             "stage_one_epochs": (
-                0 <= self.stage_one_epochs < self.epochs or self.epochs == 0,
+                self.stage_one_epochs < self.epochs or self.epochs == 0,
                 f"0 or more and below --epochs ({self.epochs}): what it leaves out has to learn too",
             ),
         }
 
-    @property
-    def degradations(self) -> list[str]:
-        """The names in `degrade`."""
-        return [name.strip() for name in self.degrade.split(",") if name.strip()]
+    def evaluation(self) -> EvaluationConfig:
+        """The test of this training's checkpoint on the same images."""
+        names = (field.name for field in dataclasses.fields(ScoringConfig))
+        return EvaluationConfig(**{name: getattr(self, name) for name in names})
 
     def published(self) -> Self:
         """Plain SPAI as published: MFM's backbone, binary cross-entropy, 35 epochs; four views, nothing clipped."""
@@ -248,8 +219,8 @@ class SpaiConfig(RunConfig):
     def quick(self) -> Self:
         """The recipe for two CPU cores: a ViT of two blocks, 64-px patches, everything else narrower in proportion.
 
-        No weights are published for such a ViT. A random one that stays frozen says little, so it trains. Views of 64
-        px are cut out, not shrunk from most of the image, and layers of 64 numbers bear less dropout (docs/LOG.md).
+        No weights are published for such a ViT, and frozen random ones are of little use: it is trained. Views of 64 px
+        are cut out, not shrunk from most of the image, and layers 64 wide get less dropout (docs/LOG.md).
         """
         return dataclasses.replace(
             super().quick(),

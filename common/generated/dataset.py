@@ -1,6 +1,6 @@
-"""Labelled pictures as tensors: augmented views for training, untouched pixels for testing."""
+"""Datasets of labelled images: augmented views for training, untouched pixels for testing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import albumentations as A
 import cv2
@@ -16,21 +16,20 @@ from common.generated.degradations import degrade, random_chain, resize_to
 from common.generated.images import LabelledImage, prompt_list
 
 CACHE_BYTES = 2**32
-IMAGES = ("views", "whole", "degraded_views", "degraded_whole")
-"""What of a training batch is pixels."""
 
 
-def view_augmentation(size: int, color_jitter: float = 0.0, native_crops: bool = False) -> A.Compose:
-    """What makes a view of an image (SPAI): a crop of 20 to 100 % of the area, flipped, turned, blurred, noisy, JPEG.
+def view_augmentation(size: int, color_jitter: float = 0.0, *, native_crops: bool = False) -> A.Compose:
+    """A view of an image (SPAI): a crop of 20 to 100 % of the area, flipped, turned, blurred, noisy, JPEG.
 
-    SPAI.md leaves open what is chosen here: turns are quarter turns, which resample nothing; blur has σ up to 1, noise
-    up to 5 levels of 255; each comes to every second view.
+    The paper leaves open what is chosen here: turns are quarter turns, which resample nothing; blur has σ up to 1,
+    noise up to 5 levels of 255; each is applied to every second view.
 
     Args:
         size: Side of the view in pixels.
-        color_jitter: Largest change of brightness, contrast and saturation, as a share; 0 for none (seed: 0.1).
-        native_crops: Cut the view out as it is, as the patches of a scored image are cut, instead of resizing a crop.
-            Views much smaller than the image are shrunk so much by the resizing that the traces are gone.
+        color_jitter: Largest change of brightness, contrast and saturation, as a share in [0, 1); 0 for none (original
+            recipe: 0.1).
+        native_crops: Cut the view out as it is, as the patches of a scored image are cut, instead of resizing a crop:
+            where views are much smaller than the image, resizing removes the traces.
     """
     crop = A.RandomResizedCrop((size, size), scale=(0.2, 1.0))
     if native_crops:
@@ -52,7 +51,7 @@ def view_augmentation(size: int, color_jitter: float = 0.0, native_crops: bool =
 
 
 class GeneratedTrainSet(Dataset):
-    """Views of labelled pictures, augmented and degraded."""
+    """Views of labelled images, augmented and degraded."""
 
     def __init__(
         self,
@@ -61,26 +60,23 @@ class GeneratedTrainSet(Dataset):
         views: int,
         patch_size: int,
         whole_size: int,
+        augmentation: A.Compose | None = None,
         degradation_probability: float = 0.0,
         pairs: bool = False,
         cache: bool = False,
-        color_jitter: float = 0.0,
-        native_crops: bool = False,
     ) -> None:
         """Hold the images; files are read when an item is asked for.
 
         Args:
-            images: Inspected ones, so that no file fails in the middle of an epoch.
+            images: Readable ones, so that no file fails in the middle of an epoch.
             views: V, number of views of an image.
-            patch_size: S, side of a view.
-            whole_size: T, side of the square that the whole image is resized to.
-            degradation_probability: Share of the images that go through `random_chain` before anything else. With
-                `pairs` it isn't used: there every image has a degraded twin and stays clean itself.
+            patch_size: S, side of a view in pixels.
+            whole_size: T, side in pixels of the square that the whole image is resized to.
+            augmentation: Makes a view; by default `view_augmentation(patch_size)`.
+            degradation_probability: Share of the images that go through `random_chain` first. Without effect with
+                `pairs`, where every image stays clean and has a degraded twin.
             pairs: Give each item its degraded twin.
-            cache: Read files now and keep their pixels, of as many as fit into `CACHE_BYTES`: for a few thousand small
-                images (512² are 0.8 MB each).
-            color_jitter: See `view_augmentation`.
-            native_crops: Likewise.
+            cache: Read files now and keep their pixels, of as many as fit into `CACHE_BYTES` (512² px are 0.8 MB).
         """
         self.images = images
         self.views = views
@@ -91,25 +87,25 @@ class GeneratedTrainSet(Dataset):
         self.prompts = prompt_list(images)
         """What an item's `prompt_index` counts."""
         self._prompt_index = {prompt: index for index, prompt in enumerate(self.prompts)}
-        self._augmentation = view_augmentation(patch_size, color_jitter, native_crops)
+        self._augmentation = augmentation or view_augmentation(patch_size)
         # Filled here, not item by item: each of the loader's workers would fill a copy of its own.
         self._pixels = _read_some(images) if cache else []
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        """Item of `(index, seed)` as the training sampler draws it; of a bare index, the index is the seed.
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor | int]:
+        """Item of `(index, seed)`, as the training sampler draws it; a bare index is its own seed.
 
-        The seed alone decides what is drawn: the number of workers, or where a run was interrupted, does not.
+        All randomness follows from the seed: the number of workers, or where a run was interrupted, changes nothing.
 
         Returns:
             views: uint8 (V, 3, S, S); whole: uint8 (3, T, T); label: float32 (), 1 = generated; index: position in
             `images`; prompt_index: position in `prompts`, -1 without a prompt. With `pairs` also degraded_views and
             degraded_whole of the same shapes: the same crops, flips, turns and so on of the image after a random
-            chain, brought back to its size.
+            chain, resized to its own size.
         """
-        index, seed = key if isinstance(key, tuple) else (key, key)
+        index, seed = index if isinstance(index, tuple) else (index, index)
         labelled = self.images[index]
         image = self._pixels[index] if index < len(self._pixels) else read_image(labelled.path)
         rng = np.random.default_rng(seed)
@@ -131,7 +127,7 @@ class GeneratedTrainSet(Dataset):
         return item
 
     def _cut(self, image: np.ndarray, seeds: list[int]) -> Tensor:
-        """One view of an image a seed, uint8 (V, 3, S, S)."""
+        """One view of an image per seed, uint8 (V, 3, S, S)."""
         views = []
         for seed in seeds:
             reseed(self._augmentation, seed)
@@ -140,7 +136,7 @@ class GeneratedTrainSet(Dataset):
 
 
 class GeneratedTestSet(Dataset):
-    """Labelled pictures at their own resolution."""
+    """Labelled images at their own resolution."""
 
     def __init__(
         self, images: Sequence[LabelledImage], degradation: str | None = None, *, whole_size: int = 224
@@ -148,9 +144,9 @@ class GeneratedTestSet(Dataset):
         """Hold the images.
 
         Args:
-            images: Inspected ones.
-            degradation: That each goes through, if any (see `common.generated.degradations`).
-            whole_size: T, side of the square that the whole image is resized to.
+            images: Readable ones.
+            degradation: What each goes through, if anything (see `common.generated.degradations`).
+            whole_size: T, side in pixels of the square that the whole image is resized to.
         """
         self.images = images
         self.degradation = degradation
@@ -196,78 +192,3 @@ def collate(items: list[dict[str, Tensor | int]]) -> dict[str, Tensor | list[Ten
     """Stack the values of items, (B, ...) each, but keep `image` as a list of B tensors (3, H, W)."""
     stacked = default_collate([{name: value for name, value in item.items() if name != "image"} for item in items])
     return stacked | ({"image": [item["image"] for item in items]} if "image" in items[0] else {})
-
-
-def mix(batch: dict[str, Tensor], kind: str, alpha: float, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Mix the images of a training batch in random pairs.
-
-    An option, and off by default: both are reported to harm the detection of generated images, because they blend the
-    very traces that are looked for (a mean of two images has half of each one's spectrum, a pasted box an edge).
-
-    Args:
-        batch: Collated items of `GeneratedTrainSet`.
-        kind: `mixup` or `cutmix`.
-        alpha: Of the Beta(α, α) that the share of an image is drawn from, > 0; one draw a batch.
-        rng: Where the randomness comes from.
-
-    Returns:
-        A new batch with mixed images and soft labels.
-    """
-    permutation = torch.from_numpy(rng.permutation(len(batch["label"])))
-    share = rng.beta(alpha, alpha)
-    if kind == "mixup":
-        return mixup(batch, share, permutation)
-    if kind != "cutmix":
-        raise ValueError(f"kind is {kind!r}, not mixup or cutmix")
-    side, (row, column) = (1 - share) ** 0.5, rng.random(2)
-    box = [min(max(edge, 0.0), 1.0) for edge in (row - side / 2, column - side / 2, row + side / 2, column + side / 2)]
-    return cutmix(batch, tuple(box), permutation)
-
-
-def mixup(batch: dict[str, Tensor], share: float, permutation: Tensor) -> dict[str, Tensor]:
-    """Weighted mean of each image and its partner (mixup, Zhang et al. 2018).
-
-    Args:
-        batch: Collated items of `GeneratedTrainSet`.
-        share: Of the image itself, λ in [0, 1].
-        permutation: Partner of each image, (B,).
-    """
-
-    def mean(images: Tensor) -> Tensor:
-        images = images.float()
-        return images[permutation].lerp_(images, share).round_().to(torch.uint8)
-
-    return _mixed(batch, mean, share, permutation)
-
-
-def cutmix(batch: dict[str, Tensor], box: tuple[float, float, float, float], permutation: Tensor) -> dict[str, Tensor]:
-    """Each image with a box of its partner, at one place in every view and the whole (CutMix, Yun et al. 2019).
-
-    Args:
-        batch: Collated items of `GeneratedTrainSet`.
-        box: Top, left, bottom, right as shares of the side, in [0, 1]. Labels mix by the part of a view that the box
-            covers, in whole pixels.
-        permutation: Partner of each image, (B,).
-    """
-
-    def part(side: int) -> tuple[slice, slice]:
-        top, left, bottom, right = (round(edge * side) for edge in box)
-        return slice(top, bottom), slice(left, right)
-
-    def paste(images: Tensor) -> Tensor:
-        rows, columns = part(images.shape[-1])
-        mixed = images.clone()
-        mixed[..., rows, columns] = images[permutation][..., rows, columns]
-        return mixed
-
-    side = batch["views"].shape[-1]
-    rows, columns = part(side)
-    covered = (rows.stop - rows.start) * (columns.stop - columns.start) / side**2
-    return _mixed(batch, paste, 1 - covered, permutation)
-
-
-def _mixed(batch: dict[str, Tensor], change: Callable[[Tensor], Tensor], share: float, permutation: Tensor) -> dict:
-    """A batch with changed images and the labels mixed by a share; no prompt describes a mixed image."""
-    images = {name: change(batch[name]) for name in IMAGES if name in batch}
-    label = share * batch["label"] + (1 - share) * batch["label"][permutation]
-    return {**batch, **images, "label": label, "prompt_index": torch.full_like(batch["prompt_index"], -1)}

@@ -1,6 +1,6 @@
-"""What happens to a picture on its way through the web: compressed, resized, blurred, noisy.
+"""Degradations of images, as on their way through the web: JPEG, WebP, resizing, blur, noise.
 
-Fixed for evaluation, drawn at random for training.
+Of fixed strength in evaluation, in random chains in training.
 """
 
 import zlib
@@ -34,44 +34,45 @@ def webp(image: np.ndarray, quality: int) -> np.ndarray:
     if max(height, width) > WEBP_SIDE:
         raise UserError(f"an image of {height}×{width} can't be a WebP, which has {WEBP_SIDE} px a side at most.")
     _, buffer = cv2.imencode(".webp", image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(np.asarray(decoded)[..., ::-1])
 
 
 def resize(image: np.ndarray, factor: float) -> np.ndarray:
-    """Scale both sides of an image (H, W, 3) by a factor; it keeps the new size.
+    """Scale both sides of an image (H, W, 3) by a factor.
 
-    It isn't scaled back: the network takes any size, and a second resize would be one more trace.
+    It isn't scaled back: the network takes any size, and a second resize would leave one more trace.
     """
     height, width = image.shape[:2]
     return resize_to(image, max(1, round(height * factor)), max(1, round(width * factor)))
 
 
 def resize_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bring an image (H, W, 3) to another size: averaged where both sides shrink, else bilinear."""
+    """Resize an image (H, W, 3): by area where both sides shrink, else bilinearly."""
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of an image (H, W, 3); σ in pixels, 0 leaves it as it is."""
+    """Gaussian blur of an image (H, W, 3); σ in pixels, 0 for none."""
     return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
 
 
 def noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise on each channel of an image uint8 (H, W, 3); σ in levels of 255, clipped to them."""
+    """Add Gaussian noise to each channel of an image uint8 (H, W, 3), σ in levels of 255, and clip the sum."""
     return cv2.add(image, sigma * rng.standard_normal(image.shape, np.float32), dtype=cv2.CV_8U)
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """An operation and its strengths: JPEG's or WebP's quality, a factor of the sides, a σ."""
+    """An operation and its strengths: the quality of JPEG and WebP, a factor of the sides, a σ."""
 
     apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-    """Image, strength, randomness → image; all uint8 RGB."""
+    """Image, strength, randomness → image, both uint8 (H, W, 3) RGB."""
     strength: float
     """In evaluation."""
     strengths: tuple[float, float]
-    """Range in training. It is drawn evenly, in whole numbers where its bounds are such."""
+    """Range in training: drawn uniformly, in whole numbers where the bounds are integers."""
 
 
 DEGRADATIONS = {
@@ -83,13 +84,12 @@ DEGRADATIONS = {
 }
 
 
-def degrade(image: np.ndarray, name: str, strength: float | None = None) -> np.ndarray:
-    """One degradation of a fixed strength, as in the evaluation.
+def degrade(image: np.ndarray, name: str) -> np.ndarray:
+    """One degradation of the evaluation's strength.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         name: One of `DEGRADATIONS`.
-        strength: Its own if None.
 
     Returns:
         uint8 (H', W', 3), the same for the same image every time: noise follows from the pixels.
@@ -99,33 +99,30 @@ def degrade(image: np.ndarray, name: str, strength: float | None = None) -> np.n
     """
     if name not in DEGRADATIONS:
         raise UserError(f"there is no degradation {name!r}; choose from {', '.join(DEGRADATIONS)}.")
-    degradation = DEGRADATIONS[name]
-    rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(image)))
-    return degradation.apply(image, degradation.strength if strength is None else strength, rng)
+    rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+    return DEGRADATIONS[name].apply(image, DEGRADATIONS[name].strength, rng)
 
 
-def random_chain(
-    image: np.ndarray, rng: np.random.Generator, operations: tuple[int, int] = (1, 5), *, min_side: int
-) -> np.ndarray:
-    """A chain of different degradations in random order and strength, each at most once.
+def random_chain(image: np.ndarray, rng: np.random.Generator, *, min_side: int) -> np.ndarray:
+    """One to five different degradations in random order and of random strength.
 
     It knows no label, so that both classes are degraded alike: where one class is compressed or resized more often than
-    the other, the compression is learnt instead of the generator. None comes twice, or repeated enlargements would
-    make an image of fifty times the size.
+    the other, the compression is learned instead of the generator. None is repeated, since repeated enlargements could
+    make an image fifty times as large.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        rng: Where the randomness comes from.
-        operations: Smallest and largest length of the chain, both included.
+        rng: Source of the randomness.
         min_side: Pixels below which no side is shrunk.
 
     Returns:
         uint8 (H', W', 3).
     """
-    length = rng.integers(*operations, endpoint=True)
+    length = rng.integers(1, len(DEGRADATIONS), endpoint=True)
     for name in rng.permutation(list(DEGRADATIONS))[:length].tolist():
         low, high = DEGRADATIONS[name].strengths
-        strength = rng.integers(low, high, endpoint=True) if isinstance(low, int) else rng.uniform(low, high)
+        draw = rng.uniform(low, high) if isinstance(low, float) else rng.integers(low, int(high), endpoint=True)
+        strength = float(draw)
         shortest, longest = min(image.shape[:2]), max(image.shape[:2])
         if name == "resize":
             strength = max(strength, min(1.0, min_side / shortest))

@@ -1,4 +1,4 @@
-"""Is an image as a whole generated: the checkpoints of script 7, asked about images of any size."""
+"""Calibrated predictions of a trained network of script 7 for images of any size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ DETECTOR = "spai"
 
 @dataclass(frozen=True)
 class Generated:
-    """What a detector says of one image."""
+    """A detector's verdict on one image."""
 
     probability: float
-    """That it is generated, calibrated, in (0, 1)."""
+    """Calibrated probability in (0, 1) that the image is generated."""
     verdict: str
     """`generated`, `real`, or `insufficient evidence` (`common.metrics.conformal`)."""
     score: ImageScore
 
 
 class Detector:
-    """A trained network of script 7, with its calibration and its verdicts' bounds."""
+    """A trained network of script 7, with its calibration and the bounds of its verdicts."""
 
     def __init__(self, model: Spai, checkpoint: dict[str, Any], device: torch.device) -> None:
-        """Hold them.
+        """Move the network to a device.
 
         Args:
             model: In evaluation mode.
-            checkpoint: Its `calibration`, `validation`, `target_fpr`, `prompts`, `config`.
+            checkpoint: With `calibration`, `validation`, `target_fpr`, `prompts` and `config`.
             device: Where the network runs.
         """
         self.model = model.to(device)
@@ -47,11 +47,11 @@ class Detector:
         self.adjust(checkpoint["config"]["feature_batch"], checkpoint["target_fpr"])
 
     def adjust(self, feature_batch: int | None = None, target_fpr: float | None = None) -> None:
-        """Use other numbers than the training's; None leaves one as it is.
+        """Replace numbers of the training; None leaves one as it is.
 
         Args:
-            feature_batch: Patches at a time: memory grows with it.
-            target_fpr: False-positive rate that the verdicts keep.
+            feature_batch: Number of patches that are scored at a time: memory grows with it.
+            target_fpr: False-positive rate in (0, 1) that the verdicts keep.
         """
         if feature_batch is not None:
             self.feature_batch = feature_batch
@@ -66,14 +66,14 @@ class Detector:
         size = self.model.whole_size
         whole = torch.stack([to_tensor(resize_image(image, size)) for image in images])
         scores = self.model.score_images(
-            [to_tensor(image) for image in images], whole, self.feature_batch, self.cover_edges
+            [to_tensor(image) for image in images], whole, self.feature_batch, cover_edges=self.cover_edges
         )
-        return [self._judge(score) for score in scores]
-
-    def _judge(self, score: ImageScore) -> Generated:
-        raw = torch.sigmoid(torch.tensor(score.logit, dtype=torch.float64)).item()
-        probability = calibrated(raw, **self.calibration)
-        return Generated(probability, self.bounds.verdict(probability), score)
+        found = []
+        for score in scores:
+            raw = torch.sigmoid(torch.tensor(score.logit, dtype=torch.float64)).item()
+            probability = calibrated(raw, **self.calibration)
+            found.append(Generated(probability, self.bounds.verdict(probability), score))
+        return found
 
 
 def find_detector(models_dir: Path) -> Path | None:
@@ -82,11 +82,11 @@ def find_detector(models_dir: Path) -> Path | None:
     Raises:
         UserError: There are several.
     """
-    return find_checkpoint(models_dir, DETECTOR, "generated images", "ask none: --no-generated")
+    return find_checkpoint(models_dir, DETECTOR, "generated images", "turn their detection off")
 
 
 def load_detector(path: Path, device: torch.device) -> Detector:
-    """Load a checkpoint of script 7, with a printed note where it was converted and never calibrated.
+    """Load a checkpoint of script 7; a note is printed if it was converted and never calibrated.
 
     Raises:
         UserError: It can't be read, or is of another kind.
@@ -95,8 +95,8 @@ def load_detector(path: Path, device: torch.device) -> Detector:
     if not checkpoint["metrics"]:
         name = path.stem.removesuffix("_best")
         print(
-            f"note: {path} was never calibrated: its probability is the network's own, and its verdict always open. "
-            "Calibrate it on images of your own (--csv, or --real and --fake): python script_7_spai_fusion.py "
-            f"--fusion none --epochs 0 --init {path} --models-dir {path.parent} --name {name}"
+            f"note: {path} was never calibrated: its probability is the network's own, and the verdict is always "
+            "insufficient evidence. Calibrate it on images of your own: python script_7_spai_fusion.py --fusion none "
+            f"--epochs 0 --init {path} --models-dir {path.parent} --name {name} --data-dir DIR"
         )
     return Detector(load_spai(checkpoint, path), checkpoint, device)

@@ -1,8 +1,7 @@
-"""The semantic side of SPAI's fusion: what the picture shows, and how that joins what its spectrum says.
+"""Semantic fusion: layers that add CLIP's embedding of the image to the spectral features of SPAI.
 
-Every part is residual and begins as nothing: its last layer is zero, so that a fresh fused network is plain SPAI to the
-last digit, and learns from there. The similarities that SPAI measures are taken before any of this, of untouched
-features (`common.generated.network`).
+Every part is residual with a last layer that is zero at first, so that a fresh fused network computes exactly what
+plain SPAI does. SPAI's similarities are taken before any of this, of unchanged features (`common.generated.network`).
 """
 
 from typing import NamedTuple
@@ -13,12 +12,12 @@ from torch.nn import functional as F
 
 
 class Fused(NamedTuple):
-    """What the fusion says of N patches."""
+    """Output of the fusion for N patches."""
 
     delta: Tensor
-    """To add to the spectral context vector, (N, D)."""
+    """What is added to the spectral context vector, (N, D)."""
     fused: Tensor
-    """The joined vector before that, (N, W)."""
+    """The fused vector that `delta` is computed from, (N, W)."""
     frequencies: Tensor
     """The vectors of x, low and high after their attention, means over the layers, (N, 3, W)."""
     attention: Tensor | None
@@ -39,13 +38,13 @@ def pyramid_tokens(grid: Tensor, scales: tuple[int, ...]) -> Tensor:
 
 
 class EarlyFusionGate(nn.Module):
-    """c + σ(gate(LN(c), s)) · V s: the image's meaning s joins a layer's vector c, as far as both let it.
+    """c + σ(gate(LN(c), s)) · V s: a gated addition of the image's embedding s to a layer's vector c.
 
-    Seed: gates at early layers, with residual connection and layer norm.
+    Original recipe: gates at early layers, with residual connection and layer norm.
     """
 
     def __init__(self, features: int, semantic_features: int, hidden: int = 128) -> None:
-        """Gates of `features` numbers, computed through `hidden`."""
+        """Build a gate for vectors of `features` numbers, with one hidden layer of width `hidden`."""
         super().__init__()
         self.norm = nn.LayerNorm(features)
         self.gate = nn.Sequential(
@@ -69,25 +68,25 @@ class Attend(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
 
     def forward(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The queries and what they found, (N, L, W), and their weights (N, L, K), means over the heads."""
+        """The queries plus the attended values, (N, L, W), and the weights (N, L, K), means over the heads."""
         found, weights = self.attention(self.norm(queries), tokens, tokens)
         return queries + found, weights
 
 
 class SemanticFusion(nn.Module):
-    """From a patch's spectral vectors and the semantic tokens to what joins its context vector.
+    """Fuses a patch's spectral vectors with the semantic tokens into an addition to its context vector.
 
-    1. Frequency-aware attention: x, low and high each look at the semantic tokens by an attention of their own.
-    2. Hierarchical fusion: low and high become one, then that and x; without it their mean.
-    3. Cross-attention: the result, one token a layer, looks at the semantic tokens.
+    1. Frequency-aware attention: x, low and high each attend to the semantic tokens, with weights of their own.
+    2. Hierarchical fusion: low and high are merged, then the result and x; without it their mean.
+    3. Cross-attention: the result, one token per layer, attends to the semantic tokens.
     4. Adaptive gating: spectral r and semantic s become g·r + (1 − g)·s, g = σ(W[r, s]); without it their mean.
-    5. A linear layer, zero at first, leads to the context vector.
+    5. A linear layer, zero at first, maps the result to the width of the context vector.
 
-    It reads the spectral vectors without shaping them: no gradient goes back to the projectors, whose outputs the
-    similarities are taken of, so that no loss on the fusion can pull x, low and high together.
+    No gradient goes back to the projectors, of whose outputs the similarities are taken: no loss on the fusion can pull
+    x, low and high together.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 the plain values of a checkpoint
         self,
         *,
         spectral_features: int,
@@ -107,13 +106,10 @@ class SemanticFusion(nn.Module):
             spectral_features: D, width of the projected tokens.
             semantic_features: E, width of the semantic tokens.
             layers: L, of the backbone.
-            width: W, that the fusion works in (seed: SEMANTIC_DIM 512).
-            heads: Of each attention (seed: 8).
-            dropout: Of the attention's weights and of the joined vector.
-            frequency_attention: Part 1.
-            hierarchical_fusion: Part 2.
-            cross_attention: Part 3.
-            adaptive_gating: Part 4.
+            width: W, of the fusion's vectors (original recipe: SEMANTIC_DIM 512).
+            heads: Number of heads of each attention; a divisor of W (original recipe: 8).
+            dropout: Of the attention's weights and of the fused vector.
+            frequency_attention, hierarchical_fusion, cross_attention, adaptive_gating: Parts 1 to 4.
         """
         super().__init__()
         self.spectral = nn.Sequential(nn.LayerNorm(spectral_features), nn.Linear(spectral_features, width))
@@ -128,11 +124,11 @@ class SemanticFusion(nn.Module):
         self.join = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), zero_linear(width, spectral_features))
 
     def forward(self, spectral: Tensor, semantic: Tensor) -> Fused:
-        """Join mean tokens (N, 3, L, D) of x, low and high by layer with semantic tokens (N, K, E), K of 2 or more.
+        """Fuse mean tokens (N, 3, L, D) of x, low and high by layer with semantic tokens (N, K, E).
 
         Raises:
-            ValueError: Fewer than two semantic tokens: the weight on a single one is 1 whatever it is, and neither
-                query nor key would ever learn.
+            ValueError: K is below 2: the weight on a single token is always 1, so that neither queries nor keys would
+                ever learn.
         """
         if semantic.shape[1] < 2:
             raise ValueError("attention needs two semantic tokens or more")
@@ -163,12 +159,12 @@ class SemanticFusion(nn.Module):
 
 
 def _merge(width: int) -> nn.Module:
-    """Two vectors of a width, side by side, become one."""
+    """Merges two concatenated vectors of that width into one."""
     return nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
 
 
 def zero_linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer that begins as zero."""
+    """A linear layer whose weights and biases are zero at first."""
     linear = nn.Linear(in_features, out_features)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

@@ -1,6 +1,6 @@
-"""Losses for images: is it generated, do an image and its degraded twin agree, does it fit its prompt."""
+"""Losses of the training of SPAI: classification, consistency of an image and its degraded twin, image and text."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +10,8 @@ from common.generated.network import SpaiOutput
 from common.training.losses import FocalLoss
 
 
-class _Agreement(nn.Module):
-    """Mean of max(0, margin − cos) over pairs of vectors."""
-
-    def __init__(self, margin: float = 0.9) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def forward(self, clean: Tensor, degraded: Tensor) -> Tensor:
-        """Scalar loss in [0, 1 + margin]; the vectors lie along the last axis of two tensors of the same shape."""
-        if clean.shape != degraded.shape:
-            raise ValueError(f"clean vectors {tuple(clean.shape)} against degraded {tuple(degraded.shape)}")
-        return F.relu(self.margin - F.cosine_similarity(clean.float(), degraded.float(), dim=-1)).mean()
-
-
-class SemanticConsistencyLoss(_Agreement):
-    """Mean of max(0, margin − cos) of each image's semantic vector (B, W) and that of its degraded twin.
+class ConsistencyLoss(nn.Module):
+    """Mean of max(0, margin − cos) over pairs of vectors, of an image and of its degraded twin.
 
     1 − cos is smallest when all images share one vector, and pushes there even where a pair agrees already. With the
     margin such a pair has no gradient, and what tells images apart is left alone. A pair that disagrees is still pushed
@@ -35,16 +21,19 @@ class SemanticConsistencyLoss(_Agreement):
         margin: The cosine in (0, 1] from which a pair agrees.
     """
 
+    def __init__(self, margin: float = 0.9) -> None:
+        super().__init__()
+        self.margin = margin
 
-class FrequencyConsistencyLoss(_Agreement):
-    """Mean of max(0, margin − cos) of each component of an image, (B, 3, W), and the same of its degraded twin.
+    def forward(self, clean: Tensor, degraded: Tensor) -> Tensor:
+        """Scalar loss in [0, 1 + margin] of two tensors (..., W) of the same shape.
 
-    The image, its low and its high frequencies are each compared with themselves in the other view and never with each
-    other: how far those three are apart is what SPAI measures.
-
-    Args:
-        margin: The cosine in (0, 1] from which a pair agrees.
-    """
+        Raises:
+            ValueError: Different shapes.
+        """
+        if clean.shape != degraded.shape:
+            raise ValueError(f"clean vectors {tuple(clean.shape)} against degraded {tuple(degraded.shape)}")
+        return F.relu(self.margin - F.cosine_similarity(clean.float(), degraded.float(), dim=-1)).mean()
 
 
 class ImageTextLoss(nn.Module):
@@ -84,10 +73,11 @@ class SpaiLoss(nn.Module):
 
     Args:
         classification: Binary cross-entropy (SPAI) or `FocalLoss`.
-        alpha: Of the focal loss, the weight of generated images; real ones get 1 − alpha (seed: 0.25).
-        gamma: Of the focal loss (seed: 2).
-        semantic_weight: Of `SemanticConsistencyLoss` (seed: 0.1).
-        frequency_weight: Of `FrequencyConsistencyLoss` (seed: 0.05).
+        alpha: Of the focal loss, the weight of generated images; real ones get 1 − alpha (original recipe: 0.25).
+        gamma: Of the focal loss (original recipe: 2).
+        semantic_weight: Of the consistency of the fused vectors (original recipe: 0.1).
+        frequency_weight: Of the consistency of x, low and high frequencies (original recipe: 0.05). Each is compared
+            with itself in the other view, never with another: their distances are what SPAI measures.
         text_weight: Of `ImageTextLoss`.
     """
 
@@ -102,21 +92,13 @@ class SpaiLoss(nn.Module):
         text_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        self.classification = {"bce": nn.BCEWithLogitsLoss(), "focal": FocalLoss(alpha, gamma)}[classification]
-        self.semantic, self.frequency = SemanticConsistencyLoss(), FrequencyConsistencyLoss()
-        self.image_text = ImageTextLoss()
+        self.classification = nn.BCEWithLogitsLoss() if classification == "bce" else FocalLoss(alpha, gamma)
+        self.consistency, self.image_text = ConsistencyLoss(), ImageTextLoss()
         self.semantic_weight, self.frequency_weight, self.text_weight = semantic_weight, frequency_weight, text_weight
 
-    def forward(
-        self,
-        output: SpaiOutput,
-        target: Tensor,
-        degraded: SpaiOutput | None = None,
-        text: Tensor | None = None,
-        known: Tensor | None = None,
-    ) -> Tensor:
-        """Scalar loss, the sum of `parts`."""
-        return sum(self.parts(output, target, degraded, text, known).values())
+    def forward(self, *arguments: Any) -> Tensor:
+        """Scalar loss, the sum of `parts`, which has the same arguments."""
+        return torch.stack(list(self.parts(*arguments).values())).sum()
 
     def parts(
         self,
@@ -130,34 +112,26 @@ class SpaiLoss(nn.Module):
 
         Args:
             output: Of the clean images.
-            target: (B,) in [0, 1], 1 for generated; fractions are images mixed of both.
+            target: (B,), 1 for generated, 0 for real.
             degraded: Of the same images degraded, in the same order.
             text: Embeddings of the prompts (B, E).
-            known: bool (B,), which images have a prompt; all if it is missing.
+            known: bool (B,), which images have a prompt; all by default.
 
         Returns:
             `classification`, the mean over the views there are; and `semantic`, `frequency`, `text` where the weight is
             above 0 and the features and their counterpart exist.
         """
         views = [output] if degraded is None else [output, degraded]
-        parts = {"classification": sum(self._classify(view.logits.float(), target) for view in views) / len(views)}
+        losses = [self.classification(view.logits.float(), target.float()) for view in views]
+        parts = {"classification": torch.stack(losses).mean()}
         if degraded is not None:
-            for name, loss, weight, clean, other in (
-                ("semantic", self.semantic, self.semantic_weight, output.fused, degraded.fused),
-                ("frequency", self.frequency, self.frequency_weight, output.frequencies, degraded.frequencies),
+            for name, weight, clean, other in (
+                ("semantic", self.semantic_weight, output.fused, degraded.fused),
+                ("frequency", self.frequency_weight, output.frequencies, degraded.frequencies),
             ):
                 if weight > 0 and clean is not None and other is not None:
-                    parts[name] = weight * loss(clean, other)
+                    parts[name] = weight * self.consistency(clean, other)
         if self.text_weight > 0 and output.text is not None and text is not None:
             known = torch.ones_like(target, dtype=torch.bool) if known is None else known
             parts["text"] = self.text_weight * self.image_text(output.text, text, known)
         return parts
-
-    def _classify(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of both answers, weighed by the target (mixup, Zhang et al. 2018).
-
-        Handed a fraction, the focal loss would reward a wrong answer: at 0.3 it falls to 0 for logits towards −∞.
-        """
-        each = torch.vmap(self.classification)
-        target = target.to(logits.dtype)
-        return (target * each(logits, torch.ones_like(logits)) + (1 - target) * each(logits, 0 * target)).mean()

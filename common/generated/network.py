@@ -1,8 +1,8 @@
-"""SPAI: is a picture of any size generated? By how well its high frequencies follow from its low ones, patch by patch.
+"""The network of SPAI, a classifier of generated images of any size, with an optional semantic fusion.
 
-Karageorgiou et al., "Any-Resolution AI-Generated Image Detection by Spectral Learning", CVPR 2025; plain SPAI computes
-what the published code does, and takes its weights (`common.generated.published`). The semantic fusion on top of it
-is `common.generated.fusion`.
+Karageorgiou et al., "Any-Resolution AI-Generated Image Detection by Spectral Learning", CVPR 2025: how well the high
+frequencies of a patch follow from its low ones, and an attention over all patches. Plain SPAI computes what the
+published code does, and loads its weights (`common.generated.published`). The fusion is `common.generated.fusion`.
 """
 
 import inspect
@@ -17,41 +17,41 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from common.generated.fusion import EarlyFusionGate, Fused, SemanticFusion, pyramid_tokens, zero_linear
-from common.generated.patches import Position, cut_patches, pad_to_patch, patch_positions
+from common.generated.patches import Position, pad_to_patch, patch_positions
 from common.generated.spectrum import FrequencySplit
-from common.generated.vit import TokenBackbone
+from common.generated.vit import VITS, TokenBackbone
 from common.networks.pixels import unit_range
 
 Stage = Literal["semantic", "joint"]
-"""What trains: the semantic parts and the head; or everything but the pretrained towers."""
+"""What is trained: the semantic parts and the head, or everything but the pretrained towers."""
 
 
 class SpaiOutput(NamedTuple):
-    """What the network says of B images of P patches each."""
+    """Output of the network for B images of P patches each."""
 
     logits: Tensor
     """Of "generated", (B,)."""
     attention: Tensor
-    """Weights of the patches, (B, H, P), sum 1 over them."""
+    """Weights of the patches, (B, H, P), sum 1 over P."""
     semantic_attention: Tensor | None = None
     """Weights on the semantic tokens, (B, P, K)."""
     fused: Tensor | None = None
-    """The fused vectors, (B, W): means over the patches, as the next two."""
+    """The fused vectors, means over the patches, (B, W)."""
     frequencies: Tensor | None = None
-    """The vectors of x, low and high, (B, 3, W)."""
+    """The vectors of x, low and high, means over the patches, (B, 3, W)."""
     text: Tensor | None = None
-    """The image in the space of CLIP's embeddings, (B, E)."""
+    """The fused vectors projected to CLIP's space of embeddings, (B, E)."""
 
 
 class ImageScore(NamedTuple):
-    """What the network says of one image, and where it looked."""
+    """Logit of one image, and the attention behind it."""
 
     logit: float
     """Of "generated"."""
     positions: list[Position]
     """Of the P patches."""
     attention: Tensor
-    """Their weights, (P,), sum 1: means over the heads."""
+    """Weights of the patches, (P,), sum 1: means over the heads."""
     semantic_attention: Tensor | None
     """Weights of each patch on the semantic tokens, (P, K), in the order of `Spai.semantic_tokens`."""
 
@@ -82,16 +82,14 @@ class Projector(nn.Module):
 
 
 def similarity_statistics(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Spectral restoration similarity: how like each other the tokens of a patch and of its frequencies are.
+    """Spectral restoration similarity: statistics of the cosines of a patch's tokens and those of its frequencies.
 
     Args:
-        x: Tokens (N, T, D) of the patch.
-        low: Of its low frequencies.
-        high: Of its high frequencies.
+        x, low, high: Tokens (N, T, D) of the patches, of their low and of their high frequencies.
 
     Returns:
         (N, 12): mean and unbiased standard deviation over the tokens of cos(x, low), cos(x, high), cos(low, high), the
-        published six; and the minima and maxima of the three, which the seed adds.
+        published six; and the minima and maxima of the three, which the original recipe adds.
     """
     pairs = ((x, low), (x, high), (low, high))
     cosines = torch.stack([F.cosine_similarity(first, second, dim=-1) for first, second in pairs], dim=1)
@@ -100,7 +98,7 @@ def similarity_statistics(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 class SpectralContext(nn.Module):
-    """The spectral context vector: each layer's mean and deviation of the tokens, weighted by learned importance."""
+    """The spectral context vector: means and deviations of each layer's tokens, in a learned weighting of layers."""
 
     def __init__(self, layers: int, features: int, projection_layers: int, dropout: float) -> None:
         super().__init__()
@@ -109,12 +107,12 @@ class SpectralContext(nn.Module):
         self.second = Projector(features, features, projection_layers, dropout, per_layer=False)
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """(N, D) for the layers' means and deviations side by side, (N, L, 2 D)."""
+        """(N, D) for the layers' concatenated means and deviations, (N, L, 2 D)."""
         return self.second((torch.softmax(self.alpha, dim=1) * self.first(summaries)).sum(1))
 
 
 class PatchAttention(nn.Module):
-    """Spectral context attention: one learned query a head looks at all patches of an image, however many."""
+    """Spectral context attention: one learned query per head over any number of patches of an image."""
 
     def __init__(self, features: int, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -134,10 +132,20 @@ class PatchAttention(nn.Module):
         return self.dropout(self.to_out(attended)), weights[:, :, 0]
 
 
+class _FusionParts(nn.Module):
+    """The parts of the fusion, under the names that they have in a checkpoint."""
+
+    def __init__(
+        self, joint: SemanticFusion, early: nn.ModuleDict, extremes: nn.Linear | None, to_text: nn.Linear | None
+    ) -> None:
+        super().__init__()
+        self.joint, self.early, self.extremes, self.to_text = joint, early, extremes, to_text
+
+
 class Spai(nn.Module):
     """The classifier; its arguments are plain values, so that a checkpoint can hold them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 the plain values of a checkpoint
         self,
         *,
         backbone_name: str = "vit_base_patch16_224",
@@ -168,36 +176,30 @@ class Spai(nn.Module):
         text_tokens: int = 0,
         text_head: bool = False,
     ) -> None:
-        """Build the network with random weights. All after `fusion` counts only where that is `semantic`.
+        """Build the network with random weights. All arguments after `fusion` belong to the semantic fusion.
 
         Args:
-            backbone_name: Of timm; a plain ViT (`common.generated.vit`).
-            backbone_depth: Blocks; 0 for the name's own number, as for the next two.
-            backbone_width: Width of its tokens.
-            backbone_heads: Of its attention.
-            patch_size: Side of the patches in pixels.
-            patch_stride: From patch to patch.
-            mask_radius: Frequencies closer than this to the spectrum's centre are low.
+            backbone_name: A plain ViT of timm (`common.generated.vit`).
+            backbone_depth, backbone_width, backbone_heads: Its sizes, as of `build_vit`.
+            patch_size: Side of the patches in pixels, an even number.
+            patch_stride: Pixels from one patch to the next.
+            mask_radius: Frequencies closer than this to the spectrum's centre are low, in steps of the spectrum.
             projection_dim: D, width of the projected tokens.
-            projection_layers: Linear layers of each projector.
+            projection_layers: Number of linear layers of each projector.
             attention_dim: Width of the attention over the patches.
-            attention_heads: Its heads.
+            attention_heads: Number of heads of that attention; a divisor of its width.
             head_ratio: Hidden width of the head, in widths of a patch's vector.
-            dropout: Of projectors, attention and head.
+            dropout: Dropout of the projectors, the attention and the head, in [0, 1).
             fusion: `none` is plain SPAI.
-            semantic_name: CLIP image tower of timm; empty shares the backbone, which must then be CLIP's.
-            fusion_width: See `SemanticFusion`, as for the five switches' meaning.
-            fusion_heads: Likewise.
-            twelve_statistics: Minima and maxima of the similarities too.
-            early_fusion_layers: Blocks, counted from 1, whose vectors pass a gate on the way to the context vector.
-            frequency_attention: See `SemanticFusion`.
-            hierarchical_fusion: Likewise.
-            cross_attention: Likewise.
-            adaptive_gating: Likewise.
-            semantic_scales: The tower's token grid is pooled to s×s semantic tokens for each of these.
-            local_semantics: A semantic token of the patch itself beside those of the whole image.
+            semantic_name: CLIP image tower of timm; empty shares the backbone, which must then be a CLIP tower.
+            fusion_width, fusion_heads: `width` and `heads` of `SemanticFusion`.
+            twelve_statistics: Use the minima and maxima of the similarities too.
+            early_fusion_layers: Blocks, counted from 1, whose vectors pass an `EarlyFusionGate`.
+            frequency_attention, hierarchical_fusion, cross_attention, adaptive_gating: See `SemanticFusion`.
+            semantic_scales: Numbers s: the tower's token grid is pooled to s×s semantic tokens for each.
+            local_semantics: Add a semantic token of the patch itself to those of the whole image.
             text_tokens: Number of prompts whose embeddings are semantic tokens (`set_text`).
-            text_head: Lead the fused vector to the space of CLIP's embeddings, for the image-text loss.
+            text_head: Project the fused vector to CLIP's space of embeddings, for the image-text loss.
 
         Raises:
             UserError: Parts that do not fit each other, or an unknown ViT.
@@ -225,58 +227,55 @@ class Spai(nn.Module):
         for part in (self.projectors, self.context, self.patch_attention, self.norm, self.head):
             part.apply(_initialise)
 
-        self.fusion = self.tower = None
+        self.fusion: _FusionParts | None = None
+        self.tower: TokenBackbone | None = None
         if fusion == "semantic":
             if semantic_name:
                 self.tower = TokenBackbone(semantic_name)
             tower = self.tower or self.backbone
             if not tower.is_clip:
                 raise UserError(
-                    f"the semantic fusion needs a CLIP tower, and {backbone_name} is none. Name one with "
-                    "--semantic-name vit_base_patch16_clip_quickgelu_224.openai, or a CLIP --backbone-name."
+                    f"the semantic fusion needs a CLIP tower, and {backbone_name} is none. Choose {VITS[1]} as "
+                    "semantic_name, or a CLIP tower as backbone_name."
                 )
             if wrong := [layer for layer in early_fusion_layers if not 1 <= layer <= layers]:
-                raise UserError(f"--early-fusion-layers {wrong[0]}: {backbone_name} has blocks 1 to {layers}.")
+                raise UserError(f"early_fusion_layers has {wrong[0]}, but {backbone_name} has blocks 1 to {layers}.")
             if wrong := [scale for scale in semantic_scales if not 1 <= scale <= tower.grid]:
-                raise UserError(f"--semantic-scales {wrong[0]}: the tower's tokens are {tower.grid} a side.")
+                raise UserError(f"semantic_scales has {wrong[0]}, but the tower has {tower.grid} tokens a side.")
             self.semantic_scales, self.local_semantics = tuple(semantic_scales), local_semantics
             self.register_buffer("text", torch.zeros(text_tokens, tower.embedding_size))
             if len(self.semantic_tokens) < 2:
                 raise UserError(
-                    "the semantic fusion needs two semantic tokens or more: add --semantic-scales, --local-semantics "
-                    "or prompts."
+                    "the semantic fusion needs two semantic tokens or more: add semantic_scales, local_semantics or "
+                    "prompts."
                 )
-            self.fusion = nn.ModuleDict(
-                {
-                    "joint": SemanticFusion(
-                        spectral_features=projection_dim,
-                        semantic_features=tower.embedding_size,
-                        layers=layers,
-                        width=fusion_width,
-                        heads=fusion_heads,
-                        dropout=dropout,
-                        frequency_attention=frequency_attention,
-                        hierarchical_fusion=hierarchical_fusion,
-                        cross_attention=cross_attention,
-                        adaptive_gating=adaptive_gating,
-                    ),
-                    "early": nn.ModuleDict(
-                        {
-                            str(layer): EarlyFusionGate(2 * projection_dim, tower.embedding_size)
-                            for layer in early_fusion_layers
-                        }
-                    ),
-                }
+            self.fusion = _FusionParts(
+                SemanticFusion(
+                    spectral_features=projection_dim,
+                    semantic_features=tower.embedding_size,
+                    layers=layers,
+                    width=fusion_width,
+                    heads=fusion_heads,
+                    dropout=dropout,
+                    frequency_attention=frequency_attention,
+                    hierarchical_fusion=hierarchical_fusion,
+                    cross_attention=cross_attention,
+                    adaptive_gating=adaptive_gating,
+                ),
+                nn.ModuleDict(
+                    {
+                        str(layer): EarlyFusionGate(2 * projection_dim, tower.embedding_size)
+                        for layer in early_fusion_layers
+                    }
+                ),
+                zero_linear(6 * layers, features) if twelve_statistics else None,
+                nn.Linear(fusion_width, tower.embedding_size) if text_head else None,
             )
-            if twelve_statistics:
-                self.fusion["extremes"] = zero_linear(6 * layers, features)
-            if text_head:
-                self.fusion["to_text"] = nn.Linear(fusion_width, tower.embedding_size)
         self.set_stage("joint")
 
     @property
     def whole_size(self) -> int:
-        """Side in pixels that a whole image is resized to for the semantic tower."""
+        """Side in pixels of the square that a whole image is resized to for the semantic tower."""
         return (self.tower or self.backbone).image_size
 
     @property
@@ -287,57 +286,65 @@ class Spai(nn.Module):
         return ["image", *cells, *(["patch"] if self.local_semantics else []), *texts]
 
     def set_text(self, embeddings: Tensor) -> None:
-        """Keep the prompts' embeddings (text_tokens, E) as semantic tokens; they are saved with the weights.
+        """Use prompts' embeddings (text_tokens, E) as semantic tokens; they are saved with the weights.
 
         Raises:
-            ValueError: Another number or width.
+            ValueError: Another shape.
         """
         if embeddings.shape != self.text.shape:
             raise ValueError(f"embeddings of {tuple(embeddings.shape)} for {tuple(self.text.shape)} text tokens")
         self.text.copy_(embeddings)
 
-    def set_stage(self, stage: Stage, train_backbone: bool = False) -> None:
-        """Choose what trains. The semantic tower never does, the backbone's blocks only jointly and if asked for.
+    def set_stage(self, stage: Stage, *, train_backbone: bool = False) -> None:
+        """Choose what is trained: never the semantic tower, the backbone's blocks only in the joint stage and if asked.
 
-        Without fusion there are no semantic parts: both stages train everything but the backbone.
+        Plain SPAI has no semantic parts: both stages train everything but the backbone.
         """
         parts = [self.fusion, self.head]
         if stage == "joint" or self.fusion is None:
             parts += [self.projectors, self.context, self.patch_attention, self.norm]
             parts += [self.backbone] if train_backbone else []
-        self.requires_grad_(False)
+        self.requires_grad_(requires_grad=False)
         for part in parts:
             if part is not None:
-                part.requires_grad_(True)
-        # What makes embeddings of the last tokens: the similarities don't pass through it, and CLIP's space shall stay.
-        self.backbone.vit.norm.requires_grad_(False)
-        self.backbone.vit.head.requires_grad_(False)
+                part.requires_grad_()
+        # They make embeddings of the last tokens: no similarity depends on them, and CLIP's space must stay as it is.
+        self.backbone.vit.norm.requires_grad_(requires_grad=False)
+        self.backbone.vit.head.requires_grad_(requires_grad=False)
 
     def forward(self, views: Tensor, whole: Tensor | None = None) -> SpaiOutput:
-        """Images as equally many patches each.
+        """Classify images that are given as P patches each.
 
         Args:
             views: uint8, or float in [0, 1], (B, P, 3, S, S).
             whole: The same images resized to `whole_size`, (B, 3, T, T); only the fusion needs them.
         """
         batch, count = views.shape[:2]
-        semantic = None
-        if self.fusion is not None:
-            # The patches of an image follow each other.
-            semantic = self.image_semantics(whole).repeat_interleave(count, dim=0)
+        semantic = self.image_semantics(whole)
+        if semantic is not None:
+            semantic = semantic.repeat_interleave(count, dim=0)  # the patches of an image follow each other
         features, fused = self.patch_features(views.flatten(0, 1), semantic)
         attended, attention = self.patch_attention(features.unflatten(0, (batch, count)))
         logits = self.head(self.norm(attended))[:, 0]
-        if fused is None:
+        if self.fusion is None or fused is None:
             return SpaiOutput(logits, attention)
-        means = {name: getattr(fused, name).unflatten(0, (batch, count)).mean(1) for name in ("fused", "frequencies")}
-        if "to_text" in self.fusion:
-            means["text"] = self.fusion["to_text"](means["fused"])
+        vector, frequencies = (part.unflatten(0, (batch, count)).mean(1) for part in (fused.fused, fused.frequencies))
         weights = None if fused.attention is None else fused.attention.unflatten(0, (batch, count))
-        return SpaiOutput(logits, attention, weights, **means)
+        text = None if self.fusion.to_text is None else self.fusion.to_text(vector)
+        return SpaiOutput(logits, attention, weights, vector, frequencies, text)
 
-    def image_semantics(self, whole: Tensor) -> Tensor:
-        """The semantic tokens of whole images (B, 3, T, T): their embedding and the cells of each scale, (B, k, E)."""
+    def image_semantics(self, whole: Tensor | None) -> Tensor | None:
+        """The semantic tokens of whole images (B, 3, T, T): their embedding and the cells of each scale, (B, k, E).
+
+        Plain SPAI has none: None.
+
+        Raises:
+            ValueError: The fusion lacks the whole images.
+        """
+        if self.fusion is None:
+            return None
+        if whole is None:
+            raise ValueError("the semantic fusion needs the whole images")
         tower = self.tower or self.backbone
         with torch.no_grad():
             *_, sequence = tower.blocks(unit_range(whole))
@@ -345,39 +352,39 @@ class Spai(nn.Module):
             return torch.cat([tower.embed(sequence)[:, None], cells], dim=1)
 
     def patch_features(self, patches: Tensor, semantic: Tensor | None = None) -> tuple[Tensor, Fused | None]:
-        """The vectors of patches (N, 3, S, S): similarities and context, (N, F).
+        """The vectors of patches (N, 3, S, S): similarities and context, (N, F); and the output of the fusion.
 
-        One pass of the backbone serves x, low and high, and the tokens of a block are reduced to their statistics
-        before the next block's are made: those of one block are held at a time, never those of all.
+        x, low and high go through the backbone in one pass, and the tokens of a block are reduced to their statistics
+        before the next block runs: only those of one block are held at a time.
 
         Args:
             patches: uint8, or float in [0, 1].
-            semantic: The tokens of each patch's image (N, k, E), for the fusion.
+            semantic: `image_semantics` of each patch's image (N, k, E); None without fusion.
         """
         x = unit_range(patches)
         low, high = self.split(x)
         statistics, summaries, spectral, sequence = [], [], [], None
-        # The backbone's own flag, not grad_fn: a frozen one keeps no activations.
+        # Asked of the parameters, not of grad_fn: a frozen backbone keeps no activations.
         trains = any(parameter.requires_grad for parameter in self.backbone.parameters())
         blocks = self.backbone.blocks(torch.cat([x, low.to(x.dtype), high.to(x.dtype)]))
-        for layer, sequence in enumerate(_frozen(blocks, trains)):
+        for layer, sequence in enumerate(_tracked(blocks, trains=trains)):
             tokens = self.projectors[layer](self.backbone.patch_tokens(sequence)).chunk(3)
             statistics.append(similarity_statistics(*tokens))
             summary = torch.cat([tokens[0].mean(1), tokens[0].std(1)], dim=-1)
-            if self.fusion is not None:
+            if self.fusion is not None and semantic is not None:
                 spectral.append(torch.stack([part.mean(1) for part in tokens], dim=1))
-                if str(layer + 1) in self.fusion["early"]:
-                    summary = self.fusion["early"][str(layer + 1)](summary, semantic[:, 0])
+                if str(layer + 1) in self.fusion.early:
+                    summary = self.fusion.early[str(layer + 1)](summary, semantic[:, 0])
             summaries.append(summary)
-        # By statistic, and within it by layer, as the published weights have it.
+        # Ordered by statistic, then by layer, as in the published weights.
         by_statistic = torch.stack(statistics, dim=2)
         context = self.context(torch.stack(summaries, dim=1))
-        if self.fusion is None:
+        if self.fusion is None or semantic is None:
             return torch.cat([by_statistic[:, :6].flatten(1), context], dim=1), None
-        fused = self.fusion["joint"](torch.stack(spectral, dim=2), self._tokens(patches, semantic, sequence))
+        fused = self.fusion.joint(torch.stack(spectral, dim=2), self._tokens(patches, semantic, sequence))
         features = torch.cat([by_statistic[:, :6].flatten(1), context + fused.delta], dim=1)
-        if "extremes" in self.fusion:
-            features = features + self.fusion["extremes"](by_statistic[:, 6:].flatten(1))
+        if self.fusion.extremes is not None:
+            features = features + self.fusion.extremes(by_statistic[:, 6:].flatten(1))
         return features, fused
 
     def _tokens(self, patches: Tensor, semantic: Tensor, sequence: Tensor) -> Tensor:
@@ -396,54 +403,47 @@ class Spai(nn.Module):
 
     @torch.no_grad()
     def score_images(
-        self, images: Sequence[Tensor], whole: Tensor | None = None, batch: int = 400, cover_edges: bool = False
+        self, images: Sequence[Tensor], whole: Tensor | None = None, batch: int = 400, *, cover_edges: bool = False
     ) -> list[ImageScore]:
-        """Score images of any size as they are, without resizing them.
+        """Score images of any size without resizing them.
 
-        Patches are cut and reduced to their vectors `batch` at a time, those of several images together: memory grows
-        with `batch`, not with the images. The network must be in evaluation mode.
+        Patches, of several images together, are cut and reduced to their vectors `batch` at a time: memory grows with
+        `batch`, not with the images. The network must be in evaluation mode.
 
         Args:
             images: uint8 (3, H, W) each, on any device.
             whole: The same images resized to `whole_size`, uint8 (B, 3, T, T); only the fusion needs them.
-            batch: Patches at a time (published: 400).
+            batch: Number of patches at a time (published: 400).
             cover_edges: See `patch_positions`.
         """
-        images = [pad_to_patch(image, self.patch_size) for image in images]
+        images, size = [pad_to_patch(image, self.patch_size) for image in images], self.patch_size
         places = [
-            patch_positions(*image.shape[1:], self.patch_size, self.patch_stride, cover_edges=cover_edges)
-            for image in images
+            patch_positions(height, width, size, self.patch_stride, cover_edges=cover_edges)
+            for _, height, width in (image.shape for image in images)
         ]
         device = self.norm.weight.device
-        owner = torch.tensor([number for number, own in enumerate(places) for _ in own])
-        flat = [position for own in places for position in own]
-        semantics = self.image_semantics(whole.to(device)) if self.fusion is not None else None
+        semantics = self.image_semantics(None if whole is None else whole.to(device))
+        flat = [(number, position) for number, own in enumerate(places) for position in own]
         features, weights = [], []
         for start in range(0, len(flat), batch):
-            owners = owner[start : start + batch]
-            pieces = [
-                cut_patches(
-                    images[number], [flat[start + i] for i in (owners == number).nonzero()[:, 0]], self.patch_size
-                )
-                for number in owners.unique().tolist()
-            ]
-            patches = torch.cat([piece.to(device) for piece in pieces])
-            vectors, fused = self.patch_features(patches, None if semantics is None else semantics[owners.to(device)])
+            chunk = flat[start : start + batch]
+            patches = torch.stack([images[number][:, y : y + size, x : x + size] for number, (y, x) in chunk])
+            semantic = None if semantics is None else semantics[[number for number, _ in chunk]]
+            vectors, fused = self.patch_features(patches.to(device), semantic)
             features.append(vectors)
             if fused is not None and fused.attention is not None:
-                weights.append(fused.attention)
-        features, scores = torch.cat(features), []
-        for number, own in enumerate(places):
-            mine = (owner == number).to(device)
-            attended, attention = self.patch_attention(features[mine][None])
+                weights.append(fused.attention.cpu())
+        counts, scores = [len(own) for own in places], []
+        semantic_weights = torch.cat(weights).split(counts) if weights else [None] * len(images)
+        for own, vectors, semantic in zip(places, torch.cat(features).split(counts), semantic_weights, strict=True):
+            attended, attention = self.patch_attention(vectors[None])
             logit = self.head(self.norm(attended)).item()
-            semantic = torch.cat(weights)[mine].cpu() if weights else None
             scores.append(ImageScore(logit, own, attention[0].mean(0).cpu(), semantic))
         return scores
 
 
-def _frozen(blocks: Iterator[Tensor], trains: bool) -> Iterator[Tensor]:
-    """The blocks' outputs, made without a graph if the backbone doesn't train."""
+def _tracked(blocks: Iterator[Tensor], *, trains: bool) -> Iterator[Tensor]:
+    """The blocks' outputs, computed without a graph if the backbone isn't trained."""
     while True:
         with nullcontext() if trains else torch.no_grad():
             sequence = next(blocks, None)
@@ -464,7 +464,7 @@ SPAI_KEYS = (
     *("model_state_dict", "epoch", "best_auc", "config", "metrics"),
     *("calibration", "validation", "target_fpr", "prompts"),
 )
-"""Of a checkpoint of script 7."""
+"""Keys of a checkpoint of script 7."""
 SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
 
 
@@ -472,7 +472,7 @@ def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
     """Rebuild script 7's trained network from the checkpoint alone, in evaluation mode.
 
     Raises:
-        UserError: Weights and configuration do not belong together; the message names `path`.
+        UserError: The weights do not fit the configuration; the message names `path`.
     """
     config, weights = checkpoint["config"], checkpoint["model_state_dict"]
     learned = {"text_tokens": len(weights.get("text", ())), "text_head": "fusion.to_text.weight" in weights}

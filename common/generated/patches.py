@@ -1,6 +1,4 @@
-"""An image of any size as the square patches that a network of one size looks at."""
-
-from collections.abc import Sequence
+"""Square patches of an image of any size: padding and positions."""
 
 import torch
 from torch import Tensor
@@ -10,7 +8,7 @@ Position = tuple[int, int]
 
 
 def pad_to_patch(image: Tensor, size: int) -> Tensor:
-    """Reflect the borders of an image (..., H, W) until no side is shorter than `size`, equally on both sides."""
+    """Pad an image (..., H, W) by reflection until no side is shorter than `size`, equally on both sides."""
     for dim in (-2, -1):
         side = image.shape[dim]
         if side < size:
@@ -20,7 +18,7 @@ def pad_to_patch(image: Tensor, size: int) -> Tensor:
 
 
 def _reflected(places: Tensor, side: int) -> Tensor:
-    """Places along a side of that length, those outside mirrored at its first and last pixel, as often as it takes."""
+    """Places along a side of that length; those outside are mirrored at its first and last pixel, repeatedly."""
     period = max(2 * (side - 1), 1)
     places = places.remainder(period)
     return torch.where(places < side, places, period - places)
@@ -29,17 +27,16 @@ def _reflected(places: Tensor, side: int) -> Tensor:
 def patch_positions(
     height: int, width: int, size: int, stride: int, *, minimum: int = 4, cover_edges: bool = False
 ) -> list[Position]:
-    """Where the patches of an image lie.
+    """Positions of the patches of an image.
 
-    SPAI's way (Karageorgiou et al. 2025): a grid from the upper left corner, whose remainder on the right and at the
-    bottom is dropped, and, where it has fewer than `minimum` patches, five crops: the corners and the centre.
+    As in SPAI (Karageorgiou et al. 2025): a grid from the upper left corner, without what remains on the right and at
+    the bottom; if it has fewer than `minimum` patches, five crops instead: the corners and the centre.
 
     Args:
-        height: Of the image in pixels, at least `size` (`pad_to_patch`).
-        width: Likewise.
-        size: Side of a patch.
-        stride: From patch to patch.
-        minimum: Fewer patches than these become the five crops.
+        height, width: Of the image in pixels, at least `size` (`pad_to_patch`).
+        size: Side of a patch in pixels.
+        stride: Pixels from one patch to the next.
+        minimum: Number of patches below which the five crops are taken.
         cover_edges: Add a last row and column of patches that end with the image. A grid of stride 224 drops 23 % of
             an image of 1024².
     """
@@ -53,8 +50,3 @@ def patch_positions(
         return [(row, column) for row in rows for column in columns]
     bottom, right = height - size, width - size
     return [(0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2))]
-
-
-def cut_patches(image: Tensor, positions: Sequence[Position], size: int) -> Tensor:
-    """The patches (P, C, size, size) of an image (C, H, W)."""
-    return torch.stack([image[:, row : row + size, column : column + size] for row, column in positions])

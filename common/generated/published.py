@@ -1,4 +1,4 @@
-"""The published weights of SPAI (github.com/mever-team/spai), under the names of `common.generated.network`."""
+"""Conversion of the published weights of SPAI (github.com/mever-team/spai) to a checkpoint of ours."""
 
 import re
 from collections.abc import Mapping
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.generated.config import SpaiConfig
+from common.generated.network import Spai
 from common.generated.spectrum import circular_mask
+from common.generated.training import architecture
 from common.generated.vit import fuse_qkv_bias
 from common.networks.weight_files import read_state_dict
+from common.training.checkpoint import save_checkpoint, versions
 
 # Ours → published, the first that fits.
 _FEATURES = "mfvit.features_processor"
@@ -32,7 +36,7 @@ _RENAMINGS = tuple(
         (r"(norm\..+)", r"\1"),
     )
 )
-# What the file holds and the published forward pass does not touch.
+# Weights of the file that the published forward pass does not use.
 _UNUSED = re.compile(
     r"mfvit\.vit\.((fc_norm|norm|head|cls_blocks\.0|intermediate_fc_norm\.\d+)\..+"
     r"|cls_pos_embed|actual_cls_token|mask_token)"
@@ -40,8 +44,33 @@ _UNUSED = re.compile(
 _MASK, _MASK_RADIUS = "mfvit.frequencies_mask", 16
 
 
+def convert_published(path: Path, output: Path) -> None:
+    """Write the published file as a checkpoint of plain SPAI, not calibrated.
+
+    Raises:
+        UserError: It can't be read, or is not of the published network.
+    """
+    weights = read_published(path)
+    config = SpaiConfig(name="spai_plain", backbone_weights=path.name).published()
+    model = Spai(**architecture(config))
+    model.load_state_dict(convert(weights, model.state_dict()))
+    checkpoint = {
+        "model_state_dict": model.state_dict(),
+        "epoch": -1,
+        "best_auc": float("nan"),
+        "config": config.plain(),
+        "metrics": {},
+        "calibration": {"slope": 1.0, "intercept": 0.0},
+        "validation": {"probs": [], "generated": []},
+        "target_fpr": config.target_fpr,
+        "prompts": [],
+        "versions": versions(),
+    }
+    save_checkpoint(checkpoint, output)
+
+
 def read_published(path: Path) -> dict[str, Tensor]:
-    """Read the published file (935 MB): its `model`; training state and configuration beside it are left.
+    """Read the `model` of the published file (935 MB), without its training state and configuration.
 
     Raises:
         UserError: See `read_state_dict`.
@@ -50,11 +79,11 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 
 def convert(checkpoint: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the published weights our names.
+    """Rename the published weights.
 
     Args:
         checkpoint: As `read_published` returns it; all names may begin with `module.`.
-        expected: Our network's own state dict, that of plain SPAI: its names, and the shapes that are wanted.
+        expected: State dict of our plain SPAI, for its names and shapes.
 
     Returns:
         A state dict with exactly the names and shapes of `expected`.
@@ -62,7 +91,7 @@ def convert(checkpoint: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     Raises:
         UserError: Names are missing or left over, shapes are wrong, or the weights were trained with another mask.
     """
-    if all(name.startswith("module.") for name in checkpoint):  # of several processes' training
+    if all(name.startswith("module.") for name in checkpoint):  # saved by a distributed training
         checkpoint = {name.removeprefix("module."): value for name, value in checkpoint.items()}
     published = {name: value for name, value in checkpoint.items() if not _UNUSED.fullmatch(name)}
     mask = published.pop(_MASK, None)
@@ -91,7 +120,7 @@ def convert(checkpoint: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 
 
 def _published_name(ours: str) -> str:
-    """The published name of one of our weights; what plain SPAI does not have keeps its own."""
+    """The published name of one of our weights; a weight that plain SPAI does not have keeps its name."""
     for pattern, published in _RENAMINGS:
         if match := pattern.fullmatch(ours):
             return match.expand(published)

@@ -1,4 +1,4 @@
-"""The low and the high frequencies of a patch, as SPAI splits them."""
+"""Low-pass and high-pass filter of a patch, as in SPAI."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 def circular_mask(size: int, radius: float) -> Tensor:
     """The low frequencies in a centred spectrum, bool (size, size): those closer than `radius` to its centre.
 
-    The centre lies between four frequencies, half a step off the zero frequency, as in the published code.
+    The centre lies between four frequencies, half a step from the zero frequency, as in the published code.
 
     Args:
         size: Side of the spectrum, even.
@@ -21,17 +21,17 @@ def circular_mask(size: int, radius: float) -> Tensor:
 class FrequencySplit(nn.Module):
     """x → low = Re IFFT(F(x)·M), high = Re IFFT(F(x)·(1 − M)), both clamped to [0, 1].
 
-    Half of the high pass vanishes by the clamping; the published weights were trained so. Computed with the transform
-    of real numbers, which is 2.9 times as fast (docs/LOG.md): as x is real, Re IFFT(F·M) is IFFT(F·M'), M' the mean of
-    M and of M mirrored at the zero frequency, and high is x − low.
+    The clamping removes half of the high pass, as in the training of the published weights. The transform of real
+    numbers is 2.9 times as fast (docs/LOG.md): as x is real, Re IFFT(F·M) is IFFT(F·M'), M' the mean of M and of M
+    mirrored at the zero frequency, and high is x − low.
     """
 
     def __init__(self, size: int, radius: float = 16.0) -> None:
-        """Prepare the mask for patches of `size` px, an even number."""
+        """Compute the mask for patches of `size` px, an even number."""
         super().__init__()
         mask = torch.fft.ifftshift(circular_mask(size, radius)).float()
         mirrored = mask.flip(0, 1).roll((1, 1), (0, 1))
-        # Derived from two numbers: no part of a checkpoint.
+        # Not saved, since it follows from the two numbers.
         self.register_buffer("kept", (mask + mirrored)[:, : size // 2 + 1] / 2, persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What script 7 puts together: labelled images, the network with its first weights, its stages, its loss, its test."""
+"""Training of SPAI in two stages: images, first weights, loss of a batch, data loaders."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -6,79 +6,68 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from common.data.labelled import check_both_classes
 from common.data.sampling import WeightedSampler
 from common.data.splits import SPLITS, of_split
 from common.devices import main_process_prints, process_state
 from common.errors import UserError
 from common.generated.clip_text import DEFAULT_PROMPTS, cached_text_embeddings
-from common.generated.config import SpaiConfig
-from common.generated.dataset import GeneratedTestSet, GeneratedTrainSet, make_generated_loader, mix
-from common.generated.degradations import DEGRADATIONS
+from common.generated.config import ScoringConfig, SpaiConfig
+from common.generated.dataset import GeneratedTestSet, GeneratedTrainSet, make_generated_loader, view_augmentation
 from common.generated.images import (
     LabelledImage,
-    check_splits,
     fingerprint,
     hold_out,
-    inspect,
+    images_of_folders,
+    images_of_table,
     prompt_list,
-    read_folders,
-    read_table,
+    readable_images,
 )
 from common.generated.losses import SpaiLoss
 from common.generated.network import SPAI_FIELDS, SPAI_KEYS, Spai
 from common.generated.scoring import TEST_BATCH, validate_spai
 from common.generated.vit import load_vit_weights
 from common.training.checkpoint import load_checkpoint
-from common.training.engine import fit
+from common.training.engine import Data, Objective, build_seeded, fit
 from common.training.optimizing import layer_groups
 
 
-def load_images(config: SpaiConfig) -> list[LabelledImage]:
-    """Seed everything, and read the table or the folders that are named; every file that is used is decoded once.
+def load_images(config: ScoringConfig, decoded: Sequence[str] = SPLITS) -> list[LabelledImage]:
+    """Read the table or the folders of the configuration, and decode every image of the splits `decoded` once.
 
     Raises:
-        UserError: Neither or both are named, `compile` is asked for, or as the readers of `common.generated.images`.
+        UserError: As the functions of `common.generated.images`.
     """
-    if config.compile:
-        raise UserError("--compile is for scripts 1 to 6: it makes no code for the complex numbers of spectra.")
-    if foreign := set(config.degradations) - set(DEGRADATIONS):
-        raise UserError(f"--degrade {', '.join(sorted(foreign))} is unknown; there are {', '.join(DEGRADATIONS)}.")
-    set_seed(config.seed)
-    folders = [folder for folder in (config.real, config.fake) if folder is not None]
-    if len(folders) != (0 if config.csv else 2):
-        raise UserError("name the images: either --csv TABLE, or --real DIR and --fake DIR.")
-    images = read_table(config.csv) if config.csv else read_folders(*folders, config.seed)
+    if config.csv is not None:
+        images = images_of_table(config.csv, config.seed)
+    else:
+        images = images_of_folders(config.data_dir, config.seed)
     if config.holdout_generator:
         images = hold_out(images, config.holdout_generator)
-    if config.evaluate:
-        readable = _inspect(of_split(images, "test"), config.skip_bad_files)
-        images = [image for image in images if image.split != "test"] + readable
-    else:
-        images = _inspect(images, config.skip_bad_files)
+    # Decoded by one process alone: each would open every file, and print the same.
+    found = None
+    if process_state().is_main_process:
+        chosen = [image for image in images if image.split in decoded]
+        found = readable_images(chosen, skip_bad_files=config.skip_bad_files)
+    readable = set(broadcast_object_list([found])[0])
+    images = [image for image in images if image.split not in decoded or image in readable]
     counts = {name: sum(image.split == name for image in images) for name in SPLITS}
     process_state().print(f"{config.name}: {', '.join(f'{count} {name}' for name, count in counts.items())} images")
     return images
 
 
-def _inspect(images: list[LabelledImage], skip_bad_files: bool) -> list[LabelledImage]:
-    # In one process alone: each would open every file, and say what the others say.
-    readable = inspect(images, skip_bad_files) if process_state().is_main_process else None
-    return broadcast_object_list([readable])[0]
-
-
 def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
-    """The network with its first weights: of its towers, and with `init` of a trained plain SPAI.
+    """Build the network and load its first weights: those of its towers, or of a trained plain SPAI (`init`).
 
     Returns:
-        The network, and the configuration with what was really loaded.
+        The network, and the configuration with the weights and sizes that were loaded.
 
     Raises:
-        UserError: Weights or prompts can't be had, or `init` is no plain SPAI.
+        UserError: Weights or prompts can't be loaded, or `init` is no plain SPAI.
     """
     prompts = read_prompts(config)
     last = config.models_dir / f"{config.name}_last.pth"
@@ -88,27 +77,28 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
     if config.init is not None:
         plain = load_checkpoint(config.init, SPAI_KEYS)
         if plain["config"]["fusion"] != "none":
-            raise UserError(f"--init {config.init} is a fusion already; name a checkpoint of --fusion none.")
+            raise UserError(f"--init {config.init} is a fusion; name a checkpoint that was trained with --fusion none.")
         config = replace(config, **{name: plain["config"][name] for name in PLAIN_FIELDS})
         config = replace(config, backbone_weights=str(config.init))
         process_state().print(f"{config.name}: starts from {config.init}, and has its sizes ({config.backbone_name})")
-    model = Spai(**architecture(config), text_tokens=len(prompts), text_head=config.text_weight > 0)
+    arguments = architecture(config) | {"text_tokens": len(prompts), "text_head": config.text_weight > 0}
+    model = build_seeded(config.seed, partial(Spai, **arguments))
     if plain is not None:
         lacking = model.load_state_dict(plain["model_state_dict"], strict=False).missing_keys
         if wrong := [name for name in lacking if not name.startswith(("fusion.", "tower.", "text"))]:
             raise UserError(f"--init {config.init} lacks weights, for instance {wrong[0]}.")
     if not config.resume:  # then the checkpoint has the weights
-        with process_state().main_process_first(), main_process_prints():  # the others find them in caches
+        with process_state().main_process_first(), main_process_prints():  # the others find the weights in caches
             if plain is None:
                 loaded = load_vit_weights(model.backbone, config.backbone_name, config.backbone_weights)
                 config = replace(config, backbone_weights=loaded)
             if model.tower is not None:
                 name, source = config.semantic_name, config.semantic_weights
-                loaded = load_vit_weights(model.tower, name, source, "--semantic-weights")
+                loaded = load_vit_weights(model.tower, name, source, "semantic weights")
                 config = replace(config, semantic_weights=loaded)
             if prompts:
                 model.set_text(embed_prompts(config, prompts, model))
-    model.set_stage("joint", config.train_backbone)
+    model.set_stage("joint", train_backbone=config.train_backbone)
     return model, config
 
 
@@ -122,11 +112,11 @@ PLAIN_FIELDS = (
     *("backbone_name", "backbone_depth", "backbone_width", "backbone_heads", "patch_size"),
     *("mask_radius", "projection_dim", "projection_layers", "attention_dim", "attention_heads", "head_ratio"),
 )
-"""Of a plain SPAI, that a fusion which starts from it takes over."""
+"""Sizes that a fusion takes over from the plain SPAI that it starts from."""
 
 
 def read_prompts(config: SpaiConfig) -> list[str]:
-    """The prompts that become semantic tokens: of the file, one a line, or the default ones; none if none are named."""
+    """The prompts that become semantic tokens: the lines of a file, the default ones, or none."""
     if not config.prompts:
         return []
     if config.prompts == "default":
@@ -137,12 +127,12 @@ def read_prompts(config: SpaiConfig) -> list[str]:
         raise UserError(f"--prompts {config.prompts} can't be read ({error}).") from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise UserError(f"--prompts {config.prompts} has no prompt. Write one a line.")
+        raise UserError(f"--prompts {config.prompts} has no prompt. Write one per line.")
     return prompts
 
 
-def embed_prompts(config: SpaiConfig, prompts: list[str], model: Spai) -> Tensor:
-    """CLIP's embeddings of prompts (n, E), kept in the models' folder.
+def embed_prompts(config: ScoringConfig, prompts: list[str], model: Spai) -> Tensor:
+    """CLIP's embeddings of prompts (n, E), cached in the folder of the models.
 
     Raises:
         UserError: The text tower is not of the image tower's CLIP, or as `cached_text_embeddings`.
@@ -157,47 +147,29 @@ def embed_prompts(config: SpaiConfig, prompts: list[str], model: Spai) -> Tensor
     return texts
 
 
-class SpaiStep:
-    """The loss of a batch of `GeneratedTrainSet` items, with what the configuration adds: twins, mixing, prompts."""
+def spai_step(loss: SpaiLoss, prompts: Tensor | None, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """The loss of a batch of `GeneratedTrainSet` items, with their degraded twins and prompts where there are any.
 
-    def __init__(self, config: SpaiConfig, prompts: Tensor | None) -> None:
-        """Hold the loss; `prompts` are the embeddings (n, E) that a batch's `prompt_index` counts."""
-        self.prompts = prompts
-        self.mixing = {name: alpha for name in ("mixup", "cutmix") if (alpha := getattr(config, name)) > 0}
-        self.loss = SpaiLoss(
-            classification=config.classification,
-            alpha=config.focal_alpha,
-            gamma=config.focal_gamma,
-            semantic_weight=config.semantic_weight,
-            frequency_weight=config.frequency_weight,
-            text_weight=config.text_weight,
-        )
-
-    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Scalar loss."""
-        if self.mixing:
-            # Drawn from torch's generator, which the training seeds by epoch.
-            rng = np.random.default_rng(int(torch.randint(2**31, ())))
-            kind = rng.choice(sorted(self.mixing))
-            batch = mix(batch, kind, self.mixing[kind], rng)
-        views, whole, degraded = batch["views"], batch["whole"], None
-        count = len(views)
-        if "degraded_views" in batch:  # one pass for both: several processes expect one a step
-            views = torch.cat([views, batch["degraded_views"]])
-            whole = torch.cat([whole, batch["degraded_whole"]])
-        output = model(views, whole)
-        if "degraded_views" in batch:
-            degraded = type(output)(*(None if part is None else part[count:] for part in output))
-            output = type(output)(*(None if part is None else part[:count] for part in output))
-        text = known = None
-        if self.prompts is not None:
-            index = batch["prompt_index"]
-            known = index >= 0
-            text = self.prompts.to(index.device)[index.clamp(min=0)]
-        return self.loss(output, batch["label"], degraded, text, known)
+    `prompts` are the embeddings (n, E) that the batch's `prompt_index` counts.
+    """
+    views, whole, degraded = batch["views"], batch["whole"], None
+    count = len(views)
+    if "degraded_views" in batch:  # one pass for both: several processes expect one a step
+        views = torch.cat([views, batch["degraded_views"]])
+        whole = torch.cat([whole, batch["degraded_whole"]])
+    output = model(views, whole)
+    if "degraded_views" in batch:
+        degraded = type(output)(*(None if part is None else part[count:] for part in output))
+        output = type(output)(*(None if part is None else part[:count] for part in output))
+    text = known = None
+    if prompts is not None:
+        index = batch["prompt_index"]
+        known = index >= 0
+        text = prompts.to(index.device)[index.clamp(min=0)]
+    return loss(output, batch["label"], degraded, text, known)
 
 
-def fit_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage]) -> dict[str, float]:
+def train_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage]) -> dict[str, float]:
     """Train in two stages, and keep the best epoch by validation AUC in models/<name>_best.pth.
 
     Returns:
@@ -206,44 +178,56 @@ def fit_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage]) -
     Raises:
         UserError: A class is missing in training or validation, or as `fit`.
     """
-    check_splits(images)
+    check_both_classes([(image.split, image.generated) for image in images], "images")
     train, val = of_split(images, "train"), of_split(images, "val")
     prompts = prompt_list(train) if config.text_weight > 0 else []
     if config.text_weight > 0 and not prompts:
-        raise UserError("--text-weight needs prompts: a column `prompt` in the --csv.")
+        raise UserError("--text-weight needs prompts: a column prompt in the --csv.")
     pairs = config.fusion != "none" and max(config.semantic_weight, config.frequency_weight) > 0
     train_set = GeneratedTrainSet(
         train,
         views=config.views,
         patch_size=config.patch_size,
         whole_size=model.whole_size,
+        augmentation=view_augmentation(config.patch_size, config.color_jitter, native_crops=config.native_crops),
         degradation_probability=config.degradation_probability,
         pairs=pairs,
         cache=config.cache,
-        color_jitter=config.color_jitter,
-        native_crops=config.native_crops,
     )
+    val_set = GeneratedTestSet(val, whole_size=model.whole_size)
     sampler = WeightedSampler(balanced_weights(train), config.seed)
-    train_loader = make_generated_loader(train_set, config.batch_size, config.workers, sampler)
-    val_loader = make_generated_loader(GeneratedTestSet(val, whole_size=model.whole_size), TEST_BATCH, config.workers)
-
+    data = Data(
+        make_generated_loader(train_set, config.batch_size, config.workers, sampler),
+        make_generated_loader(val_set, TEST_BATCH, config.workers),
+        fingerprint(images),
+    )
     with process_state().main_process_first():
         texts = embed_prompts(config, prompts, model) if prompts else None
+    loss = SpaiLoss(
+        classification=config.classification,
+        alpha=config.focal_alpha,
+        gamma=config.focal_gamma,
+        semantic_weight=config.semantic_weight,
+        frequency_weight=config.frequency_weight,
+        text_weight=config.text_weight,
+    )
+    objective = Objective(
+        step=partial(spai_step, loss, texts),
+        validate=partial(validate_spai, config=config, prompts=read_prompts(config)),
+        criterion="auc",
+        shown=("auc", "ap", "accuracy", "tpr_at_5_fpr"),
+    )
 
     def set_stage(epoch: int) -> bool:
-        model.set_stage("semantic" if epoch < config.stage_one_epochs else "joint", config.train_backbone)
+        stage = "semantic" if epoch < config.stage_one_epochs else "joint"
+        model.set_stage(stage, train_backbone=config.train_backbone)
         return True
 
     return fit(
         config,
         model,
-        SpaiStep(config, texts),
-        partial(validate_spai, config=config, prompts=read_prompts(config)),
-        train_loader,
-        val_loader,
-        fingerprint(images),
-        criterion="auc",
-        shown=("auc", "ap", "accuracy", "tpr_at_5_fpr"),
+        objective,
+        data,
         before_epoch=set_stage,
         parameters=layer_groups(
             model, partial(_depth, model.backbone.depth), config.lr, config.weight_decay, config.layer_decay
@@ -253,13 +237,13 @@ def fit_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage]) -
 
 
 def balanced_weights(images: Sequence[LabelledImage]) -> list[float]:
-    """Weights with which both classes are drawn equally often, whatever their numbers."""
+    """Sampling weights with which both classes are drawn equally often."""
     generated = sum(image.generated for image in images)
     return [1 / generated if image.generated else 1 / (len(images) - generated) for image in images]
 
 
 def _depth(layers: int, name: str) -> int:
-    """Depth of a parameter by its name: the backbone's embedding 0, its blocks 1 to `layers`, the rest above."""
+    """Depth of a parameter by its name: the backbone's embedding 0, its blocks 1 to `layers`, all else one more."""
     if not name.startswith("backbone."):
         return layers + 1
     _, _, rest = name.partition(".blocks.")

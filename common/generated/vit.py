@@ -1,6 +1,7 @@
-"""Pretrained vision transformers (Dosovitskiy et al. 2021) of timm, read block by block."""
+"""Pretrained vision transformers (Dosovitskiy et al. 2021) of timm, with the tokens after each block."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import timm
 import torch
@@ -12,10 +13,10 @@ from common.errors import UserError
 from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from common.networks.pretrained import load_complete, obtain_weights
 
-# MFM's and the published SPAI's; CLIP's with its own activation and OpenAI's weights; DINOv2's.
+# That of MFM and the published SPAI; CLIP's, with its own activation and OpenAI's weights; DINOv2's.
 VITS = ("vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224.openai", "vit_base_patch14_dinov2")
 IMAGENET_CLASSES = 1000
-# Of masked pretraining; and what only CLIP's towers keep.
+# Weights of masked pretraining alone, and those that only a CLIP tower keeps.
 PRETRAINING_PREFIXES = ("mask_token", "decoder.")
 HEAD_PREFIXES = ("norm.", "fc_norm.", "head.")
 
@@ -23,23 +24,22 @@ HEAD_PREFIXES = ("norm.", "fc_norm.", "head.")
 def build_vit(name: str, *, image_size: int = 0, depth: int = 0, width: int = 0, heads: int = 0) -> VisionTransformer:
     """Build a plain vision transformer with random weights.
 
-    A CLIP tower keeps its final norm and its `head`, the projection to the space shared with texts. Any other ViT loses
-    both: its tokens are wanted, and parameters that nothing uses would never get a gradient.
+    A CLIP tower keeps its final norm and its `head`, the projection to the space shared with texts. They are removed
+    from any other ViT, since its tokens are used and parameters without use would never get a gradient.
 
     Args:
         name: As timm spells it, such as those of `VITS`; the part behind a dot names one of its pretrainings.
-        image_size: Side of the square images in pixels, a multiple of the patch size; 0 for the model's own, as for
-            all that follow.
-        depth: Number of transformer blocks.
-        width: Of the tokens; a multiple of `heads`.
-        heads: Of the attention.
+        image_size: Side of the square images in pixels, a multiple of the patch size; 0 for the model's own.
+        depth: Number of transformer blocks; 0 for the model's own.
+        width: Width of the tokens, a multiple of `heads`; 0 for the model's own.
+        heads: Number of heads of the attention; 0 for the model's own.
 
     Raises:
         UserError: No such model, none of this plain kind, or numbers that do not fit each other.
     """
-    sizes = {"img_size": image_size, "depth": depth, "embed_dim": width, "num_heads": heads}
-    sizes = {key: value for key, value in sizes.items() if value}
-    if not timm.is_model(name):  # asked first: create_model would look for some names on the hub
+    given = {"img_size": image_size, "depth": depth, "embed_dim": width, "num_heads": heads}
+    sizes: dict[str, Any] = {key: value for key, value in given.items() if value}
+    if not timm.is_model(name):  # checked first: create_model would look some names up on the hub
         raise UserError(f"timm has no model {name!r}. Vision transformers that work: {', '.join(VITS)}.")
     try:
         vit = timm.create_model(name, pretrained=False, **sizes)
@@ -63,10 +63,10 @@ def build_vit(name: str, *, image_size: int = 0, depth: int = 0, width: int = 0,
 
 
 class TokenBackbone(nn.Module):
-    """A vision transformer that hands out its tokens after each block, and their embeddings.
+    """A vision transformer that gives the tokens after each block, and their embeddings.
 
-    The input is normalised inside: as timm says for CLIP towers, by ImageNet's mean and deviation for all others, with
-    which MFM, MAE and DINOv2 were trained.
+    It normalises its input itself: CLIP towers by timm's numbers for them, all others by ImageNet's mean and deviation,
+    as in the training of MFM, MAE and DINOv2.
     """
 
     def __init__(self, name: str, *, image_size: int = 0, depth: int = 0, width: int = 0, heads: int = 0) -> None:
@@ -74,19 +74,20 @@ class TokenBackbone(nn.Module):
         super().__init__()
         self.vit = build_vit(name, image_size=image_size, depth=depth, width=width, heads=heads)
         self.is_clip = _is_clip(name)
-        self.image_size: int = self.vit.patch_embed.img_size[0]
-        self.grid: int = self.vit.patch_embed.grid_size[0]  # tokens a side
-        self.n_prefix: int = self.vit.num_prefix_tokens  # the class token, and registers
-        self.depth, self.width = len(self.vit.blocks), self.vit.embed_dim
-        self.heads: int = self.vit.blocks[0].attn.num_heads
-        self.embedding_size: int = self.vit.num_classes if self.is_clip else self.width
-        own = self.vit.pretrained_cfg
+        vit: Any = self.vit  # timm's parts have no types
+        self.image_size: int = vit.patch_embed.img_size[0]
+        self.grid: int = vit.patch_embed.grid_size[0]  # tokens a side
+        self.n_prefix: int = vit.num_prefix_tokens  # the class token, and registers
+        self.depth, self.width = len(vit.blocks), vit.embed_dim
+        self.heads: int = vit.blocks[0].attn.num_heads
+        self.embedding_size: int = vit.num_classes if self.is_clip else self.width
+        own = vit.pretrained_cfg
         mean, std = (own["mean"], own["std"]) if self.is_clip else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def blocks(self, images: Tensor) -> Iterator[Tensor]:
-        """The whole sequence (N, n_prefix + T, width) after each block in turn; none is kept here.
+        """The whole sequence (N, n_prefix + T, width) after each block in turn; no reference to it is kept here.
 
         Args:
             images: Float in [0, 1], (N, 3, S, S) with S the `image_size`.
@@ -106,8 +107,8 @@ class TokenBackbone(nn.Module):
     def embed(self, sequence: Tensor) -> Tensor:
         """The images' embeddings (N, embedding_size), from the last block's sequence.
 
-        A CLIP tower's are in the space shared with texts, not normalised. Another ViT's is its class token with mean 0
-        and deviation 1: without learned scales, which a linear layer on top makes up for.
+        Those of a CLIP tower are in the space shared with texts, not normalised. Another ViT's is its class token with
+        mean 0 and deviation 1, without learned scales, which a linear layer on top can have.
         """
         return self._project(sequence[:, 0])
 
@@ -126,17 +127,17 @@ class TokenBackbone(nn.Module):
         return F.layer_norm(tokens, (self.width,), eps=1e-6)
 
 
-def load_vit_weights(backbone: TokenBackbone, name: str, source: str, flag: str = "--backbone-weights") -> str:
+def load_vit_weights(backbone: TokenBackbone, name: str, source: str, role: str = "backbone weights") -> str:
     """Load pretrained weights into a backbone; position embeddings of other image sizes are resampled as timm does.
 
     Args:
-        backbone: Built of the same name. The hub's weights want its own depth, width and heads.
-        name: As timm spells it. Without the part behind the dot, the hub's weights are those that timm prefers, of CLIP
-            not OpenAI's.
+        backbone: Built of the same name; for the hub's weights with the name's own depth, width and heads.
+        name: As timm spells it. Without the part behind the dot, the hub's weights are those that timm prefers, which
+            are not OpenAI's for CLIP.
         source: `hub` (or its local cache), `none`, `auto` (`hub`, or `none` with one printed line and its reason when
             that fails), or a file's path: a state dict with the names of timm, of open_clip's or DINOv2's release, or
             of BEiT, which MFM's has.
-        flag: The user's name for `source`, for messages.
+        role: What the weights are for, for messages.
 
     Returns:
         What was loaded: `hub`, `none`, or the path.
@@ -149,7 +150,7 @@ def load_vit_weights(backbone: TokenBackbone, name: str, source: str, flag: str 
         source,
         lambda: _download(backbone, name),
         hub_word="hub",
-        flag=flag,
+        role=role,
         without="its random ones stay",
     )
     if weights is not None:
@@ -180,9 +181,9 @@ def _is_clip(name: str) -> bool:
 
 
 def _download(backbone: TokenBackbone, name: str) -> dict[str, Tensor]:
-    published = timm.create_model(name, device="meta")
+    published: Any = timm.create_model(name, device="meta")
     sizes = len(published.blocks), published.embed_dim, published.blocks[0].attn.num_heads
-    # Before the download; and a wrong number of heads would show in no shape.
+    # Checked before the download; and a wrong number of heads would change no shape.
     if sizes != (backbone.depth, backbone.width, backbone.heads):
         raise UserError(
             f"the hub's has depth {sizes[0]}, width {sizes[1]} and {sizes[2]} heads, this one "
@@ -193,13 +194,13 @@ def _download(backbone: TokenBackbone, name: str) -> dict[str, Tensor]:
 
 def _timm_weights(weights: dict[str, Tensor], vit: VisionTransformer, name: str, source: str) -> dict[str, Tensor]:
     """A file's weights under timm's names and with the network's number of positions."""
-    if any(key.startswith("encoder.") for key in weights):  # MFM's pretraining, with its decoder beside it
+    if any(key.startswith("encoder.") for key in weights):  # MFM's pretraining, with its decoder
         weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
     patch = vit.patch_embed.patch_size
     kernels = [
         value for key, value in weights.items() if key.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))
     ]
-    if any(kernel.shape[-2:] != patch for kernel in kernels):  # timm would resample them, to worse features
+    if any(kernel.shape[-2:] != patch for kernel in kernels):  # timm would resample them, which harms the features
         raise UserError(f"the weights of {source} do not fit {name}: its patches have {patch[0]} px.")
     try:
         return checkpoint_filter_fn(fuse_qkv_bias(weights), vit)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from common.generated import explain, load_detector
 from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
 from common.generated.patches import pad_to_patch, patch_positions
 
@@ -151,6 +152,27 @@ def test_even_attention_does_not_look_uneven(pictures):
     assert np.ptp(shown[1].reshape(-1, 3).astype(int), axis=0).max() < 8
 
 
+def test_an_explanation_is_the_verdict_the_table_and_the_maps(save_detector, tmp_path, pictures):
+    real = {"slope": 0.0, "intercept": -2.0}
+    detector = load_detector(save_detector(tmp_path / "spai_best.pth", calibration=real), torch.device("cpu"))
+    image = noise(150, 130)
+    (found,) = detector.predict([image])
+    text, figure = explain(detector, image, "a.png")
+    verdict, guarantee, empty, *table = text.split("\n")
+    assert verdict == "real, probability that it is generated 0.1192"
+    assert guarantee == "of generated images like those of the validation, at most 5 % are called real"
+    assert empty == ""
+    weights, names = found.score.attention.numpy(), detector.model.semantic_tokens
+    assert table == describe_tokens(names, found.score.semantic_attention.numpy(), weights).split("\n")
+    assert "a.png: real, probability that it is generated 0.12" in texts(figure)
+    shown, _ = pictures(figure)
+    assert len(shown) == 5
+    attention = len(weights) * attention_map(found.score.positions, weights, 64, 150, 130)
+    cells = len(names) * semantic_map(names, found.score.semantic_attention.numpy(), weights, 150, 130)
+    expected, _ = pictures(draw_attention(image, attention, cells, "t"))
+    assert all((panel == other).all() for panel, other in zip(shown, expected, strict=True))
+
+
 @pytest.mark.parametrize(
     ("height", "width"), [(1500, 2000), (64, 64), (8, 8), (30, 2000), (2000, 30), (300, 601), (300, 599)]
 )
@@ -159,7 +181,7 @@ def test_images_of_any_size(height, width, pictures):
     ones[: height // 2] = np.nan
     title = "a picture with a long name.png: insufficient evidence, probability that it is generated 0.50"
     for semantic in (None, ones):
-        figure = draw_attention(noise(height, width), ones, semantic, title)
+        figure = draw_attention(np.full((height, width, 3), 99, np.uint8), ones, semantic, title)
         shown, page = pictures(figure)
         assert 820 <= page.shape[1] <= 1621 and page.shape[0] <= 2800
         assert shown[1].shape == shown[0].shape

@@ -12,14 +12,11 @@ from common.generated.dataset import (
     GeneratedTestSet,
     GeneratedTrainSet,
     collate,
-    cutmix,
     make_generated_loader,
-    mix,
-    mixup,
     view_augmentation,
 )
 from common.generated.degradations import degrade
-from common.generated.images import LabelledImage, read_folders
+from common.generated.images import LabelledImage, images_of_folders
 
 SIZES = {"views": 2, "patch_size": 32, "whole_size": 24}
 
@@ -188,63 +185,6 @@ def test_batches_do_not_depend_on_the_workers(images, workers):
         assert all(torch.equal(batch[name], other[name]) for name in batch)
 
 
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    """Two images, all 0 and all 100: generated and real."""
-    value = torch.tensor([0, 100], dtype=torch.uint8)
-    shape = {"views": (2, 3, 4, 4), "whole": (3, 8, 8), "degraded_views": (2, 3, 4, 4)}
-    pixels = {name: value.view(2, *(1 for _ in size)).expand(2, *size).clone() for name, size in shape.items()}
-    return {**pixels, "label": torch.tensor([1.0, 0.0]), "index": torch.tensor([8, 9]), "prompt_index": torch.zeros(2)}
-
-
-SWAP = torch.tensor([1, 0])
-
-
-def test_mixup_is_the_weighted_mean(batch):
-    mixed = mixup(batch, 0.75, SWAP)
-    for name in ("views", "whole", "degraded_views"):
-        assert mixed[name].dtype == torch.uint8 and mixed[name].shape == batch[name].shape
-        assert (mixed[name][0] == 25).all() and (mixed[name][1] == 75).all()
-    assert mixed["label"].tolist() == [0.75, 0.25]
-    assert mixed["index"].tolist() == [8, 9] and mixed["prompt_index"].tolist() == [-1, -1]
-    assert (batch["views"][0] == 0).all() and batch["label"].tolist() == [1, 0]
-    for share, label in ((1.0, [1, 0]), (0.0, [0, 1])):
-        assert mixup(batch, share, SWAP)["label"].tolist() == label
-
-
-def test_cutmix_pastes_one_box(batch):
-    mixed = cutmix(batch, (0.0, 0.5, 0.5, 1.0), SWAP)
-    view = torch.zeros(4, 4, dtype=torch.uint8)
-    view[:2, 2:] = 100
-    whole = torch.zeros(8, 8, dtype=torch.uint8)
-    whole[:4, 4:] = 100
-    assert (mixed["views"][0] == view).all() and (mixed["views"][1] == 100 - view).all()
-    assert (mixed["degraded_views"][0] == view).all() and (mixed["whole"][0] == whole).all()
-    assert mixed["label"].tolist() == [0.75, 0.25]
-    assert cutmix(batch, (0.3, 0.3, 0.3, 0.3), SWAP)["label"].tolist() == [1, 0]
-    assert (batch["views"][0] == 0).all()
-
-
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixing_draws_from_its_generator(batch, kind):
-    rng = np.random.default_rng(0)
-    labels, seen = [], set()
-    for _ in range(200):
-        mixed = mix(batch, kind, 0.2, rng)
-        share = mixed["views"].float().mean(dim=(1, 2, 3, 4))
-        torch.testing.assert_close(mixed["label"], 1 - share / 100, atol=0.006, rtol=0)  # what is seen is what is said
-        seen.add(round(mixed["label"][0].item(), 2))
-        labels.append(mixed["label"][0].item())
-    assert len(seen) > 5 and min(labels) < 0.1 and max(labels) > 0.9
-    one, other = (mix(batch, kind, 1.0, np.random.default_rng(2)) for _ in range(2))
-    assert torch.equal(one["views"], other["views"])
-
-
-def test_other_kinds_of_mixing_are_refused(batch):
-    with pytest.raises(ValueError, match="cutout"):
-        mix(batch, "cutout", 0.2, np.random.default_rng(0))
-
-
 def test_collate_stacks_all_but_images():
     items = [{"image": torch.zeros(3, n, 2), "label": torch.tensor(1.0), "index": n} for n in (4, 5)]
     batch = collate(items)
@@ -253,8 +193,7 @@ def test_collate_stacks_all_but_images():
 
 
 def test_real_portraits(shared_data):
-    folder = shared_data / "portraits"
-    images = read_folders(folder / "real", folder / "fake", seed=0)[198:202]
+    images = images_of_folders(shared_data / "portraits", seed=0)[198:202]
     dataset = GeneratedTrainSet(
         images, views=2, patch_size=64, whole_size=64, degradation_probability=1.0, pairs=False, cache=False
     )

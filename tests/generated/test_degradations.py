@@ -90,8 +90,6 @@ def test_strengths_of_the_evaluation(picture):
     assert (degrade(picture, "webp") == webp(picture, 70)).all()
     assert degrade(picture, "resize").shape == (30, 40, 3)
     assert (degrade(picture, "blur") == blur(picture, 1)).all()
-    assert (degrade(picture, "jpeg", 30) == jpeg(picture, 30)).all()
-    assert degrade(picture, "resize", 2).shape == (120, 160, 3)
 
 
 def test_noise_differs_between_images(picture):
@@ -145,14 +143,11 @@ def test_chains_have_one_to_five_operations_in_any_order(monkeypatch):
         assert low <= min(strengths[name]) < low + 0.05 * (high - low)
         assert high - 0.05 * (high - low) < max(strengths[name]) <= high
     assert {int(quality) for quality in strengths["jpeg"]} == set(range(50, 101))
-    calls.clear()
-    random_chain(image, rng, (2, 2), min_side=2)
-    assert len(calls) == 2
 
 
 def test_no_side_is_shrunk_below_the_minimum(monkeypatch, picture):
     def sides(min_side):
-        return [min(random_chain(picture, rng, (5, 5), min_side=min_side).shape[:2]) for _ in range(60)]
+        return [min(random_chain(picture, rng, min_side=min_side).shape[:2]) for _ in range(90)]
 
     rng = np.random.default_rng(0)
     assert min(sides(50)) == 50
@@ -164,4 +159,4 @@ def test_a_chain_leaves_out_webp_where_it_can_not_be(monkeypatch):
     monkeypatch.setattr("common.generated.degradations.WEBP_SIDE", 50)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        random_chain(np.zeros((8, 60, 3), np.uint8), rng, (5, 5), min_side=8)
+        random_chain(np.zeros((8, 60, 3), np.uint8), rng, min_side=8)

@@ -84,5 +84,5 @@ def test_one_that_was_never_calibrated_is_noted(save_detector, tmp_path, capsys)
 
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
     torch.save({"model_state_dict": {}, "epoch": 0}, tmp_path / "spai_best.pth")
-    with pytest.raises(UserError, match=r"spai_best\.pth.*not of the kind wanted"):
+    with pytest.raises(UserError, match=r"spai_best\.pth.*not of the kind needed"):
         load_detector(tmp_path / "spai_best.pth", CPU)

@@ -124,7 +124,7 @@ def test_no_gradient_goes_back_to_the_spectral_features(patches):
     assert spectral.grad is None
 
 
-def test_early_gate_is_residual_and_begins_as_nothing():
+def test_early_gate_is_residual_and_adds_nothing_at_first():
     torch.manual_seed(0)
     gate = EarlyFusionGate(6, 4)
     context, semantic = torch.randn(5, 6), torch.randn(5, 4)
@@ -145,7 +145,7 @@ def test_pyramid_by_hand():
         pyramid_tokens(grid, (5,))
 
 
-def test_seed_numbers_are_the_defaults():
+def test_defaults_are_those_of_the_original_recipe():
     defaults = {name: entry.default for name, entry in inspect.signature(SemanticFusion).parameters.items()}
     assert (defaults["width"], defaults["heads"]) == (512, 8)
     assert all(defaults[part] for part in PARTS)

@@ -8,13 +8,12 @@ from PIL import Image
 from common.errors import UserError
 from common.generated.images import (
     LabelledImage,
-    check_splits,
     fingerprint,
     hold_out,
-    inspect,
+    images_of_folders,
+    images_of_table,
     prompt_list,
-    read_folders,
-    read_table,
+    readable_images,
 )
 
 
@@ -43,43 +42,46 @@ def test_table(table, tmp_path):
         f"{tmp_path / 'set' / 'b.png'},0,val,camera,",
         "set/c.png,1,test,,",
     )
-    assert read_table(table(*rows, head="image,class,split,generator,prompt")) == [
+    assert images_of_table(table(*rows, head="image,class,split,generator,prompt"), seed=0) == [
         LabelledImage(tmp_path / "set/a.png", True, "train", "SDXL", "a cat, asleep"),
         LabelledImage(tmp_path / "set/b.png", False, "val", "real"),
         LabelledImage(tmp_path / "set/c.png", True, "test", "generated"),
     ]
-    assert [i.generator for i in read_table(table("set/a.png,1,train", "set/b.png,0,val"))] == ["generated", "real"]
+    plain = images_of_table(table("set/a.png,fake,train", "set/b.png,real,val", head="file,label,split"), seed=0)
+    assert [image.generator for image in plain] == ["generated", "real"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "parts"),
-    [
-        (["set/a.png,1,train", "set/b.png,2,val"], ["row 3 (set/b.png)", "class is '2'"]),
-        (["set/a.png,fake,train"], ["row 2", "class is 'fake'"]),
-        (["set/a.png,1,dev"], ["row 2", "split is 'dev'", "train, val, test"]),
-        (["set/a.png,1,train", "set/b.png,0,val", "set/../set/a.png,1,test"], ["row 4", "is in row 2 already"]),
-        (["set/x.png,1,train", "set/b.png,0,val", "set/y.png,0,val"], ["2 of the 3 images", "row 2", "x.png", "row 4"]),
-        ([], ["lists no images"]),
-    ],
-)
-def test_faults_of_a_table_name_file_and_row(table, rows, parts):
-    with pytest.raises(UserError) as error:
-        read_table(table(*rows))
-    for part in ("table.csv", *parts):
-        assert part in str(error.value)
+def test_a_table_s_faults_are_named_with_their_rows(table):
+    with pytest.raises(UserError, match=r"table\.csv has 1 wrong rows(.|\n)*row 3 \(set/b\.png\): class is '2'"):
+        images_of_table(table("set/a.png,1,train", "set/b.png,2,val"), seed=0)
 
 
-def test_a_table_needs_its_columns_and_real_is_no_generator(table):
-    with pytest.raises(UserError, match=r"table\.csv needs the columns image, class, split"):
-        read_table(table("set/a.png,1", head="image,class"))
-    with pytest.raises(UserError, match=r"row 2 .*generator is 'real'"):
-        read_table(table("set/a.png,1,train,real", head="image,class,split,generator"))
+def test_real_is_no_generator(table, tmp_path):
+    csv = table("set/a.png,1,train,real", "set/b.png,0,train,real", head="image,class,split,generator")
+    with pytest.raises(UserError, match=r"table\.csv has 1 generated images whose generator is 'real'.*\n.*a\.png"):
+        images_of_table(csv, seed=0)
+    save(tmp_path / "fake" / "real" / "1.png")
+    with pytest.raises(UserError, match=r"generator is 'real'; name what generated them:\n.*fake/real/1\.png"):
+        images_of_folders(tmp_path, seed=0)
 
 
-def test_long_lists_of_faults_are_cut(table):
-    with pytest.raises(UserError, match=r"40 of the 40(.|\n)*row 11(.|\n)*and 30 more") as error:
-        read_table(table(*(f"missing_{n}.png,1,train" for n in range(40))))
-    assert "row 12:" not in str(error.value)
+def test_a_table_without_splits_is_split_as_folders_are(folders, tmp_path):
+    images = images_of_folders(folders, seed=3)
+    rows = [f"{i.path},{int(i.generated)},{i.generator if i.generated else ''}" for i in images]
+    (tmp_path / "table.csv").write_text("\n".join(["file,label,generator", *rows]))
+    assert images_of_table(tmp_path / "table.csv", seed=3) == images
+
+
+def test_splits_that_folders_give_are_kept(tmp_path):
+    for number, name in enumerate(("train/real", "train/fake/gan", "val/real", "val/fake", "test/fake/gan")):
+        save(tmp_path / name / f"{number}.png")
+    assert [(i.path.name, i.generated, i.split, i.generator) for i in images_of_folders(tmp_path, seed=0)] == [
+        ("0.png", False, "train", "real"),
+        ("1.png", True, "train", "gan"),
+        ("2.png", False, "val", "real"),
+        ("3.png", True, "val", "generated"),
+        ("4.png", True, "test", "gan"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def folders(tmp_path_factory) -> Path:
 
 
 def test_folders_are_split_alike_in_every_generator(folders):
-    images = read_folders(folders / "real", folders / "fake", seed=0)
+    images = images_of_folders(folders, seed=0)
     counts = Counter((image.generator, image.split) for image in images)
     for generator, total in (("real", 200), ("one", 100), ("two", 100), ("generated", 20)):
         parts = [counts[generator, split] for split in ("train", "val", "test")]
@@ -110,7 +112,7 @@ def test_folders_are_split_alike_in_every_generator(folders):
 
 def test_twins_share_their_split(folders):
     splits: dict[str, set[str]] = {}
-    images = read_folders(folders / "real", folders / "fake", seed=1)
+    images = images_of_folders(folders, seed=1)
     for image in images:
         splits.setdefault(image.path.stem, set()).add(image.split)
     assert len(splits) == len(images) - 50
@@ -119,7 +121,7 @@ def test_twins_share_their_split(folders):
 
 def test_splits_follow_from_names_and_seed(folders, tmp_path, monkeypatch):
     def drawn(folder, seed):
-        images = read_folders(folder / "real", folder / "fake", seed)
+        images = images_of_folders(folder, seed)
         return {image.path.relative_to(folder): image.split for image in images}
 
     before = drawn(folders, 3)
@@ -138,35 +140,32 @@ def test_rare_generators_reach_every_split(tmp_path):
     save(tmp_path / "real" / "photo.png")
     for number in range(200):
         save(tmp_path / "fake" / f"generator_{number}" / f"{number}.png")
-    counts = Counter(i.split for i in read_folders(tmp_path / "real", tmp_path / "fake", seed=0) if i.generated)
+    counts = Counter(i.split for i in images_of_folders(tmp_path, seed=0) if i.generated)
     assert 110 < counts["train"] < 170 and counts["val"] > 15 and counts["test"] > 15
 
 
-def test_folders_that_are_none(folders, tmp_path):
-    (tmp_path / "empty").mkdir()
-    save(tmp_path / "fake" / "real" / "1.png")
-    for real, fake, message in (
-        (folders / "real", tmp_path / "missing", "is not a folder"),
-        (folders / "real", tmp_path / "empty", "holds no images"),
-        (folders, folders / "fake", "share images"),
-        (folders / "real", tmp_path / "fake", "name it after its generator"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_folders(real, fake, seed=0)
-    with pytest.raises(UserError, match="sum to 1"):
-        read_folders(folders / "real", folders / "fake", 0, (0.7, 0.2, 0.2))
+def test_folders_without_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="the folders real and fake"):
+        images_of_folders(tmp_path / "missing", seed=0)
+    (tmp_path / "fake").mkdir()
+    with pytest.raises(UserError, match="holds no files"):
+        images_of_folders(tmp_path, seed=0)
+    save(tmp_path / "fake" / "1.png")
+    Image.new("RGB", (4, 3)).save(tmp_path / "fake" / "1.jpg")
+    with pytest.raises(UserError, match="share a case id"):
+        images_of_folders(tmp_path, seed=0)
 
 
-def test_inspection_lists_every_bad_file_or_leaves_it_out(tmp_path, capsys):
+def test_every_bad_file_is_listed_or_left_out(tmp_path, capsys):
     paths = [save(tmp_path / f"{number}.png") for number in range(4)]
     paths[1].write_bytes(b"no image")
     paths[3].write_bytes(paths[3].read_bytes()[:40])
     images = [LabelledImage(path, True, "train", "SDXL") for path in paths]
-    with pytest.raises(UserError, match=r"2 bad files among 4 images:\n.*1\.png(.|\n)*3\.png(.|\n)*--skip-bad-files"):
-        inspect(images)
-    assert inspect(images, skip_bad_files=True) == [images[0], images[2]]
+    with pytest.raises(UserError, match=r"2 bad files among 4 images:\n.*1\.png(.|\n)*3\.png(.|\n)*skip_bad_files"):
+        readable_images(images)
+    assert readable_images(images, skip_bad_files=True) == [images[0], images[2]]
     assert "left out: 2 bad files" in capsys.readouterr().out
-    assert inspect([images[0]]) == [images[0]]
+    assert readable_images([images[0]]) == [images[0]]
 
 
 def image(name: str, generator: str, split: str, prompt: str = "") -> LabelledImage:
@@ -191,15 +190,6 @@ def test_leave_one_generator_out():
             hold_out(images, name)
 
 
-def test_training_and_validation_need_both_classes():
-    images = [image("a", "real", "train"), image("b", "SDXL", "train"), image("c", "SDXL", "val")]
-    with pytest.raises(UserError, match="val has no real images"):
-        check_splits(images)
-    with pytest.raises(UserError, match=r"train has no generated images; val has no real images; val has no generated"):
-        check_splits(images[:1])
-    check_splits([*images, image("d", "real", "val")])
-
-
 def test_prompts_once_and_sorted():
     prompts = ("dog", "", "cat", "dog")
     assert prompt_list(image(str(n), "SDXL", "train", p) for n, p in enumerate(prompts)) == ["cat", "dog"]
@@ -217,8 +207,7 @@ def test_fingerprint_follows_content_not_place(tmp_path):
 
 
 def test_real_portraits(shared_data):
-    folder = shared_data / "portraits"
-    images = read_folders(folder / "real", folder / "fake", seed=0)
+    images = images_of_folders(shared_data / "portraits", seed=0)
     assert Counter((i.generator, i.split) for i in images) == {
         ("real", "train"): 140,
         ("real", "val"): 30,
@@ -228,5 +217,4 @@ def test_real_portraits(shared_data):
         ("generated", "test"): 36,
     }
     assert len({i.path for i in images}) == 440
-    check_splits(images)
-    assert inspect(images[:10]) == images[:10]
+    assert readable_images(images[:10]) == images[:10]

@@ -268,8 +268,8 @@ def test_a_tower_of_its_own(batch, monkeypatch):
     ("change", "message"),
     [
         ({"backbone_name": "vit_base_patch16_224"}, "CLIP tower"),
-        ({"early_fusion_layers": (4,)}, "--early-fusion-layers 4"),
-        ({"semantic_scales": (3,)}, "--semantic-scales 3"),
+        ({"early_fusion_layers": (4,)}, "early_fusion_layers has 4"),
+        ({"semantic_scales": (3,)}, "semantic_scales has 3"),
         ({"semantic_scales": (), "local_semantics": False}, "two semantic tokens"),
     ],
 )
@@ -337,7 +337,7 @@ def test_a_trained_backbone_gets_gradients(batch):
 
 
 def test_losses_on_the_fusion_cannot_pull_the_similarities_together(batch):
-    """The seed's fault: its consistency losses have their minimum where cos(x, high) is 1. Here they don't reach it."""
+    """The consistency losses of the original recipe are smallest where cos(x, high) is 1. Here they don't reach it."""
     model = moved(make(**FUSED | {"early_fusion_layers": ()}, dropout=0.0, twelve_statistics=False))
     model.set_stage("joint")
     patches, semantic = batch[0].flatten(0, 1), model.image_semantics(batch[1]).repeat_interleave(4, dim=0)

@@ -6,19 +6,22 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.generated import training
 from common.generated.config import SpaiConfig
 from common.generated.images import LabelledImage
+from common.generated.losses import SpaiLoss
 from common.generated.network import SPAI_KEYS, Spai, load_spai
-from common.generated.testing import convert_published, evaluate_spai
+from common.generated.published import convert_published
+from common.generated.testing import evaluate_spai
 from common.generated.training import (
-    SpaiStep,
     _depth,
     architecture,
     balanced_weights,
     embed_prompts,
-    fit_spai,
     load_images,
+    spai_step,
     start_spai,
+    train_spai,
 )
 from common.training.checkpoint import load_checkpoint
 
@@ -42,7 +45,7 @@ def config(pictures, tmp_path) -> SpaiConfig:
     small = {"patch_size": 32, "patch_stride": 32, "mask_radius": 3.0, "semantic_scales": (2,), "fusion_width": 16}
     small |= {"backbone_width": 32, "projection_dim": 16, "attention_dim": 16, "views": 2, "batch_size": 16}
     quick = SpaiConfig(name="spai_test").quick()
-    folders = {"real": pictures / "real", "fake": pictures / "fake", "models_dir": tmp_path, "tracker": "none"}
+    folders = {"data_dir": pictures, "models_dir": tmp_path, "tracker": "none"}
     return replace(quick, **small, **folders, epochs=2, stage_one_epochs=1, warmup_epochs=0.5)
 
 
@@ -50,7 +53,7 @@ def test_trains_tests_and_rebuilds(config):
     """The whole way, and what it leaves: stages, checkpoint, calibration, a table by generator and degradation."""
     images = load_images(config)
     model, config = start_spai(config)
-    metrics = fit_spai(config, model, images)
+    metrics = train_spai(config, model, images)
     checkpoint = load_checkpoint(config.models_dir / "spai_test_best.pth", SPAI_KEYS)
     assert checkpoint["best_auc"] == metrics["auc"]
     assert checkpoint["config"]["early_fusion_layers"] == [1, 2]
@@ -61,7 +64,7 @@ def test_trains_tests_and_rebuilds(config):
     model.eval().load_state_dict(checkpoint["model_state_dict"])
     assert again.score_images([image], whole)[0].logit == model.score_images([image], whole)[0].logit
 
-    table = evaluate_spai(replace(config, degrade="jpeg,blur"), images)
+    table = evaluate_spai(replace(config.evaluation(), degrade=("jpeg", "blur")), images)
     assert table["degradation"].tolist() == [name for name in ("none", "jpeg", "blur") for _ in range(3)]
     assert table["generator"].tolist() == 3 * ["diffusion", "gan", "average"]
     average = table[table["generator"] == "average"]
@@ -70,14 +73,16 @@ def test_trains_tests_and_rebuilds(config):
 
 
 def test_plain_spai_learns_a_checkerboard_and_keeps_the_rate_that_is_asked_for(config):
-    plain = {"fusion": "none", "epochs": 8, "lr": 3e-3, "views": 4, "stage_one_epochs": 0, "batch_size": 8}
+    plain = {"fusion": "none", "epochs": 6, "lr": 1e-2, "views": 4, "stage_one_epochs": 0, "batch_size": 8, "seed": 1}
     config = replace(config, **plain, semantic_weight=0.0, frequency_weight=0.0)
     model, config = start_spai(config)
     images = load_images(config)
-    assert fit_spai(config, model, images)["auc"] > 0.9
+    assert train_spai(config, model, images)["auc"] > 0.9
+    # The last epoch, since the scores of the best, the first with an AUC of 1, are nearly the same.
+    (config.models_dir / "spai_test_last.pth").replace(config.models_dir / "spai_test_best.pth")
     # Of 4 or 5 real validation images a rate of 1 % can't be known, one of 50 % can.
-    assert evaluate_spai(replace(config, target_fpr=0.01), images)["undecided"].iloc[0] == 1
-    assert evaluate_spai(replace(config, target_fpr=0.5), images)["undecided"].iloc[0] < 1
+    assert evaluate_spai(replace(config.evaluation(), target_fpr=0.01), images)["undecided"].iloc[0] == 1
+    assert evaluate_spai(replace(config.evaluation(), target_fpr=0.5), images)["undecided"].iloc[0] < 1
 
 
 def test_stages_change_what_learns(config):
@@ -91,10 +96,10 @@ def test_stages_change_what_learns(config):
 
     def watched(stage, train_backbone=False):
         states.append((stage, {name: value.clone() for name, value in model.state_dict().items()}))
-        set_stage(stage, train_backbone)
+        set_stage(stage, train_backbone=train_backbone)
 
     model.set_stage = watched
-    fit_spai(config, model, images)
+    train_spai(config, model, images)
     (stage, before), (next_stage, after_one) = states
     assert (stage, next_stage) == ("semantic", "joint")
     moved = {name.split(".")[0] for name in first if not torch.equal(before[name], after_one[name])}
@@ -106,22 +111,20 @@ def test_stages_change_what_learns(config):
 def test_resumes_to_the_same_weights(config):
     images = load_images(config)
     whole = replace(config, name="whole")
-    fit_spai(whole, start_spai(whole)[0], images)
+    train_spai(whole, start_spai(whole)[0], images)
 
     def stop(stage, train_backbone=False):
         if stage == "joint":
             raise KeyboardInterrupt
 
     broken = replace(config, name="broken")
-    load_images(broken)  # seeds
     model, _ = start_spai(broken)
     set_stage = model.set_stage
-    model.set_stage = lambda stage, train_backbone=False: (set_stage(stage, train_backbone), stop(stage))
+    model.set_stage = lambda stage, train_backbone=False: (set_stage(stage, train_backbone=train_backbone), stop(stage))
     with pytest.raises(KeyboardInterrupt, match="go on with --resume"):
-        fit_spai(broken, model, images)
+        train_spai(broken, model, images)
     resumed = replace(broken, resume=True)
-    load_images(resumed)
-    fit_spai(resumed, start_spai(resumed)[0], images)
+    train_spai(resumed, start_spai(resumed)[0], images)
     one, other = (
         torch.load(config.models_dir / f"{name}_last.pth", weights_only=True)["model_state_dict"]
         for name in ("whole", "broken")
@@ -132,14 +135,14 @@ def test_resumes_to_the_same_weights(config):
 def test_fusion_starts_from_a_plain_checkpoint(config):
     plain = replace(config, name="plain", fusion="none", epochs=0, semantic_weight=0.0, frequency_weight=0.0)
     images = load_images(plain)
-    fit_spai(plain, start_spai(plain)[0], images)
+    train_spai(plain, start_spai(plain)[0], images)
     init = config.models_dir / "plain_best.pth"
     model, fused = start_spai(replace(config, init=init, projection_dim=24))
     assert fused.projection_dim == 16
     weights = torch.load(init, weights_only=True)["model_state_dict"]
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
-    fit_spai(replace(fused, epochs=0), model, images)
-    with pytest.raises(UserError, match="is a fusion already"):
+    train_spai(replace(fused, epochs=0), model, images)
+    with pytest.raises(UserError, match="is a fusion; name a checkpoint"):
         start_spai(replace(config, init=config.models_dir / "spai_test_best.pth"))
 
 
@@ -156,46 +159,28 @@ def test_twins_share_one_pass_and_the_loss_sees_both(config):
         "degraded_views": torch.randint(256, (2, 2, 3, 32, 32), generator=rng, dtype=torch.uint8),
         "degraded_whole": torch.randint(256, (2, 3, 32, 32), generator=rng, dtype=torch.uint8),
     }
-    step = SpaiStep(config, None)
+    loss = SpaiLoss(classification="focal")
     model.eval()
     clean, degraded = model(batch["views"], batch["whole"]), model(twins["degraded_views"], twins["degraded_whole"])
-    torch.testing.assert_close(step(model, twins), step.loss(clean, batch["label"], degraded), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(step(model, batch), step.loss(clean, batch["label"]))
-
-
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixing_is_an_option(config, kind):
-    calls = []
-
-    def model(views, whole):
-        calls.append(views)
-        return Spai(**architecture(config)).eval()(views, whole)
-
-    views = torch.arange(2, dtype=torch.uint8).mul(200).view(2, 1, 1, 1, 1).expand(2, 1, 3, 32, 32).contiguous()
-    batch = {"views": views, "whole": views[:, 0], "label": torch.tensor([0.0, 1.0]), "index": torch.arange(2)}
-    batch["prompt_index"] = torch.full((2,), -1)
-    step = SpaiStep(replace(config, semantic_weight=0.0, frequency_weight=0.0, **{kind: 1.0}), None)
-    torch.manual_seed(3)
-    for _ in range(6):  # a permutation of two may be none
-        assert step(model, batch).isfinite()
-    assert any(not torch.equal(seen, views) for seen in calls)
+    both = loss(clean, batch["label"], degraded)
+    torch.testing.assert_close(spai_step(loss, None, model, twins), both, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(spai_step(loss, None, model, batch), loss(clean, batch["label"]))
 
 
 def test_text_loss_needs_prompts(config):
     config = replace(config, text_weight=0.5)
-    with pytest.raises(UserError, match="column `prompt`"):
-        fit_spai(config, Spai(**architecture(config), text_head=True), load_images(config))
+    with pytest.raises(UserError, match="a column prompt"):
+        train_spai(config, Spai(**architecture(config), text_head=True), load_images(config))
 
 
 def test_prompts_become_semantic_tokens_and_a_loss(config, pictures, tmp_path, monkeypatch):
     """Prompts of a table, and a list of them; the text tower is stood in for by its embeddings' place in the cache."""
-    import common.generated.training as spai
 
     def embed(prompts, model, pretrained, cache):
         rng = torch.Generator().manual_seed(0)
         return torch.nn.functional.normalize(torch.randn(len(prompts), 512, generator=rng), dim=1)
 
-    monkeypatch.setattr(spai, "cached_text_embeddings", embed)
+    monkeypatch.setattr(training, "cached_text_embeddings", embed)
     (tmp_path / "prompts.txt").write_text("a photograph\n\na drawing\n")
     images = load_images(config)
     rows = [
@@ -203,50 +188,46 @@ def test_prompts_become_semantic_tokens_and_a_loss(config, pictures, tmp_path, m
         for index, image in enumerate(images)
     ]
     (tmp_path / "table.csv").write_text("\n".join(["image,class,split,prompt", *rows]))
-    named = {"csv": tmp_path / "table.csv", "real": None, "fake": None, "prompts": str(tmp_path / "prompts.txt")}
+    named = {"csv": tmp_path / "table.csv", "prompts": str(tmp_path / "prompts.txt")}
     config = replace(config, **named, text_weight=0.5)
     images = load_images(config)
     model, config = start_spai(config)
     assert model.semantic_tokens[-2:] == ["text 0", "text 1"]
     torch.testing.assert_close(model.text, embed_prompts(config, ["a photograph", "a drawing"], model))
-    head = model.fusion["to_text"].weight.clone()
-    fit_spai(config, model, images)
-    assert not torch.equal(model.fusion["to_text"].weight, head)
-    with pytest.raises(UserError, match="needs a pretrained CLIP tower"):
-        evaluate_spai(replace(config, clip_score=True), images)
+    head = model.fusion.to_text.weight.clone()
+    train_spai(config, model, images)
+    assert not torch.equal(model.fusion.to_text.weight, head)
+    with pytest.raises(UserError, match="need a pretrained CLIP tower"):
+        evaluate_spai(replace(config.evaluation(), clip_score=True), images)
     # As if the tower had CLIP's weights.
     path = config.models_dir / "spai_test_best.pth"
     checkpoint = load_checkpoint(path, SPAI_KEYS)
     checkpoint["config"] |= {"train_backbone": False, "backbone_weights": "hub"}
     torch.save(checkpoint, path)
-    table = evaluate_spai(replace(config, clip_score=True, degrade="blur"), images)["clip_score"]
+    table = evaluate_spai(replace(config.evaluation(), clip_score=True, degrade=("blur",)), images)["clip_score"]
     assert table.between(0, 100).all() and table.iloc[0] != table.iloc[-1]
 
 
-@pytest.mark.parametrize("folders", [{}, {"real": None}, {"csv": "x.csv"}])
-def test_images_must_be_named_one_way(config, folders, tmp_path):
-    given = {"real": None, "fake": None} if not folders else {}
-    with pytest.raises(UserError, match="--csv TABLE, or --real DIR and --fake DIR"):
-        load_images(replace(config, **given, **folders))
+def test_only_the_splits_that_are_used_are_decoded(config, pictures, tmp_path, monkeypatch):
+    decoded, read = [], training.readable_images
+    monkeypatch.setattr(training, "readable_images", lambda chosen, **options: decoded.extend(chosen) or read(chosen))
+    images = load_images(config, decoded=("test",))
+    assert decoded == [image for image in images if image.split == "test"] and 0 < len(decoded) < len(images) == 60
 
 
 def test_a_test_on_what_was_trained_on_is_refused(config, capsys):
     images = load_images(config)
     untrained = replace(config, epochs=0, stage_one_epochs=0)
-    fit_spai(untrained, start_spai(untrained)[0], images)
-    evaluate_spai(config, images)
-    assert "figures flatter" not in capsys.readouterr().out
+    train_spai(untrained, start_spai(untrained)[0], images)
+    test = config.evaluation()
+    evaluate_spai(test, images)
+    assert "was trained on other data" not in capsys.readouterr().out
     for change in ({"holdout_generator": "gan"}, {"seed": 5}):
-        other = replace(config, **change)
+        other = replace(test, **change)
         with pytest.raises(UserError, match="it may have seen what is tested here"):
             evaluate_spai(other, load_images(other))
-    evaluate_spai(config, images[1:])
-    assert "figures flatter" in capsys.readouterr().out
-
-
-def test_unknown_degradations_are_named_before_anything_is_read(config):
-    with pytest.raises(UserError, match="--degrade sharpen is unknown; there are jpeg"):
-        load_images(replace(config, degrade="jpeg, sharpen"))
+    evaluate_spai(test, images[1:])
+    assert "was trained on other data" in capsys.readouterr().out
 
 
 def test_a_generator_can_be_left_out(config):
@@ -300,22 +281,18 @@ def test_published_checkpoint_becomes_ours(config, tmp_path, monkeypatch):
         else:
             theirs[name] = value
     torch.save({"model": theirs, "epoch": 34}, tmp_path / "spai.pth")
-    path = convert_published(replace(config, convert=tmp_path / "spai.pth", output=tmp_path / "spai_best.pth"))
+    path = tmp_path / "spai_best.pth"
+    convert_published(tmp_path / "spai.pth", path)
     converted = load_spai(load_checkpoint(path, SPAI_KEYS), path)
     assert torch.equal(converted.patch_attention.query, theirs["patch_aggregator"])
     assert not converted.backbone.vit.blocks[0].attn.qkv.bias[32:64].any()
     assert load_checkpoint(path, SPAI_KEYS)["validation"] == {"probs": [], "generated": []}
     mine = replace(config, fusion="none", name="spai", init=path, epochs=0, semantic_weight=0.0, frequency_weight=0.0)
     network, mine = start_spai(mine)
-    fit_spai(mine, network, load_images(mine))
+    train_spai(mine, network, load_images(mine))
     in_place = load_checkpoint(path, SPAI_KEYS)
     assert in_place["validation"]["probs"] and torch.equal(load_spai(in_place, path).norm.weight, theirs["norm.weight"])
     missing = {name: value for name, value in theirs.items() if name != "to_kv.weight"}
     torch.save({"model": missing | {"surplus.weight": torch.zeros(1)}}, tmp_path / "spai.pth")
     with pytest.raises(UserError, match=r"to_kv\.weight.*surplus\.weight"):
-        convert_published(replace(config, convert=tmp_path / "spai.pth"))
-
-
-def test_spectra_are_not_compiled(config):
-    with pytest.raises(UserError, match="--compile is for scripts 1 to 6"):
-        load_images(replace(config, compile=True))
+        convert_published(tmp_path / "spai.pth", path)

@@ -288,12 +288,12 @@ def test_none_keeps_the_random_weights(capsys):
 
 def test_without_a_hub_auto_says_so_in_one_line(no_hub, capsys):
     name = "vit_tiny_patch16_224"
-    assert load_vit_weights(TokenBackbone(name), name, "auto", flag="--semantic-weights") == "none"
+    assert load_vit_weights(TokenBackbone(name), name, "auto", role="semantic weights") == "none"
     assert capsys.readouterr().out.splitlines() == [
         f"semantic weights: none for {name}, its random ones stay "
         "(the hub can't be reached, and its cache on this machine has no such weights)"
     ]
-    with pytest.raises(UserError, match="--backbone-weights PATH"):
+    with pytest.raises(UserError, match=rf"the backbone weights of {name} can't be fetched.*Give a local file"):
         load_vit_weights(TokenBackbone(name), name, "hub")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.generated.config import SpaiConfig
+from common.generated.config import ConversionConfig, EvaluationConfig, SpaiConfig
 from common.generated.network import SPAI_KEYS
 from common.training.checkpoint import load_checkpoint
 
@@ -23,7 +23,7 @@ SMALL = ("--batch-size", 8, "--views", 2)
 def pictures(tmp_path_factory):
     """Twelve pictures of 70×90 and twelve noisy ones, and a table of them."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    rows = ["image,class,split,generator,prompt"]
+    rows = ["file,label,split,generator,prompt"]
     for number in range(24):
         noise = 60 if number % 2 else 0
         image = cv2.resize(rng.integers(60, 190, (4, 5, 3), dtype=np.uint8), (90, 70), interpolation=cv2.INTER_CUBIC)
@@ -32,37 +32,35 @@ def pictures(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / name), image)
         split = ("train", "train", "train", "val", "val", "test")[number // 4]
-        rows.append(f"{name},{int(noise > 0)},{split},{('', 'gan')[noise > 0]},")
+        rows.append(f"{name},{('real', 'fake')[noise > 0]},{split},{('', 'gan')[noise > 0]},")
     (folder / "images.csv").write_text("\n".join(rows))
     return folder
 
 
-def test_a_table_trains_and_tests_and_is_tested_again(run_program, pictures, tmp_path):
-    flags = ("--csv", pictures / "images.csv", "--models-dir", tmp_path, *QUICK, *SMALL)
-    done = run_program("script_7_spai_fusion.py", *flags, "--table", tmp_path / "test.csv")
+def test_a_table_trains_and_tests_and_is_tested_again(run_program, call_program, pictures, tmp_path):
+    flags = ("--csv", pictures / "images.csv", "--models-dir", tmp_path)
+    done = run_program("script_7_spai_fusion.py", *flags, *QUICK, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "12 train, 8 val, 4 test images" in done.stdout
     assert f"→ {tmp_path / 'spai_fusion_best.pth'}" in done.stdout
     checkpoint = load_checkpoint(tmp_path / "spai_fusion_best.pth", SPAI_KEYS)
     assert checkpoint["config"]["fusion"] == "semantic"
     assert json.loads((tmp_path / "spai_fusion_metrics.json").read_text())["auc"] == checkpoint["best_auc"]
-    rows = list(csv.DictReader((tmp_path / "test.csv").open()))
-    assert [row["generator"] for row in rows] == ["gan", "average"]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| none")]
+    assert [row.split("|")[2].strip() for row in rows] == ["gan", "average"]
 
-    again = run_program(
-        "script_7_spai_fusion.py", *flags, "--evaluate", "--degrade", "jpeg,noise", "--table", tmp_path / "more.csv"
-    )
+    test = (*flags, "--workers", 0, "--degrade", "jpeg", "noise", "--table", tmp_path / "test.csv")
+    again = call_program("script_7_spai_fusion.py", "test", *test)
     assert again.returncode == 0, again.stderr
-    more = list(csv.DictReader((tmp_path / "more.csv").open()))
-    assert [row["degradation"] for row in more] == ["none", "none", "jpeg", "jpeg", "noise", "noise"]
-    assert more[0] == rows[0]
+    assert again.stdout.splitlines()[3:5] == rows
+    table = list(csv.DictReader((tmp_path / "test.csv").open()))
+    assert [row["degradation"] for row in table] == ["none", "none", "jpeg", "jpeg", "noise", "noise"]
+    assert [row["generator"] for row in table] == 3 * ["gan", "average"]
 
 
-def test_folders_train_plain_spai(run_program, pictures, tmp_path):
-    done = run_program(
-        *("script_7_spai_fusion.py", "--real", pictures / "real", "--fake", pictures / "fake", "--fusion", "none"),
-        *("--models-dir", tmp_path, *QUICK, *SMALL),
-    )
+def test_folders_train_plain_spai(call_program, pictures, tmp_path):
+    flags = ("--data-dir", pictures, "--fusion", "none", "--models-dir", tmp_path, *QUICK, *SMALL)
+    done = call_program("script_7_spai_fusion.py", *flags)
     assert done.returncode == 0, done.stderr
     weights = load_checkpoint(tmp_path / "spai_plain_best.pth", SPAI_KEYS)["model_state_dict"]
     assert not any(name.startswith("fusion.") for name in weights)
@@ -75,21 +73,23 @@ def main():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("config", "message"),
     [
-        ({}, "name the images: either --csv TABLE, or --real DIR and --fake DIR"),
-        ({"csv": Path("nowhere.csv")}, "nowhere.csv"),
-        ({"convert": Path("nowhere.pth")}, "nowhere.pth: no such file"),
+        (SpaiConfig(name="spai_fusion", data_dir=Path("nowhere")), "nowhere .*the folders real and fake"),
+        (SpaiConfig(name="spai_fusion", csv=Path("nowhere.csv")), "nowhere.csv"),
+        (EvaluationConfig(data_dir=Path("nowhere")), "nowhere .*the folders real and fake"),
+        (ConversionConfig(published=Path("nowhere.pth")), "nowhere.pth: no such file"),
     ],
 )
-def test_what_is_wrong_is_said(main, fields, message, tmp_path):
+def test_what_is_wrong_is_said(main, config, message, tmp_path):
+    place = {"output": tmp_path / "x.pth"} if isinstance(config, ConversionConfig) else {"models_dir": tmp_path}
     with pytest.raises(UserError, match=message):
-        main(SpaiConfig(name="spai_fusion", models_dir=tmp_path, **fields))
+        main(replace(config, **place))
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_is_one_message(run_program, tmp_path):
-    done = run_program("script_7_spai_fusion.py", "--csv", tmp_path / "nowhere.csv")
+def test_an_error_is_one_message(call_program, tmp_path):
+    done = call_program("script_7_spai_fusion.py", "--csv", tmp_path / "nowhere.csv")
     assert done.returncode != 0
     assert done.stderr.startswith("error: ") and "nowhere.csv" in done.stderr and "Traceback" not in done.stderr
 
@@ -98,7 +98,7 @@ def test_a_broken_image_is_named_before_training(main, pictures, tmp_path, capsy
     table = (pictures / "images.csv").read_text()
     (tmp_path / "broken.png").write_bytes(b"no image")
     rows = [row if "/" not in row else f"{pictures}/{row}" for row in table.splitlines()]
-    (tmp_path / "images.csv").write_text("\n".join([*rows, "broken.png,0,train,,"]))
+    (tmp_path / "images.csv").write_text("\n".join([*rows, "broken.png,real,train,,"]))
     quick = SpaiConfig(name="spai_fusion", csv=tmp_path / "images.csv", models_dir=tmp_path, tracker="none").quick()
     config = replace(quick, epochs=0, stage_one_epochs=0, views=2)
     with pytest.raises(UserError, match=r"1 bad files among 25 images:\n.*broken\.png"):
