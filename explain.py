@@ -1,39 +1,43 @@
-"""Show what an image shows twice, or, with --spai, where a network looked that asks if the whole is generated.
+"""Find duplicated regions in an image and draw them; or explain a verdict on generated images, or on faces in videos.
 
-    python explain.py figure.png
+    python explain.py figure.png                                            # copy-moves in one image
     python explain.py figure.png --output found.png --min-score 0.8
-    python explain.py portrait.jpg --spai models/spai_fusion_best.pth
+    python explain.py portrait.jpg --spai models/spai_fusion_best.pth       # is the whole image generated?
+    python explain.py clip.mp4                                              # is the face fake? Also a folder of clips
 
-Without --spai it prints a row a copy and draws a picture, by default outputs/<name of the image>_explained.png. How to
-read it:
+Copy-moves. Prints a row per copy and draws a picture, by default outputs/<name of the image>_explained.png:
 
-- The image as it is, and beside it in grey, with each group of regions that show the same in its own colour.
-- Below, for the best groups: the source, the copy turned back and laid over it, and their difference. Where the
-  difference is black within the outline and bright around it, the region is a copy.
-- The score is the probability that it is a copy and no natural repetition. Which of two regions came first can't be
-  told from the picture: `source` and `copy` are only names.
+- The image, and beside it in grey, with each group of equal regions in its own colour.
+- Below, for the best groups: the source, the copy warped onto it, and their difference. A region is a copy if the
+  difference is black inside the outline and bright around it.
+- The score is the probability of a copy, as opposed to natural repetition. Which of two regions was first can't be
+  seen: `source` and `copy` are only names.
 
-No network and no training takes part. Only repetition within this one image is looked for: an image without any may be
-forged in other ways.
+No network is used. Only repetition within this image is found; an image without any may be forged in other ways.
 
-With --spai, a checkpoint of script 7, it prints the calibrated probability that the picture as a whole is generated and
-the verdict, and draws by default outputs/<name of the image>_generated.png. How to read that:
+Generated images. With --spai, a checkpoint of script 7, it prints the calibrated probability that the whole image is
+generated and the verdict, and draws by default outputs/<name of the image>_generated.png:
 
-- Patch attention: how much each patch weighs in the verdict. 1 is an equal share; what is hatched was not looked at.
-- Semantic attention, of networks with fusion: which parts of the picture the patches take its meaning from. The table
-  has the other sources too: the picture as a whole, the patch itself, prompts.
-- Attention is where the network looked, not what is wrong there: no mask of a forgery. Locally edited pictures are not
-  what the network is for.
+- Patch attention: the weight of each patch in the verdict. 1 is an equal share; hatched parts were not used.
+- Semantic attention, of networks with fusion: the parts of the image that the patches take their context from. The
+  table has the other sources too: the whole image, the patch itself, prompts.
+- Attention is no mask of a forgery, and the network is not meant for locally edited images.
+
+Videos. Scores faces with models/deepfake_video*_best.pth (script 8), or --video. Writes results.csv below --output, by
+default outputs/videos, and a folder per clip with result.json, contact sheet, timeline, heatmaps and annotated video. A
+subfolder that holds nothing but images is a clip of frames; with --video, a single image is one of one frame. The exit
+status is 1 if the named file can't be scored.
 """
 
 from common.process import prepare
 
 prepare()  # before torch is imported
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
@@ -43,131 +47,172 @@ from common.evaluation.explanation import describe, draw_explanation
 from common.files import written_whole
 from common.forensics.copy_move import MATCHERS, Group, find_copies
 from common.forensics.learned import learned_matcher
-from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
 from common.suffixes import VIDEO_SUFFIXES
 
-LEAST_SCORE = 0.5
+FLAGS = {
+    "copy-moves": ("min_score", "lightglue"),
+    "generated images": ("target_fpr",),
+    "videos": ("faces", "face_model", "boxes", "threshold"),
+}
+"""What can be explained → the flags that belong to it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig:
-    """Which image, and where the picture goes."""
+    """What to explain, and where to write."""
 
-    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    """PNG, JPEG, TIFF, BMP or WEBP of any size."""
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """An image (PNG, JPEG, TIFF, BMP or WEBP of any size), a video, or a folder of videos or of folders of frames."""
     output: Path | None = None
-    """The picture, a PNG file; by default outputs/<name of the image>_explained.png, with --spai ..._generated.png."""
-    spai: Path | None = None
-    """Checkpoint of script 7: say whether the picture as a whole is generated, and draw where the network looked,
-    instead of copies."""
-    min_score: float = LEAST_SCORE
-    """Groups less probable than this are left out."""
-    target_fpr: float | None = None
-    """With --spai: false-positive rate that the verdict keeps; by default the one it was trained with."""
+    """The picture, a PNG file, or for videos the folder of the results; see above for the defaults."""
+    min_score: float = 0.5
+    """Copy-moves: probability below which groups are left out, from 0 to 1."""
     lightglue: Path | None = None
-    """Weights of LightGlue for SIFT (sift_lightglue.pth), a learned matcher that proposes more places; needs kornia."""
+    """Copy-moves: weights of LightGlue for SIFT (sift_lightglue.pth), a learned matcher that proposes more candidates;
+    needs kornia."""
+    spai: Path | None = None
+    """Generated images: a checkpoint of script 7, for its verdict and attention instead of copy-moves."""
+    target_fpr: float | None = None
+    """Generated images: false-positive rate of the verdict, between 0 and 1; by default that of its training."""
+    video: Path | None = None
+    """Videos: a checkpoint of script 8; by default models/deepfake_video*_best.pth."""
+    faces: Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"] = "auto"
+    """Videos: face detector, mtcnn (facenet-pytorch), yunet (OpenCV), boxes (of --boxes), crops (the frames are faces),
+    centre (none); by default mtcnn if it is installed, else centre."""
+    face_model: Path | None = None
+    """Videos: ONNX file of YuNet, for --faces yunet."""
+    boxes: Path | None = None
+    """Videos: table of face boxes for --faces boxes, CSV with columns file,frame,left,top,right,bottom, in pixels."""
+    threshold: float | None = None
+    """Videos: probability from which a clip is called fake, from 0 to 1; by default the checkpoint's."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be explained or written.
+        """Check the values.
 
         Raises:
             UserError: With the flag or file, and what it must be.
         """
-        if not 0 <= self.min_score <= 1:
-            raise UserError(f"--min-score is {self.min_score}; it must be from 0 to 1.")
-        if self.spai is not None and (self.min_score != LEAST_SCORE or self.lightglue is not None):
-            flag = "--lightglue" if self.lightglue is not None else "--min-score"
-            raise UserError(f"{flag} is about copies, which --spai does not look for. Leave one of the two out.")
-        if self.target_fpr is not None and (self.spai is None or not 0 < self.target_fpr < 1):
-            raise UserError(f"--target-fpr is {self.target_fpr}; it belongs to --spai, above 0 and below 1.")
-        if self.image.is_dir():
-            raise UserError(f"{self.image} is a folder. Name one image in it.")
-        if not self.image.exists():
-            raise UserError(f"there is no file {self.image}. Name an image.")
-        if self.image.suffix.lower() in VIDEO_SUFFIXES:
-            raise UserError(
-                f"{self.image} is a video. See what speaks for a fake in it with: "
-                f"python script_8_deepfake_video.py --predict {self.image}"
-            )
-        if self.path.is_dir():
-            raise UserError(f"--output {self.path} is a folder. Name a file in it.")
-        if self.path.suffix.lower() != ".png":
-            raise UserError(f"--output {self.path} must end in .png.")
-        if self.path.exists() and self.path.samefile(self.image):
-            raise UserError(f"--output {self.path} is the image itself. Name another file.")
+        for flag, value in (("--min-score", self.min_score), ("--threshold", self.threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{flag} is {value}; it must be from 0 to 1.")
+        if self.target_fpr is not None and not 0 < self.target_fpr < 1:
+            raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
+        if self.spai is not None and self.video is not None:
+            raise UserError("--spai is for images, --video for clips. Leave one of the two out.")
+        if not self.source.exists():
+            raise UserError(f"there is no file {self.source}. Name an image or a video.")
+        if self.subject == "generated images" and not self._is_image:
+            raise UserError(f"--spai explains single images; {self.source} is none. Name an image.")
+        given = {entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default}
+        for subject, names in FLAGS.items():
+            if subject != self.subject and (wrong := given & set(names)):
+                raise UserError(
+                    f"--{min(wrong).replace('_', '-')} is for {subject}, not for {self.subject}. Leave it out."
+                )
+        if self.subject == "videos":
+            if self.output_path.is_file():
+                raise UserError(f"--output {self.output_path} is a file. Name a folder.")
+        elif self.output_path.is_dir():
+            raise UserError(f"--output {self.output_path} is a folder. Name a file in it.")
+        elif self.output_path.suffix.lower() != ".png":
+            raise UserError(f"--output {self.output_path} must end in .png.")
+        elif self.output_path.exists() and self.output_path.samefile(self.source):
+            raise UserError(f"--output {self.output_path} is the image itself. Name another file.")
 
     @property
-    def path(self) -> Path:
-        """Of the picture."""
+    def _is_image(self) -> bool:
+        return self.source.is_file() and self.source.suffix.lower() not in VIDEO_SUFFIXES
+
+    @property
+    def subject(self) -> str:
+        """What is explained, a key of `FLAGS`."""
+        if self.spai is not None:
+            return "generated images"
+        return "copy-moves" if self._is_image and self.video is None else "videos"
+
+    @property
+    def output_path(self) -> Path:
+        """The picture, or for videos the folder."""
         kind = "explained" if self.spai is None else "generated"
-        return self.output or Path("outputs") / f"{self.image.stem}_{kind}.png"
+        default = "videos" if self.subject == "videos" else f"{self.source.stem}_{kind}.png"
+        return self.output or Path("outputs") / default
 
     @property
     def title(self) -> str:
         """The image's name, shortened."""
-        name = self.image.name
+        name = self.source.name
         return name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
 
 
 def main(config: ExplainConfig) -> None:
-    """Search or ask the network, print, draw."""
-    figure = _explain_copies(config) if config.spai is None else _explain_generated(config, config.spai)
-    with written_whole(config.path, "wb") as file:
+    """Explain, print and draw."""
+    if config.subject == "videos":
+        explain_videos(config)
+        return
+    image = read_image(config.source)
+    if config.spai is None:
+        text, figure = explain_copies(config, image)
+    else:
+        # Imported here because torch takes seconds, and copy-moves need no network.
+        from common.devices import process_state
+        from common.generated import explain, load_detector
+
+        detector = load_detector(config.spai, process_state().device)  # pyrefly: ignore[bad-argument-type] # never None
+        detector.adjust(target_fpr=config.target_fpr)
+        text, figure = explain(detector, image, config.title)
+    print(text)
+    with written_whole(config.output_path, "wb") as file:
         figure.savefig(file, format="png")
-    print(f"\npicture: {config.path}")
+    print(f"\npicture: {config.output_path}")
 
 
-def _explain_copies(config: ExplainConfig) -> Figure:
-    image = read_image(config.image)
+def explain_copies(config: ExplainConfig, image: np.ndarray) -> tuple[str, Figure]:
+    """The copy-moves in an image, uint8 (H, W, 3) RGB, as text and as a picture."""
     learned = [] if config.lightglue is None else [learned_matcher(config.lightglue)]
     found = find_copies(image, [*MATCHERS, *learned])
     groups = [group for group in found if group.score >= config.min_score]
     verdict = _verdict(found, groups, config.min_score)
-    print("\n\n".join([verdict, describe(groups)] if groups else [verdict]))
-    return draw_explanation(image, groups, f"{config.title}: {verdict}")
-
-
-def _explain_generated(config: ExplainConfig, path: Path) -> Figure:
-    # Only here: torch takes seconds to import, and copies are found without it.
-    from common.devices import process_state
-    from common.generated import load_detector
-
-    image = read_image(config.image)
-    detector = load_detector(path, process_state().device)
-    detector.adjust(target_fpr=config.target_fpr)
-    model = detector.model
-    (found,) = detector.predict([image])
-    print(f"{found.verdict}, probability that it is generated {found.probability:.4f}")
-    print(_meaning(found.verdict, detector.target_fpr))
-    weights = found.score.attention.numpy()
-    patches = len(weights) * attention_map(found.score.positions, weights, model.patch_size, *image.shape[:2])
-    cells = None
-    if found.score.semantic_attention is not None:
-        asked, names = found.score.semantic_attention.numpy(), model.semantic_tokens
-        print("\n" + describe_tokens(names, asked, weights, detector.prompts))
-        cells = semantic_map(names, asked, weights, *image.shape[:2])
-        cells = None if cells is None else len(names) * cells
-    title = f"{config.title}: {found.verdict}, probability that it is generated {found.probability:.2f}"
-    return draw_attention(image, patches, cells, title)
-
-
-def _meaning(verdict: str, rate: float) -> str:
-    """What a verdict promises, in one line."""
-    if verdict == "insufficient evidence":
-        return f"neither verdict is known to be wrong for at most {100 * rate:g} % of such images"
-    other = "real" if verdict == "generated" else "generated"
-    return f"of {other} images like those of the validation, at most {100 * rate:g} % are called {verdict}"
+    text = "\n\n".join([verdict, describe(groups)] if groups else [verdict])
+    return text, draw_explanation(image, groups, f"{config.title}: {verdict}")
 
 
 def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:
-    """What was found, and how much of it is left out, in one line."""
+    """One line: how many copies were found, and how many groups are left out."""
     if not found:
-        return "nothing is shown twice: no copy-move found"
+        return "no copy-move found"
     n_copies = sum(len(group.copies) for group in groups)
-    hidden = [group.score for group in found if group not in groups]
     verdict = f"{n_copies or 'no'} {'copy' if n_copies == 1 else 'copies'} found"
+    hidden = [group.score for group in found if group not in groups]
     left_out = f"; {len(hidden)} left out below {min_score:g}, the best at {max(hidden):.2f}" if hidden else ""
     return verdict + left_out
+
+
+def explain_videos(config: ExplainConfig) -> None:
+    """Score a clip, or all clips of a folder.
+
+    Raises:
+        UserError: There is no checkpoint, or as `load_video_detector` and `predict_folder`.
+    """
+    from common.devices import process_state
+    from common.video import find_video_detector, load_video_detector, predict_folder
+
+    checkpoint = config.video or find_video_detector(Path("models"))
+    if checkpoint is None:
+        raise UserError(
+            "models/ has no deepfake_video*_best.pth. Train one with script_8_deepfake_video.py, or name one: --video."
+        )
+    detector = load_video_detector(
+        checkpoint,
+        process_state().device,  # pyrefly: ignore[bad-argument-type] # never None
+        faces=config.faces,
+        face_model=config.face_model,
+        boxes=config.boxes,
+        threshold=config.threshold,
+    )
+    failures = predict_folder(detector, config.source, config.output_path)
+    print(f"results: {config.output_path / 'results.csv'}" + f"; {failures} could not be scored" * bool(failures))
+    if failures and config.source.is_file():
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The submission of make_submission.py by a Ray cluster: workers on many machines do its parts, and this one merges.
+"""Make a submission on a Ray cluster: workers on many machines predict its parts, and this process merges them.
 
     python submit_ray.py --input files.parquet --models-dir /shared/models --output /shared/out/submission.csv
     python submit_ray.py --input shards --output submission.csv --address local --ray-workers 2
 
-Input, models and output must lie where all machines see them under the same path; flags, parts and tables are those
-of make_submission.py. Each worker loads the ensemble once, on its own GPU where the cluster has any. Ray starts a lost
-worker again; an interrupted run goes on with the parts that are missing, and so would make_submission.py.
+All machines must see input, models and output under the same paths; flags, parts and tables are those of
+make_submission.py. Each worker loads the ensemble once, on a GPU of its own if the cluster has any. Ray restarts lost
+workers; run again after an interruption, this program or make_submission.py does the missing parts.
 
 Needs Ray: pip install "ray[data]", the extra `cluster`.
 """
@@ -32,24 +32,25 @@ import common
 from common.errors import UserError
 from common.submission.config import SubmissionConfig, open_parts, summary
 from common.submission.parts import Parts
-from common.submission.predictor import decide_part, load_decider
+from common.submission.predictor import load_predictor, write_part
 from common.submission.sources import Kind, Part
 
-BLOCKS = 1000
-"""Most pieces that the parts are handed out in."""
+MAX_BLOCKS = 1000
+"""Most pieces that Ray divides the parts into."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayConfig(SubmissionConfig):
-    """A submission's flags, and the cluster."""
+    """The fields of a submission, and those of the cluster."""
 
     address: str = "auto"
-    """Of the cluster: auto for the one that this machine belongs to, ray://host:10001, or local to start one here."""
+    """Address of the cluster: auto for the one that this machine belongs to, ray://host:10001, or local to start one on
+    this machine."""
     ray_workers: int | None = None
-    """Workers; by default one a GPU, or without any one a machine."""
+    """Number of workers; by default one per GPU, or one per machine if there are no GPUs."""
 
     def __post_init__(self) -> None:
-        """Refuse what a cluster can't do; see `SubmissionConfig`.
+        """Check the values, see `SubmissionConfig`.
 
         Raises:
             UserError: With the flag, its value and what it must be.
@@ -58,11 +59,11 @@ class RayConfig(SubmissionConfig):
         if self.ray_workers is not None and self.ray_workers < 1:
             raise UserError(f"--ray-workers is {self.ray_workers}; it must be 1 or more.")
         if self.num_shards is not None:
-            raise UserError("--num-shards is make_submission.py's: here --ray-workers says how many share the parts.")
+            raise UserError("--num-shards is for make_submission.py. Give the number of workers by --ray-workers.")
 
 
 def main(config: RayConfig) -> None:
-    """Decide by the cluster's workers what is missing, and write the tables.
+    """Predict the missing parts on the cluster, and write the tables.
 
     Raises:
         UserError: Ray is not installed, there is no cluster, it is too small, or as make_submission.py.
@@ -72,45 +73,43 @@ def main(config: RayConfig) -> None:
     if todo := parts.remaining(parts.parts):
         _connect(ray, config)
         try:
-            _decide(ray, config, parts, todo)
+            _predict(ray, config, parts, todo)
         finally:
             ray.shutdown()
     counts = parts.merge()
     if counts is None:
-        raise UserError(f"parts in {parts.folder} are gone, or merged by another run. Start again.")
+        raise UserError(f"parts in {parts.folder} were removed, or merged by another run. Start again.")
     print(summary(config, counts))
 
 
 class Worker:
-    """Decides parts, with an ensemble that it loads for the first of them."""
+    """Predicts parts, with an ensemble that is loaded for the first of them."""
 
     def __init__(self, config: SubmissionConfig, parts: Parts, kinds: set[Kind], n_images: int, folder: str) -> None:
-        """See `load_decider`; relative paths begin at `folder`, on this machine too."""
+        """Change to `folder`, to which relative paths refer; for the other arguments see `load_predictor`."""
         with suppress(OSError):
             os.chdir(folder)
-        self.parts, self._load = parts, cache(partial(load_decider, config, kinds, n_images))
+        self.parts, self._load = parts, cache(partial(load_predictor, config, kinds, n_images))
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Decide and write the part with these fields, unless that is done.
+    def __call__(self, plain: dict[str, Any]) -> dict[str, Any]:
+        """Predict and write the part with these fields, unless it is done.
 
         Returns:
-            How many files, the `errors` of single ones, and the `failure` that ends the run, or nothing.
+            The `count` of its files, the `errors` of single files, and the `failure` that ends the run, or "".
         """
-        part = Part(**row)
-        said = {"count": part.count, "errors": [], "failure": ""}
-        if not self.parts.is_done(part):  # as it is if a worker was lost after it
+        part, errors, failure = Part(**plain), [], ""
+        if not self.parts.is_done(part):  # by a worker that was lost after it
             try:
-                for decided in decide_part(self._load(), self.parts, part):
-                    if "error" in decided.scores:
-                        said["errors"].append(f"{decided.case_id}: {decided.scores['error']}")
-            except UserError as error:  # as an exception it would come with pages about Ray
-                said["failure"] = str(error)
-        return said
+                rows = write_part(self._load(), self.parts, part)
+                errors.extend(f"{row.case_id}: {row.scores['error']}" for row in rows if "error" in row.scores)
+            except UserError as error:  # raised here, it would come with pages about Ray
+                failure = str(error)
+        return {"count": part.count, "errors": errors, "failure": failure}
 
 
 def _import_ray() -> ModuleType:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a warning that Ray Data gives to itself
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides a warning that Ray Data itself causes
     try:
         import ray.data
     except ImportError as error:
@@ -122,16 +121,12 @@ def _import_ray() -> ModuleType:
 
 
 def _connect(ray: ModuleType, config: RayConfig) -> None:
-    local = {"num_cpus": max(cpu_count(), config.ray_workers or 1), "include_dashboard": False}
-    # The cluster's machines have the packages, but not necessarily this library.
-    library = {"runtime_env": {"py_modules": [str(Path(common.__file__).parent)]}}
+    # Workers have the packages, but not necessarily this library; they prepare their process before they import torch.
+    library = {"py_modules": [str(Path(common.__file__).parent)], "worker_process_setup_hook": prepare}
+    machine = {"num_cpus": max(cpu_count(), config.ray_workers or 1), "include_dashboard": False}
+    local = machine if config.address == "local" else {}
     try:
-        ray.init(
-            config.address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **local if config.address == "local" else library,
-        )
+        ray.init(config.address, log_to_driver=False, logging_level="ERROR", runtime_env=library, **local)
     except ConnectionError as error:
         raise UserError(
             f"there is no Ray cluster at --address {config.address}. Start one (ray start --head), or use this machine "
@@ -141,16 +136,16 @@ def _connect(ray: ModuleType, config: RayConfig) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def _decide(ray: ModuleType, config: RayConfig, parts: Parts, todo: list[Part]) -> None:
-    """Hand the parts out, and show how far they are."""
-    workers, resources = _share_out(ray, config)
+def _predict(ray: ModuleType, config: RayConfig, parts: Parts, todo: list[Part]) -> None:
+    """Distribute the parts among the workers, with a progress bar."""
+    workers, resources = _worker_resources(ray, config)
     n_images = sum(part.count for part in parts.parts if part.kind != "video")
     plain = {entry.name: getattr(config, entry.name) for entry in fields(SubmissionConfig)}
-    copies = config.workers or min(int(resources["num_cpus"]), config.batch_size)
-    rows = ray.data.from_items([vars(part) for part in todo], override_num_blocks=min(len(todo), BLOCKS)).map(
+    processes = config.workers or min(int(resources["num_cpus"]), config.batch_size)
+    rows = ray.data.from_items([vars(part) for part in todo], override_num_blocks=min(len(todo), MAX_BLOCKS)).map(
         Worker,
         fn_constructor_args=(
-            SubmissionConfig(**plain | {"workers": copies}),
+            SubmissionConfig(**plain | {"workers": processes}),
             Parts(parts.tables, [], parts.run),
             {part.kind for part in todo},
             n_images,
@@ -161,16 +156,16 @@ def _decide(ray: ModuleType, config: RayConfig, parts: Parts, todo: list[Part]) 
     )
     total, left = (sum(part.count for part in some) for some in (parts.parts, todo))
     with tqdm(total=total, initial=total - left, unit="file", disable=None) as bar:
-        for said in rows.iter_rows():
-            if said["failure"]:
-                raise UserError(said["failure"])
-            for error in said["errors"]:
+        for row in rows.iter_rows():
+            if row["failure"]:
+                raise UserError(row["failure"])
+            for error in row["errors"]:
                 bar.write(error)
-            bar.update(said["count"])
+            bar.update(row["count"])
 
 
-def _share_out(ray: ModuleType, config: RayConfig) -> tuple[int, dict[str, float]]:
-    """How many workers, and what each gets of the cluster."""
+def _worker_resources(ray: ModuleType, config: RayConfig) -> tuple[int, dict[str, float]]:
+    """The number of workers, and the resources of each."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     gpus = int(sum(machine.get("GPU", 0) for machine in machines))
     workers = config.ray_workers or gpus or len(machines)

@@ -1,12 +1,12 @@
-"""Copy-move evidence: what it finds, what it raises in vain, what it costs.
+"""Copy-move detection: recall, false positives, time and memory.
 
     python -m benchmarks.copy_move micrographs DIR    # synthetic copy-moves on pristine images: recall by kind
     python -m benchmarks.copy_move casia CASIA1       # the copy-moved half of CASIA v1, and its authentic images
     python -m benchmarks.copy_move pairs DATA         # a data folder: pixel F1 of source and copy
     python -m benchmarks.copy_move speed              # seconds and memory, one core and processes
 
-A copy is found where the image's best group scores above the threshold and more than half of its mask is true. The
-threshold is the 95 % quantile of the best scores of the same images untouched: at most 5 % of them lie above it.
+A copy counts as found if the image's best group scores above the threshold and more than half of its mask is true. The
+threshold is the 95 % quantile of the best scores of the untouched images: at most 5 % of them are above it.
 """
 
 from common.process import prepare
@@ -39,7 +39,7 @@ from common.making.synthesis import copy_move, draw_area_share
 from common.metrics.forgery import pixel_f1
 from common.sizes import SIZES, size_of
 
-SHARE = 0.04  # of source and copy together, where the kind doesn't say
+SHARE = 0.04  # area of source and copy together, unless the kind sets it
 FALSE_POSITIVES = 0.05
 
 
@@ -49,10 +49,10 @@ def micrographs(
     """Recall of synthetic copy-moves by size, rotation, scale, mirroring and JPEG quality.
 
     Args:
-        folder: Pristine images, in any folders below this one.
-        every: Use each n-th image only,
-        first: from this one on.
-        workers: Processes.
+        folder: Pristine images, searched recursively.
+        every: Use every n-th image only.
+        first: Number of images to skip first.
+        workers: Number of processes.
     """
     paths = list(find_images(folder).values())[first::every]
     untouched = _scores((read_image(path) for path in paths), workers, len(paths), "untouched")
@@ -70,7 +70,7 @@ def micrographs(
 def _kinds() -> dict[str, Callable]:
     """Name → image, rng ↦ forged image and mask."""
 
-    def copier(share: float | None = SHARE, angle: float = 0.0, scale: float = 1.0, mirror: bool = False):
+    def copier(share: float | None = SHARE, *, angle: float = 0.0, scale: float = 1.0, mirror: bool = False):
         cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
         transform = scale * np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
         return lambda image, rng: copy_move(image, rng, area_share=share, transform=transform)
@@ -97,11 +97,11 @@ def _kinds() -> dict[str, Callable]:
 
 
 def _try(path: Path, forge: Callable, number: int, threshold: float) -> dict[str, float] | None:
-    """One forgery, and whether it was found; None where it can't be made."""
+    """The result for one forgery; None if it can't be made."""
     cv2.setNumThreads(1)
     try:
         forged, mask = forge(read_image(path), np.random.default_rng([1, number]))
-    except ValueError:  # no room
+    except ValueError:  # no room for the copy
         return None
     return _judge(find_copies(forged), mask > 0, threshold)
 
@@ -133,21 +133,22 @@ def _best(image: np.ndarray) -> float:
 
 
 def casia(folder: tyro.conf.Positional[Path], workers: int = os.cpu_count() or 1) -> None:
-    """The copy-moved images; the truth marks the copy alone, so the copy's recall counts. False positives beside it.
+    """Recall on the copy-moved images (of the copy alone, which is all the truth marks), and false positives.
 
     Args:
-        folder: index.csv, images/, masks/, authentic/ of CASIA v1.
-        workers: Processes.
+        folder: CASIA v1, with index.csv, images/, masks/ and authentic/.
+        workers: Number of processes.
     """
     table = pd.read_csv(folder / "index.csv")
-    # The score was fitted on every second authentic image. Neither those nor what was made from them count here.
+    # The score was fitted on every second authentic image: these, and the images made from them, are left out.
     fitted = {path.name for path in sorted(find_images(folder / "authentic").values())[::2]}
     names = table.file.str.split("/").str[-1]
     seen = table.group.isin(table.group[(table.label == "authentic") & names.isin(fitted)])
     authentic = table.file[(table.label == "authentic") & ~seen]
     moved = table[(table.kind == "copymove") & ~seen]
     untouched = _scores((read_image(folder / file) for file in authentic), workers, len(authentic), "authentic")
-    jobs = (joblib.delayed(_copies_recall)(folder / row.file, folder / row.mask) for row in moved.itertuples())
+    files = zip(moved["file"].tolist(), moved["mask"].tolist(), strict=True)
+    jobs = (joblib.delayed(_copies_recall)(folder / image, folder / mask) for image, mask in files)
     results = joblib.Parallel(workers, return_as="generator")(jobs)
     found = pd.DataFrame(list(tqdm(results, "copy-moved", len(moved), disable=None)))
     found["size"] = [size_of(share) for share in moved.mask_share]
@@ -173,24 +174,24 @@ def _copies_recall(image: Path, mask: Path) -> dict[str, float]:
 
 
 def pairs(folder: tyro.conf.Positional[Path]) -> None:
-    """The images of a data folder, one by one.
+    """Score and pixel F1 of each image of a data folder.
 
     Args:
-        folder: In the layout that training reads; its masks mark source and copy.
+        folder: A data folder as for training; its masks mark source and copy.
     """
     for sample in load_samples(folder):
         groups = find_copies(read_image(sample.image))
         best, label = max((group.score for group in groups), default=0), "forged" if sample.forged else "authentic"
         line = f"{sample.case_id:>8} {label:<9} score {best:.3f}"
-        if sample.forged:
-            truth = read_mask(sample.mask).any(axis=0)
+        if sample.mask is not None:
+            truth = np.logical_or.reduce(read_mask(sample.mask) > 0)
             union = np.any([g.mask for g in groups if g.score >= 0.5] or [np.zeros_like(truth)], axis=0)
             line += f", share {truth.mean():.2%}, pixel F1 of source and copy {pixel_f1(union, truth):.3f}"
         print(line)
 
 
 def speed() -> None:
-    """Seconds an image on one core, peak memory (Linux), and images a second by processes."""
+    """Seconds per image on one core, peak memory (Linux), and images per second by number of processes."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, OpenCV {cv2.__version__}\n")
     print(f"| {'image':<28} | {'seconds, one core':>18} | {'memory':>8} |")
     print(f"|{'-' * 30}|{'-' * 19}:|{'-' * 9}:|")
@@ -198,7 +199,7 @@ def speed() -> None:
     examples = {f"cells, forged, {width} × {height}": _forged(height, width, 0) for height, width in sizes}
     examples |= {"page of text, 1000 × 1000": _page(1000), "tiles, 1000 × 1000": _tiles(1000)}
     for name, image in examples.items():
-        # A process of its own: its peak is that of this image alone, with what the imports take.
+        # A process of its own, so that its peak is that of this image alone and of the imports.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             seconds, memory = pool.apply(_cost, (image,))
         print(f"| {name:<28} | {seconds:>18.2f} | {memory:>5.0f} MB |")
@@ -220,9 +221,9 @@ def _cost(image: np.ndarray) -> tuple[float, float]:
         start = time.perf_counter()
         examine(image)
         times.append(time.perf_counter() - start)
-    # Not getrusage: its peak is handed down from the process that started this one.
-    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return statistics.median(times), int(peak[1]) / 1024
+    # Not getrusage, whose peak is inherited from the parent process.
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return statistics.median(times), int(peak) / 1024
 
 
 def _page(side: int) -> np.ndarray:

@@ -1,14 +1,14 @@
-"""A submission of a million images, all but the network: is time linear, memory flat, and what if a worker is lost?
+"""Scaling of a submission to a million images, without the network: time, memory, and recovery of a lost worker.
 
     python -m benchmarks.million                      # 1,000,000 images by two processes
     python -m benchmarks.million --images 20000       # about a minute
 
-A manifest lists small PNG and JPEG files, made in a temporary folder, again and again under ever new case ids. Reading,
-maps' features, decision, regions, run lengths, parts and merging are those of a submission; in place of the network a
-pixel's brightness is its logit, so that a third of the images are forged. It prints 1 %, 10 % and 100 % of the images:
-seconds (of the slowest process, from the manifest to the merged tables), images per second, and the peak of memory of a
-process (Linux); checks that the merged rows are complete, in order, and forged where they should be; and, at 1 %, kills
-one of the processes midway, starts it again, and compares the tables byte for byte.
+A manifest lists small PNG and JPEG files, made in a temporary folder, repeatedly under new case ids. Everything is as
+in a submission, except that a pixel's brightness replaces the network's logit, so that a third of the images are
+forged. It prints, for 1 %, 10 % and 100 % of the images: seconds (of the slowest process, from the manifest to the
+merged tables), images per second, and the peak memory of a process (Linux); checks that the merged rows are complete,
+in order, and forged where they should be; and, at 1 %, kills a process midway, restarts it, and compares the tables
+byte for byte.
 """
 
 from common.process import prepare
@@ -32,13 +32,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.spai_speed import high_water
+from benchmarks import high_water
 from common.ensemble.ensemble import Ensemble, Loaded
-from common.ensemble.loading import seed_settings
+from common.ensemble.loading import original_settings
 from common.ensemble.members import MEMBERS
 from common.errors import UserError
 from common.submission.config import SubmissionConfig, open_parts
-from common.submission.predictor import Decider, decide_part
+from common.submission.predictor import Predictor, write_part
 from common.tables import markdown_table
 
 FILES = 2000
@@ -47,10 +47,10 @@ MAP_SIZE = 256
 
 
 class Brightness(nn.Module):
-    """In place of a network: logits (N, 1, S, S) of uint8 (N, 3, S, S), above 0 from a value of 200 on."""
+    """Replaces a network: logits (N, 1, S, S) of uint8 (N, 3, S, S), above 0 from a value of 200 on."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """The logits."""
         return (images.float().mean(1, keepdim=True) - 200) / 8
 
 
@@ -59,7 +59,7 @@ def main(images: int = 1_000_000, processes: int = 2) -> None:
 
     Args:
         images: How many at 100 %.
-        processes: That share the parts.
+        processes: How many share the parts.
     """
     context = multiprocessing.get_context("spawn")
     rows = []
@@ -119,17 +119,17 @@ def _start(context, config: SubmissionConfig, index: int, count: int, measured) 
 
 
 def _work(config: SubmissionConfig, index: int, count: int, measured) -> None:
-    """What make_submission.py does as shard `index` of `count`, with another ensemble."""
-    threads = max(1, os.cpu_count() // count)
+    """As make_submission.py for shard `index` of `count`, with another ensemble."""
+    threads = max(1, (os.cpu_count() or 1) // count)
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     checkpoint = {"threshold": 0.5, "calibration": {"slope": 1.0, "intercept": 0.0}, "config": {"image_size": MAP_SIZE}}
     member = [Loaded(MEMBERS[0], Brightness(), checkpoint)]
-    decider = Decider(config, Ensemble([member], seed_settings(member), torch.device("cpu")), None)
-    start = time.perf_counter()  # what is imported before takes seconds, however many images there are
+    predictor = Predictor(config, Ensemble([member], original_settings(member), torch.device("cpu")), None)
+    start = time.perf_counter()  # without the imports, which take seconds for any number of images
     parts = open_parts(config)
     for part in parts.missing(parts.parts[index::count]):
-        for _ in decide_part(decider, parts, part):
+        for _ in write_part(predictor, parts, part):
             pass
     parts.merge()
     measured.put((time.perf_counter() - start, high_water()))
@@ -143,7 +143,7 @@ def _join(workers: Sequence[BaseProcess]) -> None:
 
 
 def _check(config: SubmissionConfig, count: int) -> int:
-    """That the tables hold every case once, in order, and find what is forged: how many."""
+    """Check that the tables have every case once, in order, and the right verdicts; returns the number of forged."""
     forged = 0
     for table in (config.output, config.scores_path):
         with table.open(newline="") as file:

@@ -1,42 +1,47 @@
-"""A picture of panels and texts, measured in pixels."""
+"""A matplotlib figure laid out in pixels: panels and texts."""
+
+from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Apart for colour-blind readers (Okabe and Ito 2008), those that show best on a dark ground first.
+# Distinct for colour-blind readers (Okabe and Ito 2008); the most legible on a dark background first.
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 
-# All in pixels of the picture.
+# In pixels of the page.
 DPI, MARGIN = 100, 20
-PANEL_SIDE, WIDE_PANEL = 780, 1580  # longest side of an image beside another, and above it
-LEAST_WIDTH = 820  # the title needs it
-MOST_ENLARGED = 8
+PANEL_SIDE, WIDE_PANEL = (
+    780,
+    1580,
+)  # longest side of a panel that shares its row, and of one alone in it
+LEAST_WIDTH = 820  # of a page: the title needs it
+MOST_ENLARGED = 8  # times that a small image is enlarged at most
 
 
 class Page:
     """A figure measured in pixels from its top left corner."""
 
     def __init__(self, width: int, height: int) -> None:
-        """White, `width` × `height` pixels."""
+        """Make a white page of `width` × `height` pixels."""
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
     def title(self, text: str) -> None:
-        """Write the title: a long one becomes smaller, not cut off."""
-        # A letter is about 0.83 pixels wide for each point of its size.
+        """Write the title, in smaller letters if it is long."""
+        # A letter is about 0.83 pixels wide per point of font size.
         size = min(13, (self.width - 2 * MARGIN) / (0.83 * len(text)))
         self.text(MARGIN, 12, text, fontsize=size, weight="bold")
 
     def text(self, x: float, y: float, text: str, **style) -> None:
-        """Write, with the top left corner of the text at x, y."""
-        # A file's name may hold a $, which isn't meant as mathematics.
-        place = {"va": "top", "fontsize": 10, "parse_math": False}
-        self.figure.text(x / self.width, 1 - y / self.height, text, **place | style)
+        """Write a text with its top left corner at x, y; `style` are matplotlib's properties of texts."""
+        # A file name may contain a $, which matplotlib would typeset as mathematics.
+        options: dict[str, Any] = {"va": "top", "fontsize": 10, "parse_math": False} | style
+        self.figure.text(x / self.width, 1 - y / self.height, text, **options)
 
     def panel(self, picture: np.ndarray, x: int, y: int) -> Axes:
-        """Show a picture, pixel for pixel, with its top left corner at x, y."""
+        """Show a picture, uint8 (h, w, 3), pixel for pixel with its top left corner at x, y."""
         high, wide = picture.shape[:2]
         axes = self.figure.add_axes(
             (x / self.width, 1 - (y + high) / self.height, wide / self.width, high / self.height)
@@ -48,7 +53,15 @@ class Page:
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture at another (width, height); much enlarged it shows its pixels, and invents none between them."""
+    """The picture at another (width, height); from 4× on its pixels are repeated, not interpolated."""
     factor = size[0] / picture.shape[1]
     enlarging = cv2.INTER_NEAREST if factor >= 4 else cv2.INTER_CUBIC
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else enlarging)
+
+
+def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) at another (width, height), uint8, 1 inside."""
+    # A small region must not vanish when a large image shrinks: a pixel is inside if any part of it is.
+    shrinking = size[0] < mask.shape[1]
+    shown = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_NEAREST)
+    return (shown > 0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Small tables: CSV that comes with a data set, Markdown that a program prints."""
+"""Reading of CSV tables and printing of Markdown tables."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
-    """Read a CSV file as text: case ids are names, `007` stays `007`, and an empty field is an empty string.
+    """Read a CSV file as strings: the case id `007` stays `007`, and an empty field is an empty string.
 
     Args:
         path: The file.
         columns: Those that it must have; it may have others.
 
     Raises:
-        UserError: The file is missing, no table, or lacks a column.
+        UserError: The file is missing, is not a table, or lacks a column.
     """
-    # Not above: it takes half a second to import, and most submissions read no table.
+    # Imported here because it takes half a second, and most submissions read no table.
     import pandas as pd
 
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as a table ({error}). Write it anew or remove it.") from error
+        raise UserError(f"{path} can't be read as a table ({error}). Fix or remove it.") from error
     missing = [column for column in columns if column not in table]
     if missing:
         raise UserError(f"{path} needs the columns {', '.join(columns)}; it has {', '.join(table.columns)}.")
@@ -35,7 +35,7 @@ def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
-    """A Markdown table with columns padded to equal width; floats with four digits, nan as a dash."""
+    """A Markdown table, padded to be read in a terminal; floats have four decimals, nan is a dash."""
     cells = [list(head), *([_cell(value) for value in row] for row in rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
 
@@ -51,4 +51,4 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str | int | floa
 def _cell(value: str | int | float) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4f}"
-    return str(value)
+    return f"{value}"

@@ -1,4 +1,4 @@
-"""What a search for copy-moves found, as something to look at: a table, and a picture that shows the two regions."""
+"""Found copy-moves as a Markdown table and as a picture: outlined regions, and each copy warped onto its source."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,31 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from common.forensics.copy_move import Copy, Group
-from common.page import COLOURS, LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
+from common.page import (
+    COLOURS,
+    LEAST_WIDTH,
+    MARGIN,
+    MOST_ENLARGED,
+    PANEL_SIDE,
+    WIDE_PANEL,
+    Page,
+    resized,
+    resized_mask,
+)
 from common.tables import markdown_table
 
 MOST_LINES = 20
-"""Lines drawn for one copy."""
+"""Most lines drawn per copy."""
 MOST_STRIPS = 4
-"""Groups whose regions are laid side by side below the picture."""
-
+"""Most groups with a strip (source, copy, difference) below the picture."""
 CROP_HEIGHT = 280
-"""Most pixels of such a strip."""
-CAPTION = "one colour shows the same; beside its number the probability that it was copied; lines join what matches"
+"""Largest height of a strip in pixels."""
+CAPTION = "same colour: same content; number: probability that it was copied; lines join matching points"
 HALO = (patheffects.withStroke(linewidth=3.6, foreground="black"),)
 
 
 def describe(groups: Sequence[Group]) -> str:
-    """The groups as a Markdown table that reads well in a terminal too, one row a copy."""
+    """The groups as a Markdown table with one row per copy."""
     head = ["group", "score", "source x, y", "copy x, y", "rotation", "scale", "mirrored", "area", "matches", "corr."]
     rows = [
         [
@@ -47,16 +56,16 @@ def describe(groups: Sequence[Group]) -> str:
 
 
 def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> Figure:
-    """The image, beside it where it shows something twice, and below the copies laid back onto their sources.
+    """Draw an image, beside it its groups of copies, and below them each group's best copy warped onto its source.
 
     Args:
         image: uint8 (H, W, 3) RGB of any size.
-        groups: What to draw, the best first; without any the image stands alone.
+        groups: The best first; without any the image is drawn alone.
         title: Above the picture.
 
     Returns:
-        A figure at most 1,620 pixels wide at its own dpi. Its axes are the image, the explanation, and for each
-        of the first `MOST_STRIPS` groups source, copy and difference.
+        A figure at most 1,620 pixels wide at its own dpi. Its axes are the image, the groups, and for each of the first
+        `MOST_STRIPS` groups source, copy and difference.
     """
     height, width = image.shape[:2]
     stacked = bool(groups) and width > 2 * height
@@ -69,9 +78,7 @@ def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> 
     strips = [_strip(image, group.copies[0], (content - 2 * MARGIN) // 3) for group in groups[:MOST_STRIPS]]
 
     head, strip_head = (62 if groups else 42), 56
-    total = (
-        head + panels // columns * (high + MARGIN) + sum(strip_head + strip[0].shape[0] for strip in strips) + MARGIN
-    )
+    total = head + panels // columns * (high + MARGIN) + sum(strip_head + len(strip[0]) for strip in strips) + MARGIN
     page = Page(content + 2 * MARGIN, total)
     page.title(title)
     if groups:
@@ -82,18 +89,18 @@ def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> 
     if groups:
         x, y = (left, top) if stacked else (left + wide + MARGIN, head)
         axes = page.panel(_spotlit(picture, np.any([group.mask for group in groups], axis=0)), x, y)
-        # The best last, on top of the others.
+        # The best is drawn last, on top of the others.
         for number, group in reversed([*enumerate(groups, 1)]):
             _draw_group(axes, number, group, (width, height), (wide, high))
         top += high + MARGIN if stacked else 0
     for number, (group, strip) in enumerate(zip(groups, strips, strict=False), 1):
         _draw_strip(page, top, number, group, strip)
-        top += strip_head + strip[0].shape[0]
+        top += strip_head + len(strip[0])
     return page.figure
 
 
 def _named(number: int, group: Group) -> list[tuple[str, Copy]]:
-    """The copies of a group, each with its name: `2`, or `2.1`, `2.2` where there are several."""
+    """The copies of a group with their names: `2`, or `2.1`, `2.2` if there are several."""
     if len(group.copies) == 1:
         return [(str(number), group.copies[0])]
     return [(f"{number}.{place}", copy) for place, copy in enumerate(group.copies, 1)]
@@ -115,15 +122,15 @@ def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], sh
     for name, copy in _named(number, group):
         labels[name] = copy.target
         for region in (copy.source, copy.target):
-            _outline(axes, _resized_mask(region, shown), colour)
+            _outline(axes, resized_mask(region, shown), colour)
         chosen = np.unique(np.linspace(0, len(copy.points) - 1, min(len(copy.points), MOST_LINES)).round().astype(int))
         ends = (copy.points[chosen] + 0.5) * factor - 0.5
-        axes.add_collection(LineCollection(ends, colors=colour, linewidths=0.8, alpha=0.75))
+        axes.add_collection(LineCollection([*ends], colors=colour, linewidths=0.8, alpha=0.75))
         axes.plot(*ends.reshape(-1, 2).T, ".", color=colour, markersize=3)
     for text, region in labels.items():
-        contours, _ = cv2.findContours(_resized_mask(region, shown), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        contours, _ = cv2.findContours(resized_mask(region, shown), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         x, y, wide, _ = cv2.boundingRect(max(contours, key=cv2.contourArea))
-        # Above the region, or its largest part, and never outside the image.
+        # Above the largest part of the region, and inside the image.
         half = 6 + 4 * len(text)
         place = (np.clip(x + wide / 2, half, max(half, shown[0] - half)), max(y - 12, 12))
         box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": colour, "alpha": 0.8}
@@ -131,7 +138,7 @@ def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], sh
 
 
 def _outline(axes: Axes, mask: np.ndarray, colour: str, linewidth: float = 1.8) -> None:
-    """Draw the borders of a mask, uint8 (h, w), over a picture of its size, legible on any ground."""
+    """Draw the contours of a mask, uint8 (h, w), over a picture of its size, with a dark halo."""
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for contour in contours:
         x, y = np.concatenate([contour, contour[:1]])[:, 0].T
@@ -139,20 +146,20 @@ def _outline(axes: Axes, mask: np.ndarray, colour: str, linewidth: float = 1.8) 
 
 
 def _spotlit(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture, dark and grey but for the mask (H, W) of any scale."""
+    """The picture, dark and grey outside the mask (H, W) of any scale."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) // 2
-    inside = _resized_mask(mask, picture.shape[1::-1])[..., None] > 0
+    inside = resized_mask(mask, picture.shape[1::-1])[..., None] > 0
     return np.where(inside, picture, grey[..., None])
 
 
-def _strip(image: np.ndarray, copy: Copy, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The source, the copy laid back onto it, twice their difference, each uint8 (h, w, 3), and the source's mask.
+def _strip(image: np.ndarray, copy: Copy, side: int) -> list[np.ndarray]:
+    """The source, the copy warped onto it, twice their difference, each uint8 (h, w, 3), and the source's mask.
 
-    The difference is that after the copy's brightness and contrast within the region were fitted to the source's.
+    Before the difference, the copy's brightness and contrast within the region are fitted to the source's.
     """
     rows, columns = (np.flatnonzero(copy.source.any(axis=axis))[[0, -1]] for axis in (1, 0))
     margin = 4 + round(0.15 * max(np.ptp(rows), np.ptp(columns)))
-    # As wide as the page allows: the more surroundings, the clearer that it is the region alone that agrees.
+    # As wide as the page allows, to show that the surroundings of the region do not agree.
     wanted = (np.ptp(rows) + 2 * margin) * side / CROP_HEIGHT
     aside = max(margin, int(wanted - np.ptp(columns)) // 2)
     y0, x0 = max(rows[0] - margin, 0), max(columns[0] - aside, 0)
@@ -169,11 +176,11 @@ def _strip(image: np.ndarray, copy: Copy, side: int) -> tuple[np.ndarray, np.nda
     scale = min(side / mask.shape[1], CROP_HEIGHT / mask.shape[0])
     shown = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
     crops = (resized(np.ascontiguousarray(crop), shown) for crop in (source, laid, difference))
-    return (*crops, _resized_mask(mask, shown))
+    return [*crops, resized_mask(mask, shown)]
 
 
 def _fitted(channel: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The channel (h, w) with the gain and offset that bring it closest to another within a mask."""
+    """The channel (h, w) with the gain and offset that fit it to `wanted` within a mask (least squares)."""
     if not mask.any():
         return channel.astype(np.float64)
     there, here = channel[mask].astype(np.float64), wanted[mask].astype(np.float64)
@@ -182,27 +189,22 @@ def _fitted(channel: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> np.nda
     return (channel - there.mean()) * gain + here.mean()
 
 
-def _draw_strip(page: Page, top: int, number: int, group: Group, strip: tuple[np.ndarray, ...]) -> None:
-    """Name of the group, and its crops under their names."""
+def _draw_strip(page: Page, top: int, number: int, group: Group, strip: Sequence[np.ndarray]) -> None:
+    """Draw a group's name and crops with their titles."""
     *crops, mask = strip
     name, copy = _named(number, group)[0]
-    changes = [f"turned by {round(copy.rotation):+d}°"] if round(copy.rotation) else []
-    changes += [f"scaled by {copy.scale:.2f}"] if round(copy.scale, 2) != 1 else []
-    changes += ["mirrored"] if copy.mirrored else []
+    kinds = (
+        (f"turned by {round(copy.rotation):+d}°", round(copy.rotation) != 0),
+        (f"scaled by {copy.scale:.2f}", round(copy.scale, 2) != 1),
+        ("mirrored", copy.mirrored),
+    )
+    changes = ", ".join(kind for kind, applies in kinds if applies) or "only shifted"
     page.text(MARGIN, top + 4, "■", color=_colour(number), fontsize=12)
-    verdict = f"{name}   score {copy.score:.2f}  ·  copy {', '.join(changes) or 'only shifted'}"
+    verdict = f"{name}   score {copy.score:.2f}  ·  copy {changes}"
     page.text(MARGIN + 20, top + 6, f"{verdict}  ·  correlation {copy.correlation:.2f}", weight="bold")
-    step = (page.width - 2 * MARGIN + MARGIN) // 3
-    names = ("source", "copy, laid over the source", "difference × 2: black where the same")
+    step = (page.width - MARGIN) // 3
+    names = ("source", "copy, warped onto the source", "difference × 2: black where equal")
     for column, (crop, text) in enumerate(zip(crops, names, strict=True)):
         page.text(MARGIN + column * step, top + 28, text, fontsize=9, color="0.35")
         axes = page.panel(crop, MARGIN + column * step, top + 46)
         _outline(axes, mask, _colour(number), 1.2)
-
-
-def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask (H, W) at another (width, height), uint8."""
-    # A small region must not vanish when a large image shrinks: a pixel is inside if any part of it was.
-    shrinking = size[0] < mask.shape[1]
-    shown = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_NEAREST)
-    return (shown > 0).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""Verdicts with a bounded error rate from a finite number of images: "generated", "real", or neither.
+"""Split-conformal thresholds: verdicts "generated", "real" or neither with a bounded error rate.
 
-Split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2023, eq. 1), one class at a time: of n real images
-and a new one, all exchangeable, the new one is among the highest m with a probability of at most m / (n + 1). So a
-threshold at the m-th highest, m = ⌊(n + 1) α⌋, keeps the false-positive rate at α, whatever the scores' distribution.
+One class at a time (Vovk et al. 2005; Angelopoulos and Bates 2023, eq. 1): of n real images and a new one, all
+exchangeable, the new one is among the highest m with a probability of at most m / (n + 1). So a threshold at the m-th
+highest, m = ⌊(n + 1) α⌋, keeps the false-positive rate at α, whatever the scores' distribution.
 """
 
 import math
@@ -11,24 +11,24 @@ from typing import Literal
 
 import numpy as np
 
-# Products such as 100 · 0.29 end just below the whole number that is meant.
+# Products such as 100 · 0.29 lie just below the whole number that is meant.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Where the verdicts change. Between `lower` and `upper`, both included, the evidence is insufficient."""
+    """Thresholds of the verdicts. From `lower` to `upper`, both included, the evidence is insufficient."""
 
     lower: float
-    """Probabilities below are called real; −inf where nothing may be."""
+    """Probabilities below are called real; −inf if there are too few images for a bound."""
     upper: float
-    """Probabilities above are called generated; inf where nothing may be."""
+    """Probabilities above are called generated; inf if there are too few images for a bound."""
 
     def verdict(self, prob: float) -> Literal["generated", "real", "insufficient evidence"]:
-        """What to say of an image with this probability.
+        """The verdict on an image with this probability.
 
-        The comparisons are strict, so that ties with a bound are left open: where calibration maps all scores to one
-        probability (slope 0), nothing is called anything.
+        The comparisons are strict: where calibration maps all scores to one probability (slope 0), every verdict is
+        "insufficient evidence".
         """
         if prob > self.upper:
             return "generated"
@@ -38,10 +38,9 @@ class Bounds:
 def fit_bounds(probs: np.ndarray, generated: np.ndarray, target_fpr: float) -> Bounds:
     """Bounds that call at most `target_fpr` of real images generated, and of generated ones real.
 
-    Both rates hold on average over the draw of these images, if new ones come from the same source and these took no
-    part in training. Calibrating the probabilities on the same images (`fit_calibration`) is allowed, since it keeps
-    their order; choosing among epochs by them makes the rates slightly optimistic. Where the classes lie apart there is
-    no band: `lower` is lowered to `upper`, and its rate still holds.
+    Both rates hold on average over the draw of these images, if new ones come from the same source and these were not
+    trained on. Calibrating on the same images (`fit_calibration`) is allowed, since it keeps their order; choosing
+    epochs by them makes the rates slightly optimistic. Where the classes do not overlap, `lower` is lowered to `upper`.
 
     Args:
         probs: (n,) of validation images, any monotone score.
@@ -49,12 +48,13 @@ def fit_bounds(probs: np.ndarray, generated: np.ndarray, target_fpr: float) -> B
         target_fpr: In (0, 1).
 
     Returns:
-        Bounds, infinite on a side whose class has less than `needed_images(target_fpr)`.
+        Bounds, infinite on a side whose class has fewer than ⌈1 / target_fpr⌉ − 1 images (19 for 5 %).
 
     Raises:
         ValueError: `target_fpr` outside (0, 1), or a probability that is nan.
     """
-    _check(target_fpr)
+    if not 0 < target_fpr < 1:
+        raise ValueError(f"a false-positive rate of {target_fpr} is not between 0 and 1")
     probs, generated = np.asarray(probs, np.float64), np.asarray(generated, bool)
     if np.isnan(probs).any():
         raise ValueError("a probability is nan")
@@ -62,22 +62,7 @@ def fit_bounds(probs: np.ndarray, generated: np.ndarray, target_fpr: float) -> B
     return Bounds(lower=min(_low_bound(probs[generated], target_fpr), upper), upper=upper)
 
 
-def needed_images(target_fpr: float) -> int:
-    """How many images of a class it takes for a finite bound: ⌈1 / target_fpr⌉ − 1, as 19 for 5 %.
-
-    Raises:
-        ValueError: `target_fpr` outside (0, 1).
-    """
-    _check(target_fpr)
-    return math.ceil((1 - ROUNDING) / target_fpr) - 1
-
-
 def _low_bound(scores: np.ndarray, rate: float) -> float:
     """The ⌊(n + 1) rate⌋-th lowest of n scores: the share of further ones strictly below is at most `rate`."""
     rank = math.floor((len(scores) + 1) * rate + ROUNDING)
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank else -math.inf
-
-
-def _check(target_fpr: float) -> None:
-    if not 0 < target_fpr < 1:
-        raise ValueError(f"a false-positive rate of {target_fpr} is not between 0 and 1")

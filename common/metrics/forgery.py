@@ -1,19 +1,20 @@
-"""Figures of merit: arrays in, plain numbers out.
+"""Metrics of forgery detection: arrays in, plain numbers out.
 
 Three levels, told apart by name: `pixel_*` compares maps of one image, `image_*` verdicts over many images, and
 `of1` is the competition's metric, which matches whole instances. What is undefined is nan, never 0.
 
-The threshold-free figures count the pixels of each value that a float16 can take in [0, 1] (`THRESHOLDS`). For maps
-stored as float16 or in 8 bits this is exact; float32 probabilities are rounded to 11 significant bits, which moved no
-AUC by more than 1e-4 in the tests and costs one pass instead of a sort.
+The threshold-free pixel metrics count the pixels of each value that a float16 can take in [0, 1] (`PIXEL_THRESHOLDS`).
+For maps stored as float16 or in 8 bits this is exact; float32 probabilities are rounded to 11 significant bits, which
+moved no AUC by more than 1e-4 in the tests and costs one pass instead of a sort.
 """
 
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-THRESHOLDS = np.arange(0x3C02, dtype=np.uint16).view(np.float16).astype(np.float64)
+PIXEL_THRESHOLDS = np.arange(0x3C02, dtype=np.uint16).view(np.float16).astype(np.float64)
 """The thresholds that are tried, ascending, (15362,): every float16 from 0 to 1, and one above 1 that nothing
 reaches. A pixel counts as forged when its probability is at least the threshold."""
 
@@ -49,11 +50,15 @@ def pixel_auc(probs: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: Different shapes, or probabilities outside [0, 1].
     """
-    return _auc(*_value_counts(probs, truth))
+    forged, authentic = _value_counts(probs, truth)
+    below = np.cumsum(authentic) - 0.5 * authentic  # ties count half
+    # In floats: the product of two counts of a large image leaves int64 when summed.
+    pairs = float(forged.sum()) * float(authentic.sum())
+    return float((forged * below).sum() / pairs) if pairs else math.nan
 
 
 def pixel_f1_curve(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """`pixel_f1` of one image at each of `THRESHOLDS`, float64 (15362,). Arguments and errors as `pixel_auc`."""
+    """`pixel_f1` of one image at each of `PIXEL_THRESHOLDS`, float64 (15362,). Arguments and errors as `pixel_auc`."""
     forged, authentic = _value_counts(probs, truth)
     inter, n_pred = np.cumsum(forged[::-1])[::-1], np.cumsum((forged + authentic)[::-1])[::-1]
     total = n_pred + forged.sum()
@@ -61,26 +66,25 @@ def pixel_f1_curve(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(curve: np.ndarray) -> tuple[float, float]:
-    """Maximum of a curve over `THRESHOLDS`, and the highest threshold where it is reached.
+    """Maximum of a curve over `PIXEL_THRESHOLDS`, and the highest threshold where it is reached.
 
-    Of one image's `pixel_f1_curve` that is an oracle's threshold; to compare models, take the one that is best for the
-    mean curve of all images.
+    To compare models, take the threshold that is best for the mean curve of all images, not each image's own.
     """
     index = len(curve) - 1 - int(np.argmax(curve[::-1]))
-    return float(curve[index]), float(THRESHOLDS[index])
+    return float(curve[index]), float(PIXEL_THRESHOLDS[index])
 
 
 def image_score(probs: np.ndarray) -> float:
-    """How forged an image looks: the 99.9 % quantile of its map (H, W).
+    """The 99.9 % quantile of a map (H, W): an uncalibrated score that the image is forged.
 
-    Not the maximum, which a single noisy pixel decides and which grows with the size of the image; one pixel in a
-    thousand must agree, so that forgeries down to 0.1 % of the image still count in full.
+    Unlike the maximum it neither depends on single noisy pixels nor grows with the size of the image, and forgeries
+    down to 0.1 % of the image still count in full.
     """
     return float(np.quantile(probs.astype(np.float32, copy=False), IMAGE_SCORE_QUANTILE))
 
 
-def image_metrics(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Verdicts on images, forged being the positive class.
+def image_metrics(pred: ArrayLike, truth: ArrayLike) -> dict[str, float]:
+    """Metrics of image-level verdicts, forged being the positive class.
 
     Args:
         pred: bool (n,), True where forged was predicted.
@@ -90,32 +94,36 @@ def image_metrics(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         image_precision, image_recall, image_f1, image_fpr in [0, 1], nan where the denominator is 0, and
         image_mcc (Matthews 1975) in [-1, 1], 0 where a row or column of the confusion matrix is empty.
     """
+    # Imported here and below because it takes half as long as torch, and a submission does not need it.
+    from sklearn.metrics import matthews_corrcoef
+
     pred, truth = np.asarray(pred, bool), np.asarray(truth, bool)
-    tp, fp = int((pred & truth).sum()), int((pred & ~truth).sum())
-    fn, tn = int((~pred & truth).sum()), int((~pred & ~truth).sum())
-    margins = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    tp, fp, fn = (int(np.count_nonzero(both)) for both in (pred & truth, pred & ~truth, ~pred & truth))
     return {
         "image_precision": _ratio(tp, tp + fp),
         "image_recall": _ratio(tp, tp + fn),
         "image_f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "image_fpr": _ratio(fp, fp + tn),
-        "image_mcc": (tp * tn - fp * fn) / margins if margins else 0.0,
+        "image_fpr": _ratio(fp, int(np.count_nonzero(~truth))),
+        "image_mcc": float(matthews_corrcoef(truth, pred)) if truth.any() and not truth.all() else 0.0,
     }
 
 
-def image_auc(scores: np.ndarray, truth: np.ndarray) -> float:
+def image_auc(scores: ArrayLike, truth: ArrayLike) -> float:
     """Area under the ROC curve of image scores (n,) against bool (n,); nan when there is one class only."""
-    values, index = np.unique(np.asarray(scores, np.float64), return_inverse=True)
+    from sklearn.metrics import roc_auc_score
+
     truth = np.asarray(truth, bool)
-    return _auc(np.bincount(index[truth], minlength=len(values)), np.bincount(index[~truth], minlength=len(values)))
+    if truth.all() or not truth.any():
+        return math.nan
+    return float(roc_auc_score(truth, np.asarray(scores, np.float64)))
 
 
 def of1(predicted: np.ndarray, truth: np.ndarray) -> float:
     """The competition's score of one image, in [0, 1].
 
     Args:
-        predicted: Masks (n, H, W), one an instance; n = 0 says authentic.
-        truth: Masks (m, H, W); m = 0 is an authentic image, whose H and W need not agree with the prediction's.
+        predicted: Masks (n, H, W), one per instance; n = 0 means authentic.
+        truth: Masks (m, H, W); m = 0 means authentic, and H and W need not agree with the prediction's.
 
     Raises:
         ValueError: Both have instances, of different sizes.
@@ -125,11 +133,7 @@ def of1(predicted: np.ndarray, truth: np.ndarray) -> float:
     if predicted.shape[1:] != truth.shape[1:]:
         raise ValueError(f"predicted masks of {predicted.shape[1:]} against a truth of {truth.shape[1:]}")
     predicted, truth = (masks.astype(bool, copy=False).reshape(len(masks), -1) for masks in (predicted, truth))
-    inter = np.zeros((len(predicted), len(truth)))
-    inside = np.flatnonzero(truth.any(axis=0))  # only pixels of the truth can lie in both
-    for start in range(0, len(inside), 2**16):  # in parts, so that float32 counts exactly and memory stays flat
-        part = inside[start : start + 2**16]
-        inter += predicted[:, part].astype(np.float32) @ truth[:, part].T.astype(np.float32)
+    inter = np.array([np.count_nonzero(mask & truth, axis=1) for mask in predicted])
     return of1_from_counts(inter, np.count_nonzero(predicted, axis=1), np.count_nonzero(truth, axis=1))
 
 
@@ -151,34 +155,26 @@ def of1_from_counts(inter: np.ndarray, n_pred: np.ndarray, n_truth: np.ndarray) 
 
 
 def _counts(pred: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
-    """Pixels in both, in `pred`, in `truth`."""
+    """How many pixels are in both, in `pred`, in `truth`."""
     if pred.shape != truth.shape:
         raise ValueError(f"a mask of {pred.shape} against a truth of {truth.shape}")
     pred, truth = pred.astype(bool, copy=False), truth.astype(bool, copy=False)
-    return np.count_nonzero(pred & truth), np.count_nonzero(pred), np.count_nonzero(truth)
+    return int(np.count_nonzero(pred & truth)), int(np.count_nonzero(pred)), int(np.count_nonzero(truth))
 
 
 def _value_counts(probs: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many forged and how many authentic pixels have each value of `THRESHOLDS`, int64 (15362,) each."""
+    """How many forged and how many authentic pixels have each value of `PIXEL_THRESHOLDS`, int64 (15362,) each."""
     if probs.shape != truth.shape:
         raise ValueError(f"a map of {probs.shape} against a truth of {truth.shape}")
     # Bit patterns of floats from 0 up ascend with their values, and nan, infinity and everything negative lie above
     # them. Adding 0 turns -0 into 0.
     with np.errstate(over="ignore"):
         levels = (probs.astype(np.float16) + np.float16(0)).view(np.uint16).ravel()
-    if levels.max(initial=0) >= len(THRESHOLDS) - 1:
+    if levels.max(initial=0) >= len(PIXEL_THRESHOLDS) - 1:
         raise ValueError("probabilities must lie in [0, 1]")
     inside = truth.astype(bool, copy=False).ravel()
-    forged = np.bincount(levels[inside], minlength=len(THRESHOLDS))
-    return forged, np.bincount(levels, minlength=len(THRESHOLDS)) - forged
-
-
-def _auc(positives: np.ndarray, negatives: np.ndarray) -> float:
-    """Probability that a positive ranks above a negative, ties counting half, from counts by ascending value."""
-    # In floats: the product of two counts of a large image leaves int64 when summed.
-    below = np.cumsum(negatives) - 0.5 * negatives
-    pairs = float(positives.sum()) * float(negatives.sum())
-    return float((positives * below).sum() / pairs) if pairs else math.nan
+    forged = np.bincount(levels[inside], minlength=len(PIXEL_THRESHOLDS))
+    return forged, np.bincount(levels, minlength=len(PIXEL_THRESHOLDS)) - forged
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -1,10 +1,9 @@
-"""Run lengths of the submission: masks to text and back.
+"""Run-length encoding of the submission: masks to text and back.
 
-A list `[start, length, start, length, ...]` is one instance. Starts are 1-based and count down the columns
-(`mask.flatten(order="F")`), ascend, and runs of one list do not overlap. Row-major or 0-based lists would parse just
-as well and score as garbage, which is why nothing else in the project writes or reads run lengths.
-
-An instance in this module is such a list; masks are (H, W) with anything but 0 as forged.
+An instance is a list `[start, length, start, length, ...]`. Starts are 1-based, count down the columns
+(`mask.flatten(order="F")`) and ascend; runs of one list do not overlap. Row-major or 0-based lists would parse too and
+score as garbage, which is why nothing else in the project writes or reads run lengths. Masks are (H, W), non-zero where
+forged.
 """
 
 import json
@@ -25,13 +24,13 @@ def encode(mask: np.ndarray) -> list[int]:
 
 
 def encode_labels(labels: np.ndarray) -> list[list[int]]:
-    """Run lengths of all instances of a label image at once, in one pass however many there are.
+    """Run lengths of all instances of a label image, in one pass.
 
     Args:
         labels: Integers (H, W); 0 is authentic, every other value an instance.
 
     Returns:
-        One list for each label that occurs, by ascending label: the same as `encode(labels == label)` for each.
+        `encode(labels == label)` of each label that occurs, ascending.
 
     Raises:
         ValueError: `labels` holds anything but integers from 0 to 2³¹ − 1.
@@ -58,7 +57,7 @@ def decode(runs: Sequence[int], height: int, width: int) -> np.ndarray:
 
 
 def decode_union(instances: Iterable[Sequence[int]], height: int, width: int) -> np.ndarray:
-    """Union of instances that have passed `check_runs`, bool (height, width): one image for however many."""
+    """Union of instances that have passed `check_runs`, bool (height, width)."""
     flat = np.zeros(height * width, np.uint8)
     for runs in instances:
         for start, length in zip(runs[::2], runs[1::2], strict=True):
@@ -70,12 +69,12 @@ def check_runs(runs: Sequence[int], height: int, width: int) -> None:
     """Check one list against the format.
 
     Raises:
-        UserError: An odd count of numbers, something that is no whole number, a start or length below 1, starts that
-            do not ascend, runs that overlap, or a run that leaves the image.
+        UserError: An odd number of values, a value that is not an integer, a start or length below 1, starts that do
+            not ascend, runs that overlap, or a run that leaves the image.
     """
     wrong = next((value for value in runs if isinstance(value, bool) or not isinstance(value, int | np.integer)), None)
     if wrong is not None:
-        raise UserError(f"{json.dumps(wrong, default=str)} is no whole number; a list is [start, length, ...]")
+        raise UserError(f"{json.dumps(wrong, default=str)} is not an integer; a list is [start, length, ...]")
     if len(runs) % 2:
         raise UserError(f"{len(runs)} numbers, but each run needs two: [start, length, ...]")
     end = 0  # the last pixel of the run before, 1-based
@@ -93,7 +92,7 @@ def check_runs(runs: Sequence[int], height: int, width: int) -> None:
 def pixels_inside(instances: Iterable[Sequence[int]], mask: np.ndarray) -> np.ndarray:
     """How many pixels of each instance lie inside a mask (H, W), int64 (n,).
 
-    One cumulative sum over the mask and two look-ups a run: a thousand instances need no thousand masks. The
+    One cumulative sum over the mask and two look-ups per run, so that a thousand instances need no thousand masks. The
     instances must have passed `check_runs` for the size of the mask.
     """
     below = np.concatenate([[0], np.cumsum(_columns(mask != 0), dtype=np.int64)])
@@ -105,9 +104,9 @@ def pixels_inside(instances: Iterable[Sequence[int]], mask: np.ndarray) -> np.nd
 
 
 def format_annotation(instances: Iterable[Sequence[int]]) -> str:
-    """The submission's text for the run lengths of an image's instances: from `encode` or `encode_labels`.
+    """The annotation of an image with these instances, or `authentic` without any.
 
-    Empty instances are left out, because the metric punishes a written `[]`; without any other it is `authentic`.
+    Empty instances are left out, because the metric punishes `[]`.
     """
     lists = [str(list(map(int, runs))) for runs in instances if len(runs)]
     return ";".join(lists) or AUTHENTIC
@@ -132,7 +131,7 @@ def parse_runs(text: str, height: int, width: int) -> list[list[int]]:
         if not isinstance(runs, list):
             shown = part.strip() if len(part) <= 60 else f"{part.strip()[:60]}..."
             raise UserError(
-                f"list {number} is {shown!r}, no list of numbers; an annotation is `{AUTHENTIC}` or lists "
+                f"list {number} is {shown!r}, not a list of numbers; an annotation is `{AUTHENTIC}` or lists "
                 "joined by `;`, as in [123, 4, 567, 8];[1653, 98]"
             )
         try:
@@ -155,23 +154,21 @@ def parse_annotation(text: str, height: int, width: int) -> np.ndarray:
 
 def _runs(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Starts and ends, 0-based and half-open, of the runs of equal pixels down the columns, and their values."""
-    if image.ndim != 2:
-        raise ValueError(f"run lengths are made of an array (H, W), not one of shape {image.shape}")
-    height = image.shape[0]
-    # Pixels are compared where they lie; what is brought into the columns' order is one byte a pixel.
+    height = len(image)
+    # Neighbours are compared in row order; only the result, one byte per pixel, is transposed.
     begins = np.empty(image.shape, bool)
     np.not_equal(image[1:], image[:-1], out=begins[1:])
     begins[:1, 1:] = image[:1, 1:] != image[-1:, :-1]
     begins[:1, :1] = True
     starts = np.flatnonzero(_columns(begins).view(bool))
-    ends = np.append(starts[1:], image.size)[: starts.size]  # an image without pixels has no run
+    ends = np.append(starts[1:], image.size)[: starts.size]  # no run in an image without pixels
     return starts, ends, image[starts % height, starts // height]
 
 
 def _columns(image: np.ndarray) -> np.ndarray:
     """Pixels of an image (H, W) column by column, (H·W,)."""
     if image.ndim != 2:
-        raise ValueError(f"run lengths are made of an array (H, W), not one of shape {image.shape}")
+        raise ValueError(f"run lengths need an array (H, W), not one of shape {image.shape}")
     return _transpose(image.view(np.uint8) if image.dtype == bool else image).ravel()
 
 

@@ -1,4 +1,4 @@
-"""A submission's flags, and what follows from them: its parts, their tables, and how it is summed up."""
+"""Configuration of a submission, and the splitting of its input into parts."""
 
 import hashlib
 from collections import Counter, deque
@@ -16,171 +16,159 @@ from common.ensemble.members import SETTINGS_FILE, identities
 from common.ensemble.views import TTA
 from common.errors import UserError
 from common.submission.parts import Parts
-from common.submission.row_order import find_sample, submission_rows
+from common.submission.row_order import find_sample, sample_order
 from common.submission.shards import find_shards, read_shard, shard_parts
-from common.submission.sources import MANIFEST_SUFFIXES, Listed, Part, cut, distinct, list_files
+from common.submission.sources import MANIFEST_SUFFIXES, ListedFile, Part, distinct, list_files, split_into_parts
 from common.video import find_video_detector
 
 SUBMISSION_COLUMNS = ("case_id", "annotation")
 SCORE_COLUMNS = (
-    "case_id",
-    "kind",
-    "forged_probability",
-    "threshold",
-    "area_share",
-    "n_instances",
-    "copy_move_score",
-    "copy_move_inliers",
-    "generated_probability",
-    "generated_verdict",
-    "fake_probability",
-    "fake_verdict",
-    "height",
-    "width",
-    "error",
+    *("case_id", "kind", "forged_probability", "threshold", "area_share", "n_instances"),
+    *("copy_move_score", "copy_move_inliers", "generated_probability", "generated_verdict"),
+    *("fake_probability", "fake_verdict", "height", "width", "error"),
 )
-# They change how a submission is made, not what is in it. What the files are, each part knows.
-_FREE = {"input", "output", "scores", "sample_submission", "models_dir", "allow_missing", "videos"} | {
-    "workers", "batch_size", "feature_batch", "part_size", "num_shards", "shard_index"
+# Fields that change how a submission is made, but not its content. (The input's files are part of each part's key.)
+_FREE = {"input", "output", "sample_submission", "models_dir", "allow_missing", "videos", "workers", "batch_size"} | {
+    "feature_batch", "part_size", "num_shards", "shard_index"
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionConfig:
-    """What to read, how to decide, where to write."""
+    """A submission; the fields are the flags of make_submission.py."""
 
     input: Path
     """Folder of images and videos (with its subfolders), or one of these; a manifest, CSV or Parquet with the column
-    file and perhaps case_id; or webdataset shards: a .tar, a folder of them, or shards-{000..009}.tar."""
+    file and optionally case_id; or webdataset shards: a .tar, a folder of them, or shards-{000..009}.tar."""
     output: Path = Path("submission.csv")
-    """The submission: case_id,annotation."""
+    """The submission, a CSV file with the columns case_id,annotation. Probabilities, areas and errors are written to
+    scores.csv beside it."""
     models_dir: Path = Path("models")
-    """Where the checkpoints are."""
-    scores: Path | None = None
-    """Table of probabilities, areas and errors; by default scores.csv beside the output."""
+    """Folder of the checkpoints."""
     maps: Path | None = None
-    """Folder for probability maps, <case_id>.npy, float16 (H, W); none are written by default."""
+    """Folder for probability maps, <case_id>.npy, float16 (H, W); by default none are written."""
     sample_submission: Path | None = None
-    """Gives the rows' order; by default sample_submission.csv in the input folder or beside it, where there is one."""
+    """Table that gives the order of the rows; by default sample_submission.csv in the input folder, or beside it if
+    the folder is called test_images."""
     mode: Mode = "default"
-    """How probable a forgery must be to be reported: high-precision 0.80 ... max-recall 0.55."""
+    """Least probability of a forgery to report one: high-precision 0.80, balanced 0.70, default 0.65, high-recall 0.60,
+    max-recall 0.55."""
     tta: TTA | None = None
-    """Views of each image that are averaged: itself; its mirror images too; all eight symmetries. By default those of
-    the fit, or none."""
+    """Views of each image that are averaged: none (the image alone), flips (its mirror images too), full (all eight
+    symmetries); by default those of the fit."""
     pixel_threshold: float | None = None
-    """Probability from which a pixel belongs to a region; by default the fitted one."""
+    """Probability from which a pixel belongs to a region, from 0 to 1; by default the fitted one."""
     min_area_share: float | None = None
-    """Regions smaller than this share of their image are dropped; by default the fitted one, or 0.0005."""
-    closing: float | None = None
-    """Close gaps in the mask up to this radius, as a share of the image's diagonal; by default the fitted one, or 0."""
-    opening: float | None = None
-    """Remove specks and threads below this radius, likewise."""
-    fill_holes: bool | None = None
-    """Fill holes in the mask; by default as fitted, or not."""
+    """Share of the image below which regions are dropped, from 0 to 1; by default the fitted one, or 0.0005."""
     instances: Grouping = "merge"
-    """merge reports one instance an image; components one for each connected region; groups joins regions that look
-    alike, or are matched by copy-move evidence, as the source and the copy of a copy-move."""
+    """merge reports all regions of an image as one instance; components reports each connected region; groups joins
+    regions that look alike or are matched by copy-move evidence, like source and copy of a copy-move."""
     copy_move: bool = True
-    """Look for copy-moves without a network too."""
+    """Search for copy-moves without a network too."""
     generated: bool = True
-    """Ask the detector of generated images, models/spai*_best.pth, where there is one."""
+    """Run the detector of generated images, models/spai*_best.pth, if there is one."""
     target_fpr: float | None = None
-    """False-positive rate that its verdicts keep; by default the one it was trained with, as for the next."""
+    """False-positive rate of the verdicts on generated images, between 0 and 1; by default that of the detector's
+    training."""
     feature_batch: int | None = None
-    """Patches that it looks at at a time: memory grows with it, not with the image."""
+    """Image patches that the detector of generated images scores at a time, which bounds its memory; by default as in
+    its training."""
     videos: bool = True
-    """Score the videos too, by models/deepfake_video*_best.pth."""
+    """Score videos too, by models/deepfake_video*_best.pth."""
     faces: Literal["auto", "mtcnn", "yunet", "crops", "centre"] = "auto"
-    """How faces are found in them, as in script 8."""
+    """Face detector for videos: mtcnn (facenet-pytorch), yunet (OpenCV), crops (the frames are faces), centre (none);
+    by default mtcnn if it is installed, else centre."""
     face_model: Path | None = None
-    """ONNX file of --faces yunet."""
+    """ONNX file of YuNet, for --faces yunet."""
     workers: int | None = None
-    """Processes that look for copy-moves, of which --batch-size at most are busy at a time; by default one a core, and
-    no more than that."""
+    """Processes that search for copy-moves, of which at most --batch-size are busy at a time; by default one per core,
+    but no more than that."""
     allow_missing: bool = False
-    """Go on without members whose checkpoint is missing."""
+    """Continue without members whose checkpoint is missing."""
     batch_size: int = 8
     """Images at a time."""
     backend: Backend = "auto"
-    """What the networks run on: torch, OpenVINO, ONNX Runtime; by default what pays on this machine."""
+    """What runs the networks: torch or ONNX Runtime; by default whichever is faster for the number of images."""
     part_size: int = 500
-    """Images that are done whole, or again when the run is interrupted; of shards each is a part."""
+    """Images per part, the unit of work that an interrupted run repeats; each tar is one part."""
     num_shards: int | None = None
-    """Workers that share the parts, on machines that share the output's folder; each is started with its
-    --shard-index, in any order. By default the processes that torchrun or accelerate launch has started."""
+    """Number of workers that share the parts, on machines that share the output folder; each is started with its own
+    --shard-index, in any order. By default the number of processes of torchrun or accelerate launch."""
     shard_index: int | None = None
-    """Which of them this is, from 0."""
+    """Index of this worker, from 0."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no submission can have.
+        """Check the values.
 
         Raises:
             UserError: With the flag, its value and what it must be.
         """
-        shares = {name: getattr(self, name) for name in ("pixel_threshold", "min_area_share", "closing", "opening")}
-        for name, share in shares.items():
-            if share is not None and not 0 <= share < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {share}; it must be from 0 to less than 1.")
+        for name in ("pixel_threshold", "min_area_share"):
+            if (share := getattr(self, name)) is not None and not 0 <= share < 1:
+                raise UserError(f"{_flag(name)} is {share}; it must be from 0 to less than 1.")
         if self.target_fpr is not None and not 0 < self.target_fpr < 1:
             raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
         for name in ("batch_size", "workers", "feature_batch", "part_size", "num_shards"):
             if (count := getattr(self, name)) is not None and count < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {count}; it must be 1 or more.")
-        if (self.num_shards is None) != (self.shard_index is None):
-            raise UserError("--num-shards and --shard-index belong together: of how many workers, and which this is.")
-        if self.num_shards is not None and not 0 <= self.shard_index < self.num_shards:
+                raise UserError(f"{_flag(name)} is {count}; it must be 1 or more.")
+        if self.num_shards is None or self.shard_index is None:
+            if self.num_shards != self.shard_index:
+                raise UserError("--num-shards and --shard-index go together: the number of workers, and which this is.")
+        elif not 0 <= self.shard_index < self.num_shards:
             last = self.num_shards - 1
             raise UserError(f"--shard-index is {self.shard_index}; of {self.num_shards} shards it must be 0 to {last}.")
-        for flag, table in (("--output", self.output), ("--scores", self.scores_path)):
+        for table in (self.output, self.scores_path):
             if table.is_dir():
-                raise UserError(f"{flag} {table} is a folder. Name a file in it.")
-        if self.scores_path.resolve() == self.output.resolve():
-            raise UserError(f"the submission and the scores can't both be {self.output}; name another with --scores.")
+                raise UserError(f"--output {self.output}: {table} is a folder. Name another file.")
+        if self.scores_path == self.output:
+            raise UserError(f"--output {self.output} is the name of the table of scores. Choose another one.")
 
     @property
     def scores_path(self) -> Path:
-        """Of the table of probabilities."""
-        return self.scores or self.output.with_name("scores.csv")
+        """The table of probabilities, areas and errors."""
+        return self.output.with_name("scores.csv")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def open_parts(config: SubmissionConfig) -> Parts:
-    """The submission's parts, and those of an earlier run that are done.
+    """The parts of the submission, including those that an earlier run has done.
 
     Raises:
-        UserError: A table can't be written, the input can't be read or holds nothing, or there are several detectors
-            of one kind.
+        UserError: A table can't be written, the input can't be read or is empty, or there are several detectors of one
+            kind.
     """
     tables = {config.output: SUBMISSION_COLUMNS, config.scores_path: SCORE_COLUMNS}
     parts = find_parts(config)
-    for table in tables:
-        _check_writable(table)  # now, and not when all is decided
-    return Parts(tables, parts, _decides(config))
+    _check_writable(config.output)  # now, and not at the end
+    return Parts(tables, parts, _content_key(config))
 
 
 def find_parts(config: SubmissionConfig) -> list[Part]:
     """The images in the order of the submission's rows, and after them the videos.
 
     Raises:
-        UserError: The input can't be read or holds nothing, or cases share an id.
+        UserError: The input can't be read or is empty, or files share a case id.
     """
-    parts, sample, nothing = [], config.sample_submission, ""
+    sample, reason = config.sample_submission, ""
     if shards := find_shards(config.input):
         if sample is not None:
-            raise UserError("--sample-submission gives no order to shards. Write a manifest of files, or leave it out.")
-        if config.input.is_dir() and next(list_files(config.input, config.videos), None):
+            raise UserError("--sample-submission can't order shards. Write a manifest of files, or leave it out.")
+        if config.input.is_dir() and next(list_files(config.input, videos=config.videos), None):
             raise UserError(f"{config.input} holds both files and .tar shards. Move one of them elsewhere.")
-        parts = shard_parts(shards)
-        nothing = "none of its tars has a member that is one by its suffix"
+        parts, reason = shard_parts(shards), ": none of its tars has a member with one of their suffixes"
     else:
-        files = distinct(lambda: list_files(config.input, config.videos))
+        files = distinct(lambda: list_files(config.input, videos=config.videos))
         sample = sample or find_sample(config.input)
-        parts = cut(files if sample is None else _as_in(files, sample, config), config.part_size)
+        parts = split_into_parts(files if sample is None else _ordered(files, sample, config), config.part_size)
         if config.input.suffix.lower() in MANIFEST_SUFFIXES:
-            nothing = "no row of it names one"
+            reason = ": no row of it names one"
     if not sum(part.count for part in parts):
         for shard in shards:
-            deque(read_shard(shard), 0)  # the reason may be that it is cut short
-        submission_rows([], None, config.input, nothing)
+            deque(read_shard(shard), 0)  # raises its error if it is truncated
+        raise UserError(f"{config.input} holds no images (PNG, JPEG, TIFF, BMP, WEBP){reason}.")
     return parts
 
 
@@ -193,27 +181,28 @@ def _check_writable(table: Path) -> None:
         raise UserError(f"{table} can't be written ({error.strerror}). Choose another place.") from error
 
 
-def _as_in(files: Iterator[Listed], sample: Path, config: SubmissionConfig) -> Iterator[Listed]:
-    """The images as a sample_submission.csv lists them, those that it misses with an empty path; then the videos."""
+def _ordered(files: Iterator[ListedFile], sample: Path, config: SubmissionConfig) -> Iterator[ListedFile]:
+    """The images in the order of a sample submission, with an empty path if there is no such image; then the videos."""
     images, videos = {}, []
-    for kind, case_id, path in files:
-        if kind == "image":
-            images[case_id] = path
+    for file in files:
+        if file[0] == "image":
+            images[file[1]] = file
         else:
-            videos.append((kind, case_id, path))
-    if not images and config.sample_submission is None and videos:
+            videos.append(file)
+    required = config.sample_submission is not None
+    if not images and not required:
         return iter(videos)
-    rows = submission_rows(images, config.sample_submission, config.input)
-    return chain((("image", case_id, images.get(case_id, "")) for case_id in rows), videos)
+    rows = sample_order(images, sample, config.input, required=required)
+    return chain((images.get(case_id, ("image", case_id, "")) for case_id in rows), videos)
 
 
-def _decides(config: SubmissionConfig) -> str:
-    """What decides about a file's rows, hashed: the flags, the models, their settings, and the code."""
+def _content_key(config: SubmissionConfig) -> str:
+    """Hash of all that the rows depend on besides the files: flags, models, settings and code."""
     digest = hashlib.sha256()
     for entry in fields(SubmissionConfig):
         if entry.name not in _FREE:
             digest.update(f"{entry.name}={getattr(config, entry.name)!r} ".encode(errors="replace"))
-    models = identities(config.models_dir, config.copy_move, config.generated)
+    models = identities(config.models_dir, copy_move=config.copy_move, generated=config.generated)
     digest.update(repr(sorted(models.items())).encode())
     video_detector = find_video_detector(config.models_dir) if config.videos else None
     code = Path(__file__).parents[1].rglob("*.py")
@@ -225,16 +214,16 @@ def _decides(config: SubmissionConfig) -> str:
 
 
 def summary(config: SubmissionConfig, counts: Counter[str]) -> str:
-    """How many images and videos got which verdict, and where the tables are, in one line."""
-    said = []
-    for noun, prefix, kinds in (
+    """One line: the number of images and videos by verdict, and where the tables are."""
+    parts = []
+    for noun, prefix, verdicts in (
         ("images", "", ("forged", "authentic", "unreadable")),
         ("videos", "video ", ("fake", "real", "inconclusive", "not scored")),
     ):
-        found = {kind: count for kind in kinds if (count := counts[prefix + kind])}
+        found = {verdict: count for verdict in verdicts if (count := counts[prefix + verdict])}
         if found:
-            verdicts = ", ".join(f"{count} {kind}" for kind, count in found.items())
-            said.append(f"{sum(found.values())} {noun}: {verdicts}")
+            by_verdict = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
+            parts.append(f"{sum(found.values())} {noun}: {by_verdict}")
     if broken := counts["shard broken"]:
-        said.append(f"{broken} shards are cut short: see their rows in the scores")
-    return f"{'; '.join(said)} → {config.output}, {config.scores_path}"
+        parts.append(f"{broken} shards are truncated: see their rows in the scores")
+    return f"{'; '.join(parts)} → {config.output}, {config.scores_path}"

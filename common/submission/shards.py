@@ -1,21 +1,23 @@
-"""Webdataset shards: images in tar files, read one after the other."""
+"""Webdataset shards: sequential reading of images in tar files."""
 
 import hashlib
 import re
 import tarfile
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import UserError, listing
-from common.submission.sources import Listed, Part, distinct, numbered, readable
+from common.submission.sources import ListedFile, Part, distinct, numbered, readable
 from common.suffixes import IMAGE_SUFFIXES
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-class Member(NamedTuple):
+class TarImage(NamedTuple):
     """An image in a tar."""
 
     case_id: str
@@ -25,11 +27,15 @@ class Member(NamedTuple):
     data: bytes
 
 
+class TruncatedTar(UserError):
+    """A tar ends early, or is broken from some position on."""
+
+
 def find_shards(source: Path) -> list[Path]:
-    """The tar files that an input names, none for another kind of input, or one that does not exist.
+    """The tar files of an input; none if it is of another kind or does not exist.
 
     Args:
-        source: A .tar file, a folder that holds some, or a pattern as `shards-{000..009}.tar`.
+        source: A .tar file, a folder of them, or a pattern such as `shards-{000..009}.tar`.
 
     Raises:
         UserError: The pattern names files that do not exist, or counts backwards.
@@ -58,56 +64,50 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield from _expanded(f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}")
 
 
-class CutShort(UserError):
-    """A tar ends before its end, or is broken from some place on."""
-
-
 def shard_parts(shards: Iterable[Path]) -> list[Part]:
     """A part for each tar, in order. Only the members' headers are read.
 
     Raises:
-        UserError: A file can't be read or is no tar, or images share a case id.
+        UserError: A file can't be read or is not a tar, or images share a case id.
     """
     parts: list[Part] = []
 
-    def list_again() -> Iterator[Listed]:
+    def list_again() -> Iterator[ListedFile]:
         parts.clear()
         for shard in shards:
             digest, count = hashlib.blake2b(digest_size=16), 0
-            try:
+            with suppress(TruncatedTar):  # `read_shard` raises it again after the last whole image
                 for member, _ in _headers(shard):
                     digest.update(member.name.encode(errors="surrogateescape") + b"\0")
                     count += 1
                     yield "image", _case_id(member), f"{shard}: {member.name}"
-            except CutShort:
-                pass  # `read_shard` says so when what lies before is decided
             part = Part.pack("shard", [readable(shard.name), str(shard)])
             parts.append(replace(part, count=count, digest=digest.hexdigest()))
 
-    for _ in distinct(list_again):
-        pass
+    deque(distinct(list_again), 0)
     return numbered(parts)
 
 
-def read_shard(shard: Path) -> Iterator[Member]:
-    """The images of a tar as they come; what is no image by its suffix is passed over.
+def read_shard(shard: Path) -> Iterator[TarImage]:
+    """The images of a tar in order; members with another suffix are skipped.
 
     Raises:
-        CutShort: After the last whole member, it is cut short or broken.
-        UserError: The file is no tar, or can't be read, at all or from some place on.
+        TruncatedTar: The tar ends early or is broken after the last image.
+        UserError: The file is not a tar, or can't be read, at all or from some position on.
     """
     for member, tar in _headers(shard):
         try:
-            data = tar.extractfile(member).read()
+            file = tar.extractfile(member)
+            data = b"" if file is None else file.read()
         except tarfile.ReadError as error:
-            raise _cut_short(shard, "its images so far") from error
+            raise _truncated(shard, "the images so far") from error
         except OSError as error:
             raise _unreadable(shard, error) from error
-        yield Member(_case_id(member), readable(f"{shard}: {member.name}"), data)
+        yield TarImage(_case_id(member), readable(f"{shard}: {member.name}"), data)
 
 
 def _headers(shard: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    name = "its first member"
+    name = start = "its start"
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
@@ -115,15 +115,15 @@ def _headers(shard: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
                 path = PurePosixPath(name)
                 if member.isreg() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
                     yield member, tar
-                tar.members.clear()  # else it keeps all of them
-            # Python takes a broken header for the end, which is a block of zeros.
+                tar.members.clear()  # pyrefly: ignore[missing-attribute] # it would keep all of them in memory
+            # Python takes a broken header for the end of the tar, which is a block of zeros.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise _cut_short(shard, name)
+                raise _truncated(shard, name)
     except tarfile.TarError as error:
-        if name == "its first member":
-            raise UserError(f"{shard} can't be read as a tar ({error}). Write it anew, or leave it out.") from error
-        raise _cut_short(shard, name) from error
+        if name != start:
+            raise _truncated(shard, name) from error
+        raise UserError(f"{shard} can't be read as a tar ({error}). Write it again, or leave it out.") from error
     except OSError as error:
         raise _unreadable(shard, error) from error
 
@@ -132,9 +132,9 @@ def _unreadable(shard: Path, error: OSError) -> UserError:
     return UserError(readable(f"{shard} can't be read ({error.strerror}). Make it readable, or leave it out."))
 
 
-def _cut_short(shard: Path, name: str) -> CutShort:
-    return CutShort(
-        readable(f"{shard} is cut short or broken after {name}; what follows is not decided. Write it anew.")
+def _truncated(shard: Path, name: str) -> TruncatedTar:
+    return TruncatedTar(
+        readable(f"{shard} is truncated or broken after {name}; the rest is not in the submission. Write it again.")
     )
 
 

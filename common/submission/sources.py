@@ -1,6 +1,7 @@
-"""What is to be decided: a folder, a file, a manifest or webdataset shards, cut into parts of consecutive files.
+"""The input of a submission: listing of its images and videos, and splitting into parts.
 
-Made for millions of files: they are listed once, and a part keeps the names of its own packed, some ten bytes a file.
+Made for millions of files: they are listed once, and a part keeps the names of its files compressed, some ten bytes a
+file.
 """
 
 import csv
@@ -10,7 +11,7 @@ import posixpath
 import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,33 +22,32 @@ from common.errors import UserError, listing
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Kind = Literal["image", "video", "shard"]
-Listed = tuple[Kind, str, str]
-"""Kind, case id and path of a file; an empty path where a case has no file."""
+ListedFile = tuple[Kind, str, str]
+"""Kind, case id and path of a file; the path is empty if a case has no file."""
 
-VIDEOS_A_PART = 8
-"""A video takes as long as hundreds of images."""
-_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+VIDEOS_PER_PART = 8
+"""Few, because a video takes as long as hundreds of images."""
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Consecutive files of one kind: the piece of work that is done whole or again."""
+    """Consecutive files of one kind, the unit of work: it is done completely or repeated."""
 
     kind: Kind
     """`shard`: the images in one tar."""
     count: int
-    """Of its cases."""
+    """Number of its cases."""
     digest: str
-    """Of their ids and paths; of a tar, of its members' names. What the files hold tells `stamp`."""
+    """Hash of their ids and paths; of a tar, of its members' names."""
     packed: bytes = field(repr=False)
     number: int = 0
-    """Place among all parts, from 0."""
+    """Position among all parts, from 0."""
 
     @classmethod
     def pack(cls, kind: Kind, texts: list[str]) -> "Part":
-        """A part of case ids and paths in turn."""
+        """Make a part of alternating case ids and paths."""
         plain = "\0".join(texts).encode(**_ENCODING)
         digest = hashlib.blake2b(kind.encode() + b"\0" + plain, digest_size=16).hexdigest()
         return cls(kind=kind, count=len(texts) // 2, digest=digest, packed=zlib.compress(plain, 1))
@@ -58,9 +58,9 @@ class Part:
         return list(zip(texts[::2], texts[1::2], strict=True))
 
     def stamp(self) -> str:
-        """Hash of the sizes and times of modification of its files as they are now, missing ones included.
+        """Hash of the current sizes and modification times of its files, including missing ones.
 
-        What it can't see is a file whose content was replaced by another of the same length and the time set back.
+        It does not notice a file that was replaced by one of the same size and modification time.
         """
         stamps = "\0".join(_stamp(path) for _, path in self.files())
         return hashlib.blake2b(stamps.encode(), digest_size=16).hexdigest()
@@ -74,9 +74,9 @@ def _stamp(path: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def cut(files: Iterable[Listed], part_size: int) -> list[Part]:
-    """Parts of at most `part_size` images, and after them parts of `VIDEOS_A_PART` videos."""
-    sizes, waiting, parts = {"image": part_size, "video": VIDEOS_A_PART}, defaultdict(list), defaultdict(list)
+def split_into_parts(files: Iterable[ListedFile], part_size: int) -> list[Part]:
+    """Parts of at most `part_size` images, and after them parts of at most `VIDEOS_PER_PART` videos."""
+    sizes, waiting, parts = {"image": part_size, "video": VIDEOS_PER_PART}, defaultdict(list), defaultdict(list)
     for kind, case_id, path in files:
         texts = waiting[kind]
         texts += (case_id, path)
@@ -90,64 +90,59 @@ def cut(files: Iterable[Listed], part_size: int) -> list[Part]:
 
 
 def numbered(parts: Iterable[Part]) -> list[Part]:
-    """The parts with their places."""
+    """The parts with their positions."""
     return [replace(part, number=number) for number, part in enumerate(parts)]
 
 
-def list_files(source: Path, videos: bool = True) -> Iterator[Listed]:
-    """The images and videos of a folder (with its subfolders, sorted), of a manifest (in its order), or the one file.
+def list_files(source: Path, *, videos: bool = True) -> Iterator[ListedFile]:
+    """The images and videos of a folder (with its subfolders, sorted), of a manifest (in its order), or a single file.
 
-    The case id of an image is its path below the folder, or below the manifest's, without the suffix; a video's has its
-    suffix: `a.png` may lie beside it. In case ids, bytes that are no UTF-8 stand as `\\xe9`.
+    The case id of an image is its path below the folder (or the manifest's folder) without the suffix; that of a video
+    has the suffix, since `a.png` and `a.mp4` may be in one folder. Bytes that are not UTF-8 become `\\xe9` in case ids.
 
     Args:
-        source: A folder, an image, a video, or a manifest: CSV or Parquet with the column `file` and, if it gives the
-            case ids, `case_id`; relative paths begin at the manifest.
-        videos: Whether they are listed.
+        source: A folder, an image, a video, or a manifest: CSV or Parquet with the column `file` and, optionally, the
+            column `case_id`; relative paths are relative to the manifest.
+        videos: Whether to list videos.
 
     Raises:
-        UserError: It does not exist, can't be read, is none of these by its suffix, or is a manifest without the column
+        UserError: The source does not exist, can't be read, has an unknown suffix, or is a manifest without the column
             or with a row without a file.
     """
     if source.is_dir():
         files = _list_folder(os.fspath(source), "")
     elif not source.is_file():
         raise UserError(
-            f"{source} is not a folder, nor is it a file. Name images: a folder, a manifest, shards, a file."
+            f"{source} is not a folder, nor is it a file. Name a folder, a manifest, shards or a single file."
         )
     elif source.suffix.lower() in MANIFEST_SUFFIXES:
         files = _list_manifest(source)
-    elif _suffix(source.name) in _SUFFIXES:
-        files = iter([(*_named(source.name), str(source))])
+    elif _suffix(source.name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        files = iter([(*_kind_and_case_id(source.name), str(source))])
     else:
         raise UserError(
-            f"{source} is by its suffix no image, video, manifest ({', '.join(MANIFEST_SUFFIXES)}) or shard (.tar, not "
-            "compressed). Name one of these, or a folder."
+            f"{source} has not the suffix of an image, video, manifest ({', '.join(MANIFEST_SUFFIXES)}) or "
+            "uncompressed shard (.tar). Name one of these, or a folder."
         )
     return files if videos else (file for file in files if file[0] != "video")
 
 
-def _list_folder(folder: str, below: str) -> Iterator[Listed]:
-    """In the order of the paths' parts. Folders that are links are not followed."""
+def _list_folder(folder: str, below: str) -> Iterator[ListedFile]:
+    """In the order of the paths' parts. Links to folders are not followed."""
     try:
         with os.scandir(folder) as entries:
-            names, folders = [], set()
-            for entry in entries:
-                names.append(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    folders.add(entry.name)
+            is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
     except OSError as error:
         raise UserError(f"{folder} can't be listed ({error.strerror}). Make it readable, or leave it out.") from error
-    names.sort()
-    for name in names:
-        path = os.path.join(folder, name)  # noqa: PTH118, a Path for each of millions takes as long as all the rest
-        if name in folders:
+    for name in sorted(is_folder):
+        path = os.path.join(folder, name)  # noqa: PTH118, millions of Path objects take as long as all the rest
+        if is_folder[name]:
             yield from _list_folder(path, f"{below}{name}/")
-        elif not name.startswith(".") and _suffix(name) in _SUFFIXES:
-            yield (*_named(below + name), path)
+        elif not name.startswith(".") and _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+            yield (*_kind_and_case_id(below + name), path)
 
 
-def _list_manifest(manifest: Path) -> Iterator[Listed]:
+def _list_manifest(manifest: Path) -> Iterator[ListedFile]:
     folder = os.fspath(manifest.parent)
     rows = _read_parquet(manifest) if manifest.suffix.lower() == ".parquet" else _read_csv(manifest)
     for number, (file, case_id) in enumerate(rows, 1):
@@ -156,27 +151,20 @@ def _list_manifest(manifest: Path) -> Iterator[Listed]:
         inside = posixpath.normpath(file)
         if inside.startswith(("/", "..")) or os.path.isabs(file):  # noqa: PTH117
             inside = posixpath.basename(inside)
-        kind, own = _named(inside)
+        kind, own = _kind_and_case_id(inside)
         yield kind, readable(case_id) if case_id else own, os.path.join(folder, file)  # noqa: PTH118
 
 
-def _read_csv(manifest: Path) -> Iterator[tuple[str, str | None]]:
+def _read_csv(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
     """File and case id of each row."""
     try:
         with manifest.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.reader(file)
-            columns = next(rows, [])
-            _check_columns(manifest, columns)
-            place, id_place = columns.index("file"), columns.index("case_id") if "case_id" in columns else None
-            for row in rows:
-                if row:  # an empty line
-                    yield _cell(row, place), _cell(row, id_place)
+            table = csv.DictReader(file)
+            _check_columns(manifest, table.fieldnames or ())
+            for row in table:
+                yield row["file"], row.get("case_id")
     except (OSError, csv.Error) as error:
         raise _unreadable(manifest, error) from error
-
-
-def _cell(row: list[str], place: int | None) -> str:
-    return row[place] if place is not None and place < len(row) else ""
 
 
 def _read_parquet(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
@@ -200,7 +188,7 @@ def _read_parquet(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
         raise _unreadable(manifest, error) from error
 
 
-def _check_columns(manifest: Path, columns: list[str]) -> None:
+def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
     if "file" not in columns:
         raise UserError(
             f"{manifest} needs the column file (and may have case_id); it has {', '.join(columns) or 'none'}."
@@ -208,14 +196,14 @@ def _check_columns(manifest: Path, columns: list[str]) -> None:
 
 
 def _unreadable(manifest: Path, error: Exception) -> UserError:
-    return UserError(f"{manifest} can't be read as a manifest ({error}). Write it anew.")
+    return UserError(f"{manifest} can't be read as a manifest ({error}). Write it again.")
 
 
-def _named(path: str) -> tuple[Kind, str]:
+def _kind_and_case_id(path: str) -> tuple[Kind, str]:
     """Kind and case id of a file by its path below the folder."""
     if _suffix(path) in VIDEO_SUFFIXES:
         return "video", readable(path)
-    return "image", readable(path[: len(path) - len(_suffix(path))])
+    return "image", readable(os.path.splitext(path)[0])  # noqa: PTH122
 
 
 def _suffix(path: str) -> str:
@@ -223,17 +211,17 @@ def _suffix(path: str) -> str:
 
 
 def readable(text: str) -> str:
-    """Text that any file or terminal takes: a name's bytes that are no UTF-8 stand as `\\xe9`."""
+    """Text that every file and terminal accepts: bytes of a name that are not UTF-8 become `\\xe9`."""
     return text if text.isascii() else text.encode(**_ENCODING).decode("utf-8", "backslashreplace")
 
 
-def distinct(list_again: Callable[[], Iterable[Listed]]) -> Iterator[Listed]:
-    """The files as they come; when all have come, a check that no two of a kind share a case id.
+def distinct(list_again: Callable[[], Iterable[ListedFile]]) -> Iterator[ListedFile]:
+    """The files, and after the last a check that no two of a kind share a case id.
 
-    A hash of 8 bytes is kept of each, and they are listed again where two hashes are the same.
+    To save memory, only a hash of 8 bytes is kept per file; they are listed again if two hashes are equal.
 
     Raises:
-        UserError: Some share one; the first of them are named.
+        UserError: Some share a case id; the first of them are named.
     """
     hashes = array("q")
     for kind, case_id, path in list_again():
@@ -247,10 +235,7 @@ def distinct(list_again: Callable[[], Iterable[Listed]]) -> Iterator[Listed]:
         if hash((kind, case_id)) in repeated:
             paths[kind, case_id].append(path)
     if shared := [" and ".join(map(readable, found)) for found in paths.values() if len(found) > 1]:
-        raise UserError(
-            listing(
-                "files that share a case id; rename or remove one of each, or name them in a manifest's "
-                "column case_id:",
-                shared,
-            )
+        head = (
+            "files that share a case id; rename or remove one of each, or give case ids in a manifest's column case_id:"
         )
+        raise UserError(listing(head, shared))

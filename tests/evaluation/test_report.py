@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from common.evaluation.report import choose_cases, tables, write_report
-from common.evaluation.scoring import find_cases, score_cases
+from common.evaluation.report import choose_examples, tables, write_evaluation
+from common.evaluation.scoring import read_submission, score_submission
 
 
 def write_csv(path, rows):
@@ -29,8 +29,8 @@ def evaluated(tmp_path):
         np.save(tmp_path / "maps" / f"{case_id}.npy", (mask[0] * level).astype(np.float16))
     half = ", ".join(f"{40 * column + 1}, 20" for column in range(30))
     submission = write_csv(tmp_path / "s.csv", [("a", f"[{half}]"), ("b", "authentic"), ("c", "[1, 50]")])
-    cases = find_cases(submission, tmp_path / "test_masks", tmp_path / "maps")
-    return tmp_path, cases, score_cases(cases)
+    submission = read_submission(submission, tmp_path / "test_masks", tmp_path / "maps")
+    return tmp_path, submission, score_submission(submission)
 
 
 def test_tables_show_the_figures(evaluated):
@@ -45,9 +45,9 @@ def test_tables_show_the_figures(evaluated):
 
 
 def test_report_folder(evaluated):
-    folder, cases, evaluation = evaluated
+    folder, submission, evaluation = evaluated
     images = {case_id: folder / "test_images" / f"{case_id}.png" for case_id in "ab"}
-    path = write_report(folder / "deep" / "report", evaluation, cases, images)
+    path = write_evaluation(folder / "deep" / "report", evaluation, submission, images)
     text = path.read_text()
     for name in ("sizes.png", "scores.png", "predictions.png"):
         assert f"]({name})" in text
@@ -68,28 +68,28 @@ def test_report_without_maps_and_images_drops_the_older_plots(evaluated):
     folder, _, evaluation = evaluated
     (folder / "report").mkdir()
     (folder / "report" / "scores.png").write_bytes(b"of an older run")
-    cases = find_cases(folder / "s.csv", folder / "test_masks")
-    evaluation = score_cases(cases)
-    text = write_report(folder / "report", evaluation, cases, {}).read_text()
+    submission = read_submission(folder / "s.csv", folder / "test_masks")
+    evaluation = score_submission(submission)
+    text = write_evaluation(folder / "report", evaluation, submission, {}).read_text()
     assert "scores.png" not in text and not (folder / "report" / "scores.png").exists()
     assert (folder / "report" / "predictions.png").exists()
     assert "AUC" not in text
 
 
 def test_an_image_of_another_size_is_named(evaluated):
-    folder, cases, evaluation = evaluated
+    folder, submission, evaluation = evaluated
     Image.new("RGB", (30, 30)).save(folder / "test_images" / "a.png")
     with pytest.raises(UserError, match=r"a\.png is 30×30, the mask .*a\.npy 40×60"):
-        write_report(folder / "report", evaluation, cases, {"a": folder / "test_images" / "a.png"})
+        write_evaluation(folder / "report", evaluation, submission, {"a": folder / "test_images" / "a.png"})
 
 
-def test_chosen_cases_are_a_mix():
+def test_chosen_examples_are_a_mix():
     found = [(f"hit{i}", "large", 0.1, 1, 1, 1 - i / 100) for i in range(20)]
     found.append(("hit_tiny", "tiny", 0.001, 1, 1, 0.6))
     rows = [*found, ("poor", "small", 0.01, 1, 2, 0.2), ("miss", "tiny", 0.001, 1, 0, 0.0)]
     rows += [("alarm", "authentic", 0.0, 0, 1, 0.0), ("right", "authentic", 0.0, 0, 0, 1.0)]
     table = pd.DataFrame(rows, columns=["case_id", "size", "area_share", "n_truth", "n_predicted", "of1"])
-    chosen = choose_cases(table)
+    chosen = choose_examples(table)
     assert [verdict for _, verdict in chosen] == ["hit"] * 5 + ["poor hit", "miss", "false alarm"]
     assert [case_id for case_id, _ in chosen[:3]] == ["hit0", "hit_tiny", "hit1"]
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from common.evaluation.scoring import find_cases, read_map, score_cases
+from common.evaluation.scoring import read_map, read_submission, score_submission
 from common.metrics import rle
 
 GOOD = [("1", "authentic"), ("2", "authentic"), ("3", "authentic")]
@@ -58,15 +58,15 @@ def rows(*rows):
         (write("s.csv", text="case_id,mask\n1,authentic\n"), "lacks the column annotation"),
         (write("s.csv", text="case_id,annotation\n1,[101, 102]\n"), "line 2: the row needs 2 fields"),
         (write("s.csv", text='case_id,annotation\n1,"authentic\n'), "cannot be read as CSV"),
-        (rows(GOOD[0], *GOOD), "line 3: case_id 1 stands on line 2 already"),
-        (rows(*GOOD[::2]), "1 masks in .*masks have no row in .*s.csv: 2"),
+        (rows(GOOD[0], *GOOD), "line 3: case_id 1 is already on line 2"),
+        (rows(*GOOD[::2]), "1 masks in .*masks have no row in .*s.csv.*:\n  2"),
         (rows(("1", "forged"), *GOOD[1:]), r"s.csv, line 2 \(case_id 1\): list 1 is 'forged'"),
         (rows(*GOOD[:2], ("3", "[1, 2, 3]")), r"s.csv, line 4 \(case_id 3\): list 1: 3 numbers"),
         (rows(GOOD[0], ("2", "[1999, 3]"), GOOD[2]), r"line 3 .*run 1 \(start 1999, length 3\) ends at 2001, outside"),
         (write("masks/1.npy", array=np.zeros((40, 50))), "1.npy: a mask channel marks no pixel"),
         (write("masks/1.npy", text="no array"), "1.npy cannot be read"),
         (write("masks/1.png", text=""), "share the case id '1'"),
-        (write("maps/1.npy"), "1 forged images have no probability map in .*maps: 1"),
+        (write("maps/1.npy"), "1 forged images have no probability map in .*maps.*:\n  1"),
         (write("maps/1.npy", array=np.zeros((9, 8), np.float32)), "1.npy is 9×8, the image's mask 40×50"),
         (write("maps/1.npy", array=np.full((40, 50), 2.0)), r"outside \[0, 1\]"),
         (write("maps/1.npy", array=np.full((40, 50), np.nan)), "or nan"),
@@ -78,20 +78,20 @@ def rows(*rows):
 def test_faults_are_named(folder, spoil, message):
     spoil(folder)
     with pytest.raises(UserError, match=message):
-        score_cases(find_cases(folder / "s.csv", folder / "masks", folder / "maps"))
+        score_submission(read_submission(folder / "s.csv", folder / "masks", folder / "maps"))
 
 
 @pytest.mark.parametrize("name", ["masks", "maps"])
 def test_a_missing_folder_is_named(folder, name):
     folders = {"masks": folder / "masks", "maps": folder / "maps", name: folder / "nowhere"}
     with pytest.raises(UserError, match=re.escape(f"{folder / 'nowhere'} is not a folder")):
-        find_cases(folder / "s.csv", **folders)
+        read_submission(folder / "s.csv", **folders)
 
 
 def test_rows_keep_the_submissions_order_and_what_does_not_apply_is_nan(folder):
     truth = rle.format_annotation([rle.encode(np.load(folder / "masks" / "2.npy"))])
     write_submission(folder, [("3", "[1, 1]"), ("2", truth), ("1", "authentic")])
-    table = score_cases(find_cases(folder / "s.csv", folder / "masks")).rows.set_index("case_id")
+    table = score_submission(read_submission(folder / "s.csv", folder / "masks")).rows.set_index("case_id")
     assert table.index.tolist() == ["3", "2", "1"]
     assert table["of1"].tolist() == [0, 1, 0]
     assert table["pixel_f1"].isna().tolist() == [True, False, False]
@@ -104,7 +104,7 @@ def test_leading_zeros_and_long_annotations_survive(folder):
     checkerboard = (np.indices((600, 700)).sum(axis=0) % 2).astype(np.uint8)  # 210,000 runs, megabytes of text
     np.save(folder / "masks" / "001.npy", checkerboard)
     write_submission(folder, [*GOOD, ("001", rle.format_annotation([rle.encode(checkerboard)]))])
-    table = score_cases(find_cases(folder / "s.csv", folder / "masks")).rows.set_index("case_id")
+    table = score_submission(read_submission(folder / "s.csv", folder / "masks")).rows.set_index("case_id")
     assert table.loc["001", "of1"] == 1
 
 

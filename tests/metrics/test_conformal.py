@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.metrics.calibration import calibrated, fit_calibration
-from common.metrics.conformal import fit_bounds, needed_images
+from common.metrics.conformal import fit_bounds
 
 UNSURE = "insufficient evidence"
 RATES = st.floats(0.01, 0.99)
@@ -38,8 +38,7 @@ def test_nineteen_images_are_needed_for_five_percent():
     ("rate", "expected"),
     [(0.05, 19), (0.01, 99), (0.1, 9), (0.29, 3), (0.03, 33), (0.5, 1), (0.9, 1), (1 / 49, 48)],
 )
-def test_needed_images_are_just_enough(rate, expected):
-    assert needed_images(rate) == expected
+def test_a_bound_needs_so_many_images(rate, expected):
     assert bounds_of([0.5] * expected, [], rate).upper == 0.5
     assert bounds_of([0.5] * (expected - 1), [], rate).upper == math.inf
     assert bounds_of([], [0.5] * expected, rate).lower == 0.5
@@ -61,8 +60,6 @@ def test_classes_apart_leave_no_band():
 def test_impossible_rates(rate):
     with pytest.raises(ValueError, match="not between"):
         bounds_of([0.1], [0.9], rate)
-    with pytest.raises(ValueError, match="not between"):
-        needed_images(rate)
 
 
 def test_nan_is_no_score():

@@ -97,8 +97,8 @@ def test_pixel_level():
 
 
 def test_thresholds_are_the_float16_values():
-    assert metrics.THRESHOLDS[[0, 0x3800, -2]].tolist() == [0, 0.5, 1]
-    assert (np.diff(metrics.THRESHOLDS) > 0).all() and metrics.THRESHOLDS[-1] > 1
+    assert metrics.PIXEL_THRESHOLDS[[0, 0x3800, -2]].tolist() == [0, 0.5, 1]
+    assert (np.diff(metrics.PIXEL_THRESHOLDS) > 0).all() and metrics.PIXEL_THRESHOLDS[-1] > 1
 
 
 def made_map(seed, kind):
@@ -129,7 +129,7 @@ def test_threshold_free_hand_known():
     assert (f1, threshold) == (pytest.approx(4 / 5), float(np.float16(0.4)))
     curve = metrics.pixel_f1_curve(probs, truth)
     for value, expected in [(0, 2 / 3), (0.25, 4 / 5), (0.5, 2 / 3), (1, 0)]:
-        assert curve[value == metrics.THRESHOLDS].item() == pytest.approx(expected)
+        assert curve[value == metrics.PIXEL_THRESHOLDS].item() == pytest.approx(expected)
 
 
 def test_threshold_free_edges():

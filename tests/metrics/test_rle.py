@@ -79,10 +79,10 @@ def test_images_without_pixels():
         ([1, 3, 3, 1], "don't overlap"),
         ([1, 1, 1, 1], "don't overlap"),
         ([11, 3], "ends at 13, outside an image of 3×4 = 12"),
-        ([1.0, 2], "whole number"),
-        ([True, 2], "whole number"),
-        (["1", 2], "whole number"),
-        ([[1, 2]], "whole number"),
+        ([1.0, 2], "not an integer"),
+        ([True, 2], "not an integer"),
+        (["1", 2], "not an integer"),
+        ([[1, 2]], "not an integer"),
     ],
 )
 def test_broken_lists_are_refused(runs, message):
@@ -121,10 +121,10 @@ def test_parse_keeps_an_empty_instance_for_the_metric_to_punish():
         ("forged", "list 1"),
         ("[1, 2];", "list 2 is ''"),
         ("[1, 2], [3, 4]", "joined by `;`"),
-        ("{}", "no list of numbers"),
+        ("{}", "not a list of numbers"),
         ("[1, 2];[3]", "list 2: 1 numbers"),
         ("[1, 2];[12, 2]", "list 2: run 1 .* outside"),
-        ("[1, NaN]", "whole number"),
+        ("[1, NaN]", "not an integer"),
         ("[" * 10**5, "list 1"),
     ],
 )

@@ -1,5 +1,7 @@
-"""The real program on a photograph with a copy-move, on one without, with a small network, on what it can't explain."""
+"""The real program on a photograph with a copy-move, one without, small networks, clips, and on wrong input."""
 
+import csv
+import json
 import runpy
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from common.generated.training import architecture
 from common.making.synthesis import copy_move
 from common.page import COLOURS
 from common.training.checkpoint import save_checkpoint
+from common.video.files import write_video
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_an_image_that_shows_nothing_twice_is_shown_alone(call_program, tmp_path
     Image.fromarray(image).save(tmp_path / "ramp.png")
     done = call_program("explain.py", tmp_path / "ramp.png", "--output", tmp_path / "ramp_explained.png")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("nothing is shown twice: no copy-move found\n")
+    assert done.stdout.startswith("no copy-move found\n")
     picture = read(tmp_path / "ramp_explained.png")
     assert picture.shape[1] == 820
     shown = Image.fromarray(picture[42 : 42 + 624, 20:800].astype(np.uint8)).resize((300, 240), Image.Resampling.BOX)
@@ -162,7 +165,7 @@ def test_where_the_network_looked_is_listed_and_drawn(call_program, portrait, tm
 
 def test_a_network_without_fusion_has_no_semantic_map(program, portrait, tmp_path, capsys):
     checkpoint = save_spai(tmp_path / "spai_best.pth", fusion="none", upper=0.0, lower=-1.0)
-    program["main"](program["ExplainConfig"](image=portrait, spai=checkpoint, output=tmp_path / "found.png"))
+    program["main"](program["ExplainConfig"](source=portrait, spai=checkpoint, output=tmp_path / "found.png"))
     verdict, meaning, *rest = capsys.readouterr().out.splitlines()
     assert verdict.startswith("generated, probability that it is generated 0.")
     assert meaning == "of real images like those of the validation, at most 2 % are called generated"
@@ -175,7 +178,7 @@ def test_the_wording_of_prompts_is_the_checkpoints(program, portrait, tmp_path, 
     prompts.write_text("a photograph\na rendering")
     checkpoint = save_spai(tmp_path / "spai_best.pth", prompts=prompts, lower=1.0, upper=1.0)
     prompts.write_text("three\nother\nprompts")
-    program["main"](program["ExplainConfig"](image=portrait, spai=checkpoint, output=tmp_path / "found.png"))
+    program["main"](program["ExplainConfig"](source=portrait, spai=checkpoint, output=tmp_path / "found.png"))
     printed = capsys.readouterr().out
     assert printed.startswith("real, probability that it is generated 0.")
     assert "of generated images like those of the validation, at most 2 % are called real" in printed
@@ -187,13 +190,13 @@ def test_the_wording_of_prompts_is_the_checkpoints(program, portrait, tmp_path, 
     [
         ("image.png", "none.pth", "none.pth does not exist"),
         ("image.png", "text.png", "text.png can't be read as a checkpoint"),
-        ("image.png", "member.pth", "member.pth is no checkpoint of this project, or not of the kind wanted here"),
+        ("image.png", "member.pth", "member.pth is no checkpoint of this project, or not of the kind needed here"),
         ("broken.png", "member.pth", "broken.png cannot be read as an image"),
     ],
 )
 def test_a_wrong_checkpoint_is_one_message(program, folder, image, checkpoint, message):
     save_checkpoint({"model_state_dict": {}, "best_dice": 0.5}, folder / "member.pth")
-    config = program["ExplainConfig"](image=folder / image, spai=folder / checkpoint, output=folder / "found.png")
+    config = program["ExplainConfig"](source=folder / image, spai=folder / checkpoint, output=folder / "found.png")
     with pytest.raises(UserError, match=message):
         program["main"](config)
     assert not (folder / "found.png").exists()
@@ -226,33 +229,124 @@ def test_what_is_wrong_is_one_message(call_program, folder, image, output, messa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"image": "none.png"}, "there is no file .*none.png"),
-        ({"image": "."}, "is a folder. Name one image in it."),
-        ({"image": "clip.mp4"}, r"clip\.mp4 is a video. .*script_8_deepfake_video.py --predict .*clip\.mp4"),
+        ({"source": "none.png"}, "there is no file .*none.png"),
+        ({"source": ".", "spai": "spai.pth"}, "--spai explains single images; .* is none"),
+        ({"source": "clip.mp4", "spai": "spai.pth"}, r"--spai explains single images; .*clip\.mp4 is none"),
+        ({"source": "clip.mp4", "output": "text.png"}, "text.png is a file. Name a folder."),
+        ({"source": "clip.mp4", "threshold": 1.5}, "--threshold is 1.5; it must be from 0 to 1"),
+        ({"source": "clip.mp4", "min_score": 0.8}, "--min-score is for copy-moves, not for videos"),
+        ({"boxes": "boxes.csv"}, "--boxes is for videos, not for copy-moves"),
+        ({"target_fpr": 0.1}, "--target-fpr is for generated images, not for copy-moves"),
+        ({"video": "video.pth", "spai": "spai.pth"}, "--spai is for images, --video for clips"),
         ({"output": "."}, "is a folder. Name a file in it."),
         ({"output": "found.jpg"}, "found.jpg must end in .png."),
         ({"output": "image.png"}, "is the image itself. Name another file."),
         ({"min_score": 1.5}, "--min-score is 1.5; it must be from 0 to 1."),
         ({"min_score": float("nan")}, "--min-score is nan"),
-        ({"spai": "spai.pth", "min_score": 0.8}, "--min-score is about copies, which --spai does not look for"),
-        ({"spai": "spai.pth", "lightglue": "image.png"}, "--lightglue is about copies"),
+        ({"spai": "spai.pth", "min_score": 0.8}, "--min-score is for copy-moves, not for generated images"),
+        ({"spai": "spai.pth", "lightglue": "image.png"}, "--lightglue is for copy-moves"),
+        ({"spai": "spai.pth", "target_fpr": 1.0}, "--target-fpr is 1.0; it must be above 0 and below 1"),
     ],
 )
 def test_wrong_flags_are_named(program, folder, values, message):
     values = {name: folder / value if isinstance(value, str) else value for name, value in values.items()}
     (folder / "clip.mp4").touch()
     with pytest.raises(UserError, match=message):
-        program["ExplainConfig"](**{"image": folder / "image.png"} | values)
+        program["ExplainConfig"](**{"source": folder / "image.png"} | values)
 
 
 def test_the_picture_is_named_after_the_image(program, folder):
-    config = program["ExplainConfig"](image=folder / "image.png")
-    assert config.path.as_posix() == "outputs/image_explained.png"
-    config = program["ExplainConfig"](image=folder / "image.png", spai=folder / "spai.pth")
-    assert config.path.as_posix() == "outputs/image_generated.png"
+    config = program["ExplainConfig"](source=folder / "image.png")
+    assert config.output_path.as_posix() == "outputs/image_explained.png"
+    config = program["ExplainConfig"](source=folder / "image.png", spai=folder / "spai.pth")
+    assert config.output_path.as_posix() == "outputs/image_generated.png"
 
 
 def test_an_unknown_flag_is_refused(call_program):
-    done = call_program("explain.py", "image.png", "--threshold", "0.5")
+    done = call_program("explain.py", "image.png", "--pixel-threshold", "0.5")
     assert done.returncode == 2
-    assert "threshold" in done.stderr
+    assert "pixel-threshold" in done.stderr
+
+
+def test_copies_need_no_torch(run_program):
+    code = "import runpy, sys; runpy.run_path('explain.py'); print('torch' in sys.modules)"
+    assert run_program("-c", code).stdout == "False\n"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two videos, a picture, three frames in a folder, and two files that are no clips."""
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    (folder / "frames").mkdir()
+    for name in ("0.mp4", "1.mp4"):
+        write_video(folder / name, rng.integers(0, 256, (6, 64, 80, 3), dtype=np.uint8), 6.0)
+    for name in ("17.png", "frames/0.png", "frames/1.png", "frames/2.png"):
+        Image.fromarray(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no video")
+    (folder / "broken.mp4").write_bytes(b"nothing")
+    return folder
+
+
+def test_every_file_in_a_folder_of_clips_is_scored_or_named(run_program, clips, save_video_detector, tmp_path):
+    checkpoint, output = save_video_detector(tmp_path / "video_best.pth"), tmp_path / "out"
+    done = run_program("explain.py", clips, "--video", checkpoint, "--faces", "crops", "--output", output)
+    assert done.returncode == 0, done.stderr
+    rows = {row["file"]: row for row in csv.DictReader((output / "results.csv").open())}
+    assert set(rows) == {"0.mp4", "1.mp4", "17.png", "frames", "notes.txt", "broken.mp4"}
+    assert {name for name, row in rows.items() if row["error"]} == {"notes.txt", "broken.mp4"}
+    result = json.loads((output / "1.mp4" / "result.json").read_text())
+    assert result["verdict"] == rows["1.mp4"]["verdict"] in ("fake", "real")
+    assert len(result["tracks"][0]["frames"]) == 6
+    files = {path.name for path in (output / "1.mp4").iterdir()}
+    assert files == {"result.json", "contact_sheet.png", "timeline.png", "annotated.mp4", "heatmaps.npz"}
+    assert np.load(output / "1.mp4" / "heatmaps.npz")["heatmaps"].shape == (6, 28, 28)
+    assert f"results: {output / 'results.csv'}; 2 could not be scored" in done.stdout
+
+
+def explain_clip(program, tmp_path, source, checkpoint=None, **fields):
+    """The row of a single file in results.csv."""
+    fields = {"source": source, "video": checkpoint, "output": tmp_path / "out"} | fields
+    program["main"](program["ExplainConfig"](**fields))
+    (row,) = csv.DictReader((tmp_path / "out" / "results.csv").open())
+    return row
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "broken.mp4"])
+def test_a_single_file_that_can_not_be_scored_is_a_failure(program, clips, save_video_detector, tmp_path, name):
+    checkpoint = save_video_detector(tmp_path / "video_best.pth")
+    with pytest.raises(SystemExit) as status:
+        explain_clip(program, tmp_path, clips / name, checkpoint, faces="crops")
+    assert status.value.code == 1
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(1e-6, "fake"), (1 - 1e-6, "real"), (None, None)])
+def test_the_threshold_is_the_flags_or_the_trainings(program, clips, save_video_detector, tmp_path, threshold, verdict):
+    checkpoint = save_video_detector(tmp_path / "video_best.pth")
+    row = explain_clip(program, tmp_path, clips / "17.png", checkpoint, faces="crops", threshold=threshold)
+    assert float(row["threshold"]) == (threshold or 0.5)
+    assert verdict in (None, row["verdict"])
+
+
+def test_a_video_is_scored_by_the_checkpoint_in_models(program, clips, save_video_detector, tmp_path, monkeypatch):
+    """And explained below outputs/videos."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"models/ has no deepfake_video\*_best\.pth\. Train one with script_8"):
+        program["main"](program["ExplainConfig"](source=clips / "0.mp4"))
+    save_video_detector(tmp_path / "models" / "deepfake_video_best.pth")
+    program["main"](program["ExplainConfig"](source=clips / "0.mp4", faces="centre"))
+    assert (tmp_path / "outputs" / "videos" / "0.mp4" / "timeline.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"checkpoint": Path("none.pth")}, "none.pth does not exist. Train it with script_8"),
+        ({"faces": "yunet"}, "yunet"),
+        ({"faces": "boxes", "boxes": Path("none.csv")}, "none.csv can't be read"),
+    ],
+)
+def test_a_wrong_detector_of_videos_is_one_message(program, clips, save_video_detector, tmp_path, fields, message):
+    fields = {"checkpoint": save_video_detector(tmp_path / "video_best.pth")} | fields
+    with pytest.raises(UserError, match=message):
+        explain_clip(program, tmp_path, clips / "0.mp4", **fields)
+    assert not (tmp_path / "out").exists()

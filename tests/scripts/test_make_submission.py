@@ -25,7 +25,6 @@ from common.generated.detector import load_detector
 from common.metrics.rle import parse_annotation
 from common.submission.predictor import score_video
 from common.video.detector import load_video_detector
-from common.video.faces import make_face_detector
 from common.video.files import write_video
 
 ROOT = Path(__file__).parents[2]
@@ -155,20 +154,20 @@ def test_annotations_are_quoted(submit, models_dir, pairs_dir, tmp_path):
         (("--input", "docs/LOG.md"), "LOG.md"),
         (("--mode", "best"), "--mode"),
         (("--tta", "all"), "--tta"),
-        (("--closing", "2"), "error: --closing is 2.0; it must be from 0 to less than 1"),
+        (("--min-area-share", "2"), "error: --min-area-share is 2.0; it must be from 0 to less than 1"),
         (("--pixel-threshold", "-0.1"), "error: --pixel-threshold is -0.1"),
         (("--batch-size", "0"), "error: --batch-size is 0"),
         (("--workers", "0"), "error: --workers is 0"),
-        (("--num-shards", "2"), "error: --num-shards and --shard-index belong together"),
+        (("--num-shards", "2"), "error: --num-shards and --shard-index go together"),
         (("--output", "/proc/nothing/submission.csv"), "can't be written"),
-        (("--scores", "docs/../submission.csv"), "can't both be"),
-        (("--scores", "docs"), "error: --scores docs is a folder"),
+        (("--output", "scores.csv"), "error: --output scores.csv is the name of the table of scores"),
+        (("--output", "docs"), "error: --output docs: docs is a folder"),
         (("--input", "missing.tar"), "error: missing.tar is not a folder"),
     ],
 )
 def test_a_wrong_flag_is_one_clear_message(call_program, models_dir, pairs_dir, tmp_path, flags, message):
     arguments = {"--input": pairs_dir / "train_images" / "forged", "--models-dir": models_dir}
-    arguments |= {"--output": tmp_path / "s.csv" if flags[0] != "--scores" else "submission.csv", flags[0]: flags[1]}
+    arguments |= {"--output": tmp_path / "s.csv", flags[0]: flags[1]}
     flags = [part for pair in arguments.items() for part in pair]
     result = call_program("make_submission.py", "--allow-missing", *flags)
     assert result.returncode != 0
@@ -179,7 +178,7 @@ def test_a_wrong_flag_is_one_clear_message(call_program, models_dir, pairs_dir, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "go on without, and decide by copy-move evidence alone, by --allow-missing"),
+        ((), "go on without, and decide by copy-move evidence alone, by allow_missing"),
         (("--allow-missing", "--no-copy-move"), "error: no member of the average is trained"),
     ],
 )
@@ -362,7 +361,7 @@ def test_videos_are_scored_after_the_images(decide, mixed_dir, save_video_detect
     assert submission["case_id"].tolist() == list("0123")
     assert scores.index.tolist() == [*"0123", *VIDEOS]
     assert scores["kind"].tolist() == ["image"] * 4 + ["video"] * 3
-    detector = load_video_detector(path, torch.device("cpu"), make_face_detector("crops"))
+    detector = load_video_detector(path, torch.device("cpu"), faces="crops")
     for name in ("1.mp4", "sub/clip.mov"):
         found, row = detector.predict(mixed_dir / name), scores.loc[name]
         assert row["fake_probability"] == pytest.approx(found.probability, abs=1e-5)
@@ -389,7 +388,8 @@ def test_whatever_a_video_breaks_is_its_error(program, mixed_dir, save_video_det
             raise cv2.error("no size")
 
     path = save_video_detector(tmp_path / "deepfake_video_best.pth")
-    detector = load_video_detector(path, torch.device("cpu"), Breaking())
+    detector = load_video_detector(path, torch.device("cpu"), faces="crops")
+    detector.faces = Breaking()
     config = program["SubmissionConfig"](input=mixed_dir)
     assert score_video(config, detector, mixed_dir / "1.mp4") == {"error": "error: no size"}
 
@@ -483,7 +483,7 @@ def test_shards_make_the_same_tables(run_main, whole, tmp_path, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert sorted(before) == [f"00000{n}{end}" for n in (1, 3) for end in ("-0.csv", "-1.csv", ".json")]
     assert run_main(num_shards=2, shard_index=1) == []
-    assert "goes on: 2 of 2 parts are done" in capsys.readouterr().out
+    assert "continues: 2 of 2 parts are done" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in parts.iterdir()} == before
     assert run_main(num_shards=2, shard_index=0) == whole
     assert "\n4 images: 2 forged, 2 authentic → " in capsys.readouterr().out
@@ -495,12 +495,12 @@ def test_a_run_goes_on_where_it_was(run_main, whole, tmp_path, capsys):
     capsys.readouterr()
     assert run_main() == whole
     printed = capsys.readouterr().out
-    assert printed.startswith("goes on: 1 of 4 parts are done, ")
+    assert printed.startswith("continues: 1 of 4 parts are done, ")
     assert "4 images: 2 forged, 2 authentic" in printed
     run_main(num_shards=2, shard_index=0)
     capsys.readouterr()
-    run_main(min_area_share=0.5)
-    assert "2 parts in " in (printed := capsys.readouterr().out) and "are done anew" in printed
+    run_main(min_area_share=0.5, num_shards=2, shard_index=0)
+    assert "2 parts in " in (printed := capsys.readouterr().out) and "are done again" in printed
     assert "parts are done," not in printed
 
 
@@ -513,8 +513,8 @@ def test_an_image_that_was_replaced_is_decided_anew(run_main, whole, copied_dir,
     capsys.readouterr()
     assert run_main() == whole
     printed = capsys.readouterr().out
-    assert "1 parts in " in printed and "are of files that have changed since, and are done anew" in printed
-    assert "goes on: 2 of 4 parts are done" in printed
+    assert "1 parts in " in printed and "are of files that have changed since, and are done again" in printed
+    assert "continues: 2 of 4 parts are done" in printed
 
 
 def test_a_launchers_missing_parts_name_no_flag(program, copied_dir, tmp_path):
@@ -522,9 +522,9 @@ def test_a_launchers_missing_parts_name_no_flag(program, copied_dir, tmp_path):
     parts = program["open_parts"](config)
     with parts.written(parts.parts[1], Counter()):
         pass
-    said = program["unfinished"](parts, 1, 2, launched=True)
-    assert "3 of 4 parts are missing, those of shards 0, 1." in said
-    assert said.endswith("If one was lost, the same command goes on.")
+    message = program["unfinished"](parts, 1, 2, launched=True)
+    assert "3 of 4 parts are missing, those of shards 0, 1." in message
+    assert message.endswith("If one was lost, run the same command again.")
 
 
 def test_a_manifest_and_shards_are_inputs_too(run_main, whole, copied_dir, tmp_path):
@@ -562,16 +562,15 @@ def test_a_launchers_ranks_share_the_parts(whole, copied_dir, tmp_path):
 
 
 def test_flags_win_over_the_fitted_regions(submit, models_dir, pairs_dir, tmp_path):
-    """A ring of forged pixels: filled, closed, or dropped as too small."""
+    """A region of forged pixels: drawn, smaller above a higher threshold, or dropped as too small."""
     always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
     image = pairs_dir / "train_images" / "forged" / "9.png"
-    flags = ("--models-dir", always, "--maps", tmp_path / "maps")
+    flags = ("--models-dir", always)
     _, plain = submit(image, *flags, "--pixel-threshold", "0.2")
+    _, higher = submit(image, *flags, "--pixel-threshold", "0.3")
     _, none = submit(image, *flags, "--pixel-threshold", "0.2", "--min-area-share", "0.99")
-    _, closed = submit(image, *flags, "--pixel-threshold", "0.2", "--closing", "0.3", "--fill-holes", "True")
-    assert plain["area_share"][0] > 0
+    assert plain["area_share"][0] > higher["area_share"][0]
     assert none["n_instances"][0] == 0
-    assert closed["area_share"][0] >= plain["area_share"][0]
 
 
 @pytest.mark.slow

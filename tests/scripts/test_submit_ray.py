@@ -38,7 +38,7 @@ def test_a_cluster_makes_the_same_tables(run_program, copied_dir, tmp_path, caps
     flags = ["--input", copied_dir, "--models-dir", tmp_path / "models", "--allow-missing", "--part-size", "1"]
     result = run_program("submit_ray.py", *flags, "--output", output, "--address", "local", "--ray-workers", "2")
     assert result.returncode == 0, result.stderr
-    assert "goes on: 2 of 5 parts are done" in result.stdout
+    assert "continues: 2 of 5 parts are done" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("5 images: 2 forged, 2 authentic, 1 unreadable → ")
     for name in ("s.csv", "scores.csv"):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -66,7 +66,7 @@ def program():
     ("flags", "message"),
     [
         ({"ray_workers": 0}, "--ray-workers is 0"),
-        ({"num_shards": 2, "shard_index": 0}, "--num-shards is make_submission.py's"),
+        ({"num_shards": 2, "shard_index": 0}, "--num-shards is for make_submission.py"),
         ({"part_size": 0}, "--part-size is 0"),
     ],
 )

@@ -27,14 +27,14 @@ def ids(config):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"num_shards": 2}, "--num-shards and --shard-index belong together"),
-        ({"shard_index": 0}, "--num-shards and --shard-index belong together"),
+        ({"num_shards": 2}, "--num-shards and --shard-index go together"),
+        ({"shard_index": 0}, "--num-shards and --shard-index go together"),
         ({"num_shards": 2, "shard_index": 2}, "--shard-index is 2; of 2 shards it must be 0 to 1"),
         ({"num_shards": 2, "shard_index": -1}, "--shard-index is -1"),
         ({"num_shards": 0, "shard_index": 0}, "--num-shards is 0; it must be 1 or more"),
         ({"part_size": 0}, "--part-size is 0"),
-        ({"output": Path(__file__).parent}, "--output .* is a folder. Name a file in it"),
-        ({"scores": Path(__file__).parent}, "--scores .* is a folder. Name a file in it"),
+        ({"output": Path(__file__).parent}, "--output .*: .* is a folder. Name another file"),
+        ({"output": Path("out/scores.csv")}, "--output out/scores.csv is the name of the table of scores"),
     ],
 )
 def test_flags_that_make_no_sense_are_named(flags, message):
@@ -54,6 +54,18 @@ def test_a_sample_gives_the_order(config):
     assert parts[0].files() == [("c", str(config.input / "c.png")), ("404", "")]
 
 
+def test_where_the_sample_names_no_image(config, tmp_path):
+    sample, videos = tmp_path / "sample_submission.csv", tmp_path / "videos"
+    sample.write_text("case_id,annotation\na,authentic\n")
+    videos.mkdir()
+    (config.input / "d.mp4").rename(videos / "d.mp4")
+    sample.rename(videos / sample.name)
+    config = replace(config, input=videos)
+    assert ids(config) == [["d.mp4"]]
+    with pytest.raises(UserError, match=r"none of the 1 case ids in .* is an image"):
+        find_parts(replace(config, sample_submission=videos / sample.name))
+
+
 def test_an_input_without_images_is_named(config, tmp_path):
     (tmp_path / "m.csv").write_text("file\n")
     for source in (config.models_dir, tmp_path / "m.csv"):
@@ -71,15 +83,14 @@ def test_an_input_without_images_says_why(config, tmp_path):
     with pytest.raises(UserError, match=r"s\.tar holds no images .*: none of its tars has a member"):
         find_parts(shard)
     shard.input.write_bytes(shard.input.read_bytes()[:700])
-    with pytest.raises(UserError, match=r"s\.tar is cut short or broken after notes\.txt"):
+    with pytest.raises(UserError, match=r"s\.tar is truncated or broken after notes\.txt"):
         find_parts(shard)
 
 
-@pytest.mark.parametrize("name", ["output", "scores"])
-def test_a_table_that_cannot_be_written_is_named_at_the_start(config, tmp_path, name):
+def test_a_table_that_cannot_be_written_is_named_at_the_start(config, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match=r"file/x\.csv can't be written"):
-        open_parts(replace(config, **{name: tmp_path / "file" / "x.csv"}))
+        open_parts(replace(config, output=tmp_path / "file" / "x.csv"))
 
 
 def test_shards_have_their_own_order_and_stand_alone(config, tmp_path):
@@ -89,7 +100,7 @@ def test_shards_have_their_own_order_and_stand_alone(config, tmp_path):
         find_parts(config)
     shard = replace(config, input=config.input / "s.tar")
     assert [part.kind for part in find_parts(shard)] == ["shard"]
-    with pytest.raises(UserError, match="gives no order to shards"):
+    with pytest.raises(UserError, match="can't order shards"):
         find_parts(replace(shard, sample_submission=tmp_path / "s.csv"))
 
 
@@ -97,7 +108,7 @@ def test_what_decides_makes_another_run(config):
     plain = open_parts(config).run
     free = {"batch_size": 3, "workers": 2, "output": Path("x.csv"), "part_size": 7, "num_shards": 2, "shard_index": 1}
     assert open_parts(replace(config, **free)).run == plain
-    decides = {"mode": "balanced", "tta": "d4", "closing": 0.1, "instances": "groups", "copy_move": False}
+    decides = {"mode": "balanced", "tta": "d4", "min_area_share": 0.1, "instances": "groups", "copy_move": False}
     decides |= {"maps": Path("maps"), "backend": "torch", "generated": False, "target_fpr": 0.1}
     runs = [open_parts(replace(config, **{name: value})).run for name, value in decides.items()]
     for name in ("highres_no_ela_best.pth", "spai_best.pth", "deepfake_video_best.pth", "ensemble.json"):
@@ -119,5 +130,5 @@ def test_the_summary_counts_what_there_is(config):
         == "6 images: 2 forged, 3 authentic, 1 unreadable; 3 videos: 1 fake, 2 not scored" + tables
     )
     assert summary(config, Counter({"authentic": 1, "shard broken": 1})) == (
-        "1 images: 1 authentic; 1 shards are cut short: see their rows in the scores" + tables
+        "1 images: 1 authentic; 1 shards are truncated: see their rows in the scores" + tables
     )

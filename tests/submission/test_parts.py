@@ -10,14 +10,14 @@ import pytest
 
 from common.errors import UserError
 from common.submission.parts import Parts
-from common.submission.sources import cut
+from common.submission.sources import split_into_parts
 
 HEADS = ("id", "text"), ("id", "number", "more")
 
 
 def make(folder, run="run", ids="abcdefg", size=2, files=""):
     """Parts of two tables in two folders, of the same name, for the images of a folder."""
-    parts = cut([("image", case_id, f"{files}/{case_id}.png") for case_id in ids], size)
+    parts = split_into_parts([("image", case_id, f"{files}/{case_id}.png") for case_id in ids], size)
     tables = {folder / "out" / "table.csv": HEADS[0], folder / "other" / "table.csv": HEADS[1]}
     return Parts(tables, parts, run)
 
@@ -54,7 +54,7 @@ def test_another_run_finds_what_is_done(tmp_path, capsys):
     again = make(tmp_path)
     assert [part.number for part in again.remaining(again.parts)] == [1, 3]
     assert capsys.readouterr().out == (
-        f"goes on: 2 of 4 parts are done, with 0 files that could not be read; to begin anew, remove {again.folder}\n"
+        f"continues: 2 of 4 parts are done, with 0 files that could not be read; to start over, remove {again.folder}\n"
     )
     assert [part.number for part in again.remaining(again.parts[1::2])] == [1, 3]
     assert capsys.readouterr().out == ""
@@ -117,8 +117,8 @@ def test_a_part_whose_files_have_changed_is_done_anew(tmp_path, images, change, 
     again = make(tmp_path, files=images)
     assert [part.number for part in again.remaining(again.parts)] == [0, 2]
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"1 parts in {again.folder} are of files that have changed since, and are done anew"
-    assert said[1].startswith("goes on: 2 of 4 parts are done, ")
+    assert said[0] == f"1 parts in {again.folder} are of files that have changed since, and are done again"
+    assert said[1].startswith("continues: 2 of 4 parts are done, ")
     assert [part.number for part in again.missing()] == [0, 2]
     do(again, 0, 2)
     assert again.remaining(again.parts) == []

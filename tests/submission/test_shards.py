@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.submission.shards import CutShort, find_shards, read_shard, shard_parts
+from common.submission.shards import TruncatedTar, find_shards, read_shard, shard_parts
 
 
 def write_tar(path, **members):
@@ -64,7 +64,7 @@ def test_case_ids_are_unique_in_all_tars(shard, tmp_path):
 def test_a_tar_that_is_cut_short_gives_what_is_whole_and_says_so(shard, size, whole):
     shard.write_bytes(shard.read_bytes()[:size])
     members = []
-    with pytest.raises(UserError, match=r"s\.tar is cut short or broken"):
+    with pytest.raises(UserError, match=r"s\.tar is truncated or broken"):
         for member in read_shard(shard):
             members.append(member)  # noqa: PERF402, what came before the error is kept
     assert [m.case_id for m in members] == ["a", "sub/b", "c"][:whole]
@@ -77,7 +77,7 @@ def test_a_broken_header_is_no_end(shard):
     shard.write_bytes(data)
     members = read_shard(shard)
     assert next(members).case_id == "a"
-    with pytest.raises(UserError, match=r"cut short or broken after a\.json"):
+    with pytest.raises(UserError, match=r"truncated or broken after a\.json"):
         next(members)
 
 
@@ -94,7 +94,7 @@ def test_a_tar_that_is_gone_is_no_tar_that_is_cut_short(shard):
     for read in (lambda: shard_parts([shard]), lambda: list(read_shard(shard))):
         with pytest.raises(UserError, match=r"s\.tar can't be read \(No such file") as raised:
             read()
-        assert not isinstance(raised.value, CutShort)
+        assert not isinstance(raised.value, TruncatedTar)
 
 
 def test_a_tar_that_stops_being_readable_is_named(shard, monkeypatch):
@@ -112,7 +112,7 @@ def test_a_tar_that_stops_being_readable_is_named(shard, monkeypatch):
     assert next(members).case_id == "a"
     with pytest.raises(UserError, match=r"s\.tar can't be read \(Input/output error") as raised:
         next(members)
-    assert not isinstance(raised.value, CutShort)
+    assert not isinstance(raised.value, TruncatedTar)
 
 
 def test_inputs_that_name_shards(tmp_path):

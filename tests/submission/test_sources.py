@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from common.data.images import find_images
 from common.errors import UserError
-from common.submission.sources import VIDEOS_A_PART, Part, cut, distinct, list_files, readable
+from common.submission.sources import VIDEOS_PER_PART, Part, distinct, list_files, readable, split_into_parts
 
 
 def touch(folder, *names):
@@ -94,7 +94,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tsv", "x"])
 def test_a_file_of_an_unknown_kind_is_no_image(tmp_path, name):
     touch(tmp_path, name)
-    with pytest.raises(UserError, match=rf"{name} is by its suffix no image, video, manifest"):
+    with pytest.raises(UserError, match=rf"{name} has not the suffix of an image, video, manifest"):
         list(list_files(tmp_path / name))
 
 
@@ -109,7 +109,7 @@ def test_names_that_are_no_utf8_can_be_read_and_written(tmp_path):
     Path(os.fsdecode(odd)).write_bytes(b"here")
     (tmp_path / "m.csv").write_bytes(b"file\ncaf\xe9.png\n")
     for source in (tmp_path, tmp_path / "m.csv"):
-        (part,) = cut(list_files(source), 10)
+        (part,) = split_into_parts(list_files(source), 10)
         ((case_id, path),) = part.files()
         assert case_id == r"caf\xe9"
         assert Path(path).read_bytes() == b"here"
@@ -132,11 +132,11 @@ def test_of_many_shared_ones_ten_are_named():
 
 def test_parts_are_consecutive_and_videos_come_last():
     files = [("video" if n % 3 == 0 else "image", str(n), f"/{n}") for n in range(30)]
-    parts = cut(files, 8)
+    parts = split_into_parts(files, 8)
     assert [part.number for part in parts] == list(range(len(parts)))
     assert [(part.kind, part.count) for part in parts] == [
         *[("image", 8), ("image", 8), ("image", 4)],
-        *[("video", VIDEOS_A_PART), ("video", 10 - VIDEOS_A_PART)],
+        *[("video", VIDEOS_PER_PART), ("video", 10 - VIDEOS_PER_PART)],
     ]
     expected = [(n, p) for kind in ("image", "video") for k, n, p in files if k == kind]
     assert [file for part in parts for file in part.files()] == expected
