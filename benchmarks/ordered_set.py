@@ -1,11 +1,11 @@
-"""Clips whose frames tell nothing and whose order tells all: what a detector sees that looks at time.
+"""A data set of clips that differ from each other in the order of their frames alone, to test the use of time.
 
     python -m benchmarks.ordered_set IMAGES data/ordered
     python -m benchmarks.spotter data/ordered --faces crops --image-size 64 --variants plain time spotter
 
-Of each image two clips, as folders of PNG frames: a window glides over it, `real`; and the same frames in a drawn
-order, `fake`. Both classes hold exactly the same frames, so that a classifier of frames is right half of the time,
-whatever it learned. A file's name is its identity: both clips of an image come into one split.
+Each image gives two clips, as folders of PNG frames: a window that glides over it, `real`, and the same frames in a
+random order, `fake`. Both classes have exactly the same frames, so that no classifier of single frames is right more
+often than half of the time. Both clips of an image have the same name and are therefore in one split.
 """
 
 from common.process import prepare
@@ -25,7 +25,7 @@ from common.making.layout import write_image
 
 FRAMES, SIDE = 8, 64
 GLIDE = 0.35
-"""How far the window glides, as a share of the image's side."""
+"""Length of the window's path as a share of the image's side."""
 
 
 def main(
@@ -34,10 +34,10 @@ def main(
     """Make OUTPUT/real and OUTPUT/fake.
 
     Args:
-        images: Any images, in any folders below this one.
-        output: A new folder.
-        limit: Take so many of them, drawn by the seed.
-        seed: Of the draws.
+        images: Folder of images, with its subfolders.
+        output: New folder for the clips.
+        limit: Number of images at most, drawn by the seed.
+        seed: Random seed of the draws.
     """
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists. Choose another output folder.")
@@ -46,7 +46,7 @@ def main(
     for number, chosen in enumerate(tqdm(rng.permutation(len(paths))[:limit], "clips", disable=None)):
         frames = _glide(resize_image(read_image(paths[chosen]), 2 * SIDE), rng)
         order = rng.permutation(FRAMES)
-        while (np.diff(order) == 1).sum() > 1 or (np.diff(order) == -1).sum() > 1:  # too much like the glide itself
+        while (np.diff(order) == 1).sum() > 1 or (np.diff(order) == -1).sum() > 1:  # too similar to the glide
             order = rng.permutation(FRAMES)
         for label, positions in (("real", range(FRAMES)), ("fake", order)):
             for place, position in enumerate(positions):
@@ -54,10 +54,10 @@ def main(
 
 
 def _glide(image: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Windows (SIDE, SIDE, 3) along a straight way in a drawn direction."""
+    """Windows (SIDE, SIDE, 3) along a straight line in a random direction."""
     room, angle = image.shape[0] - SIDE, rng.uniform(0, 2 * np.pi)
-    way = GLIDE * image.shape[0] / 2 * np.array([np.sin(angle), np.cos(angle)])
-    places = np.rint(room / 2 + np.linspace(-1, 1, FRAMES)[:, None] * way).astype(int).clip(0, room)
+    half = GLIDE * image.shape[0] / 2 * np.array([np.sin(angle), np.cos(angle)])
+    places = np.rint(room / 2 + np.linspace(-1, 1, FRAMES)[:, None] * half).astype(int).clip(0, room)
     return [image[top : top + SIDE, left : left + SIDE] for top, left in places]
 
 

@@ -1,11 +1,11 @@
-"""32 frames, spread evenly over a clip: seconds until they are there, ours against other ways with the same frames.
+"""Time to decode 32 frames spread evenly over a clip, by `read_frames` and by other methods.
 
     python -m benchmarks.video_decode [FILE]
 
-Ours: `open_video`, `uniform_indices`, `read_frames`, the look through the whole file included. The others are told the
+Ours is `open_video`, which reads through the whole file, `uniform_indices` and `read_frames`. The others are given the
 indices: OpenCV reading every frame, OpenCV grabbing every frame and retrieving the wanted ones, OpenCV and PyAV seeking
-to each. Without FILE, two 1080p clips of 10 s (H.264, 30 frames a second, a moving texture) are made, with a keyframe
-every second and every 250 frames. Medians of interleaved rounds; ratios above 1: ours is faster.
+to each. Without FILE, two 1080p clips of 10 s (H.264, 30 frames per second, a moving texture) are made, with a keyframe
+every second and every 250 frames. Medians of interleaved rounds; ours is faster where the ratio is above 1.
 """
 
 from common.process import prepare
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _make_clip(path: Path, interval: int) -> None:
-    """A window that wanders over blurred noise, with fresh noise of its own as a camera has."""
+    """A window that moves over blurred noise, with new noise in each frame like a camera's."""
     rng = np.random.default_rng(0)
     texture = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT + 160, WIDTH + 400, 3), dtype=np.uint8), (0, 0), 3)
     texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)

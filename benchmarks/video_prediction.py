@@ -1,10 +1,10 @@
-"""The whole prediction of a clip of ten seconds: what its parts take, and the peak of memory.
+"""Time and peak memory of the parts of predicting a clip of ten seconds.
 
     python -m benchmarks.video_prediction CLIP
     python -m benchmarks.video_prediction CLIP --encoder-name tf_efficientnet_b3 --image-size 300
 
-Of the first ten seconds of CLIP, a video with a face; the network has random weights, which cost the same. Each part is
-timed within one prediction: a process of its own, so that the peak is what a user sees, libraries included (Linux).
+It predicts the first ten seconds of CLIP, a video with a face, with random weights, which take the same time. All parts
+are timed in one separate process, so that the peak is that of a program, libraries included (Linux).
 """
 
 from common.process import prepare
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks.spai_speed import high_water
+from benchmarks import high_water
 from common.tables import markdown_table
 from common.video.clip_faces import extract_faces
 from common.video.config import VideoConfig
@@ -29,8 +29,7 @@ from common.video.detector import VideoDetector
 from common.video.faces import FaceKind, make_face_detector
 from common.video.files import open_video, read_frames, write_video
 from common.video.network import TemporalCNNGRU
-from common.video.report import write_report
-from common.video.training import DECISION
+from common.video.report import write_clip_results
 
 SECONDS = 10.0
 
@@ -41,25 +40,25 @@ def main(
     image_size: int = 224,
     faces: FaceKind = "auto",
 ) -> None:
-    """Cut, predict, print the table.
+    """Trim the clip, predict it, print the table.
 
     Args:
         clip: A video of ten seconds or more.
-        encoder_name: Of timm.
-        image_size: Side of the face crops.
-        faces: How they are found, as of script 8.
+        encoder_name: CNN of timm.
+        image_size: Side of the face crops in pixels.
+        faces: Face detector, as for script 8.
     """
     with tempfile.TemporaryDirectory() as folder:
-        cut = Path(folder) / "clip.mp4"
+        trimmed = Path(folder) / "clip.mp4"
         video = open_video(clip)
         count = int((video.times < SECONDS).sum())
-        write_video(cut, (frame.image for frame in read_frames(video, range(count))), video.fps)
+        write_video(trimmed, (frame.image for frame in read_frames(video, range(count))), video.fps)
         print(
             f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {encoder_name} at {image_size}"
             f" px, {count} frames of {video.width} × {video.height}\n"
         )
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows = pool.apply(_predict, (cut, encoder_name, image_size, faces))
+            rows = pool.apply(_predict, (trimmed, encoder_name, image_size, faces))
     print(markdown_table(["part", "seconds", "peak so far"], rows))
 
 
@@ -72,7 +71,7 @@ def _predict(clip: Path, encoder_name: str, image_size: int, faces: FaceKind) ->
         rows.append([part, f"{time.perf_counter() - start:.1f}", f"{high_water():.0f} MB"])
         start = time.perf_counter()
 
-    config = VideoConfig(name="benchmark", encoder_name=encoder_name, image_size=image_size).plain() | DECISION
+    config = VideoConfig(name="benchmark", encoder_name=encoder_name, image_size=image_size).plain()
     checkpoint = {"config": config, "calibration": {"slope": 1.0, "intercept": 0.0}}
     finder = make_face_detector(faces)
     model = TemporalCNNGRU(encoder_name).eval()
@@ -84,7 +83,7 @@ def _predict(clip: Path, encoder_name: str, image_size: int, faces: FaceKind) ->
     done("prediction (the same again, and the score)")
     score = detector.predict(clip)
     done("prediction with heatmaps")
-    write_report(score, clip.parent / "report")
+    write_clip_results(score, clip.parent / "results")
     done("pictures and annotated video")
     return rows
 

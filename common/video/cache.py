@@ -1,15 +1,15 @@
-"""Face crops of clips on disk: decoded once, read by every epoch.
+"""Cache of the clips' face crops on disk, decoded once and read by every epoch.
 
-The crops of up to 32 clips lie in one shard, `shard_00007.npy`, uint8 (N, S, S, 3), with what is known of them in
-`shard_00007.json`. Both are written whole, the JSON file last: without either, a shard does not count. Shards are only
-added. A clip whose file has changed is decoded anew; its old crops stay until the folder is deleted.
+The crops of up to 32 clips are in one shard: `shard_00007.npy`, uint8 (N, S, S, 3), and `shard_00007.json`, an entry
+per clip. Both are written whole, the JSON file last: without either, a shard does not count. Shards are only added. A
+clip whose file has changed is decoded again; its old crops stay until the folder is deleted.
 """
 
 import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -30,40 +30,40 @@ except ImportError:  # Windows: there, only one program may fill a cache at a ti
     fcntl = None
 
 VERSION = 1
-"""Of the crops: to be raised when the same settings begin to give others."""
+"""Version of the crops, to be raised when the same settings give different ones."""
 CLIPS_PER_SHARD = 32
 
 
 @dataclass(frozen=True, eq=False)
 class CachedClip:
-    """The main face of a clip in n sampled frames. Only what is small is in memory."""
+    """The main face of a clip in n sampled frames. The crops stay on disk."""
 
     shard: Path
     offset: int
-    """Of the first crop in the shard."""
+    """Position of the first crop in the shard."""
     found: np.ndarray
-    """Whether the face was found there: bool (n,)."""
+    """Whether the face was found in the frame: bool (n,)."""
     coverage: float
-    """Share of all the clip's sampled frames in which it was found, in [0, 1]."""
+    """Share of all the clip's sampled frames in which the face was found, in [0, 1]."""
     warnings: tuple[str, ...]
 
     @property
     def crops(self) -> np.ndarray:
         """RGB, uint8 (n, S, S, 3), memory-mapped and read-only."""
-        # Mapped anew each time: an open map of each shard would use up the files that a process may have open.
+        # Mapped at each call: a map per shard that stays open would use up the files that a process may have open.
         return np.load(self.shard, mmap_mode="r")[self.offset : self.offset + len(self.found)]
 
 
 class ClipCache:
-    """The cache of one detector, number of frames and size, in a folder that it may share with others."""
+    """The cache for one detector, number of frames and crop size, in a folder that other caches may share."""
 
     def __init__(self, folder: Path, detector: FaceDetector, *, frames: int, size: int) -> None:
-        """Look what is cached.
+        """Read which clips are cached.
 
         Args:
-            folder: Of all caches; made when it is filled.
+            folder: Folder of all caches; made when it is filled.
             detector: Finds the faces.
-            frames: How many are sampled of a clip.
+            frames: Number of frames sampled per clip.
             size: Side of the crops in px.
         """
         self.detector = detector
@@ -75,28 +75,33 @@ class ClipCache:
         self._shards: set[str] = set()
         self._read_shards()
 
-    def fill(self, clips: Sequence[Clip], skip_bad_files: bool = False) -> list[Clip]:
-        """Decode the clips that are not cached yet; another process that fills the same cache is waited for.
+    def fill(self, clips: Sequence[Clip], *, skip_bad_files: bool = False) -> list[Clip]:
+        """Decode the clips that are not cached yet, after another process that fills the same cache has finished.
 
-        Prints what is unusual about clips that were decoded, and in how many of all no face was found.
+        Prints the warnings about decoded clips, by kind, and in how many of all clips no face was found.
 
         Args:
             clips: All that are needed.
             skip_bad_files: Leave out those that can't be decoded and print each, instead of raising.
 
         Returns:
-            Those that are cached now.
+            The clips that are cached now.
 
         Raises:
-            UserError: With the list of all clips that can't be decoded, each with its fault, after all others were
-                cached; or the folder can't be written to.
+            UserError: Clips can't be decoded, of which the message lists all (the others are cached before); or the
+                folder can't be written to.
         """
-        keys, faults = self._keys(clips)
-        wanted = {key: clip for clip, key in zip(clips, keys, strict=True) if key}
-        if not wanted.keys() <= self._cached.keys():
+        keys: dict[Clip, str] = {}
+        faults = []
+        for clip in clips:
+            try:
+                keys[clip] = _key(clip.path)
+            except UserError as error:
+                faults.append(str(error))
+        if not self._cached.keys() >= set(keys.values()):
             with _alone(self.folder):
                 self._read_shards()
-                missing = {key: clip for key, clip in wanted.items() if key not in self._cached}
+                missing = {key: clip for clip, key in keys.items() if key not in self._cached}
                 faults += self._decode(missing)
             warned = {clip.path: self._cached[key].warnings for key, clip in missing.items() if key in self._cached}
             if rows := _kinds_of(warned):
@@ -104,10 +109,10 @@ class ClipCache:
         if faults:
             bad = listing(f"{len(faults)} bad files among {len(clips)} clips:", faults, most=len(faults))
             if not skip_bad_files:
-                raise UserError(f"{bad}\nMend or remove them, or leave them out with --skip-bad-files.")
+                raise UserError(f"{bad}\nFix or remove them, or leave them out with skip_bad_files.")
             print(f"left out: {bad}")
-        cached = [clip for clip, key in zip(clips, keys, strict=True) if key in self._cached]
-        faceless = sum(not self._cached[key].found.any() for key in keys if key in self._cached)
+        cached = [clip for clip in clips if keys.get(clip) in self._cached]
+        faceless = sum(not self._cached[keys[clip]].found.any() for clip in cached)
         if faceless:
             lost = isinstance(self.detector, BoxTable) and faceless == len(cached)
             hint = ": the table of boxes has none for any sampled frame" if lost else ""
@@ -115,29 +120,18 @@ class ClipCache:
         return cached
 
     def read(self, clip: Clip) -> CachedClip:
-        """Look a clip up.
+        """The cached crops of a clip.
 
         Raises:
-            UserError: It is not cached, has changed since, or is gone.
+            UserError: It is not cached, has changed since, or can't be read.
         """
         key = _key(clip.path)
         if key not in self._cached:
             raise UserError(f"{clip.path} is not in the cache {self.folder}, or has changed since. Start again.")
         return self._cached[key]
 
-    def _keys(self, clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
-        """Key of each clip, empty for one that is gone, and the faults of those."""
-        keys, faults = [], []
-        for clip in clips:
-            try:
-                keys.append(_key(clip.path))
-            except UserError as error:
-                keys.append("")
-                faults.append(str(error))
-        return keys, faults
-
     def _decode(self, clips: dict[str, Clip]) -> list[str]:
-        """Add clips to the cache, in new shards; returns the faults of those that can't be decoded."""
+        """Add clips to the cache, in new shards; returns the errors of those that can't be decoded."""
         faults: list[str] = []
         pending: dict[str, tuple[Clip, FaceTrack, tuple[str, ...]]] = {}
         for key, clip in tqdm(clips.items(), "finding faces", unit="clip", leave=False, disable=None):
@@ -162,7 +156,7 @@ class ClipCache:
             offset += len(face.found)
         names = (f"shard_{number:05}" for number in count())
         path = self.folder / f"{next(name for name in names if name not in self._shards)}.npy"
-        path.with_suffix(".json").unlink(missing_ok=True)  # of a shard whose crops were deleted
+        path.with_suffix(".json").unlink(missing_ok=True)  # left over where the crops of a shard were deleted
         with written_whole(path, "wb") as file:
             np.save(file, np.concatenate([face.crops for _, face, _ in clips.values()]))
         settings = {"version": VERSION, "detector": self.detector.name, "frames": self.frames, "size": self.size}
@@ -170,7 +164,7 @@ class ClipCache:
         self._read_shards()
 
     def _read_shards(self) -> None:
-        """Take in the shards that were written since the last look."""
+        """Read the entries of shards that are new since the last call."""
         for path in sorted(self.folder.glob("shard_*.json")):
             if path.stem in self._shards or not path.with_suffix(".npy").is_file():
                 continue
@@ -186,27 +180,24 @@ class ClipCache:
 
 
 def _kinds_of(warnings: dict[Path, tuple[str, ...]]) -> list[str]:
-    """A line for each kind of warning: how many clips, and one of them. Numbers of faces are no fault of a clip."""
+    """A line for each kind of warning, but for those about the number of faces: how many clips, and one of them."""
     kinds: dict[str, list[Path]] = defaultdict(list)
     for path, texts in warnings.items():
         for text in texts:
             kinds[re.sub(r"\d+(\.\d+)?", "n", re.split("[:,]", text)[0])].append(path)
-    return [
-        f"{kind}: {len(paths)}, for instance {paths[0]}"
-        for kind, paths in sorted(kinds.items())
-        if kind not in ("n faces", "no face found")
-    ]
+    known = ("n faces", "no face found")
+    return [f"{kind}: {len(of)}, for instance {of[0]}" for kind, of in sorted(kinds.items()) if kind not in known]
 
 
 def _key(path: Path) -> str:
-    """What a clip is cached under: its place, size and date, so that a changed file is another clip."""
-    found = measure(path)  # first: a link to itself, which can't be resolved, is refused there
+    """Key of a clip: its path, size and date, so that a changed file is another clip."""
+    found = measure(path)  # first: it refuses a link to itself, which can't be resolved
     return hashlib.sha256(f"{path.resolve()},{found}".encode()).hexdigest()[:24]
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in this block for the same folder. A process that dies leaves it."""
+def _alone(folder: Path) -> Generator[None]:
+    """A lock on a folder between processes; a process that dies releases it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("w")

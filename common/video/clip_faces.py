@@ -1,4 +1,4 @@
-"""From a clip's file to the crops of its faces: the one path, for training's cache and for prediction."""
+"""Extraction of face crops from a clip's file, the same for training and prediction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from common.video.files import Frame, Video, open_video, read_frames, uniform_in
 from common.video.tracks import Track, link_faces
 
 MAX_SPACING = 2.0
-"""Sampled frames farther apart than so many seconds are warned of: what happens between them is not seen."""
+"""Seconds between sampled frames above which a warning is given: what happens between them is not seen."""
 MIN_FOUND = 3
-"""A face found in fewer frames decides nothing, but in a clip of fewer frames: detectors err in single ones."""
+"""Frames, or all of a shorter clip, in which a face must be found to decide: detectors err in single frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,19 +23,19 @@ class FaceTrack:
     crops: np.ndarray
     """RGB, uint8 (n, size, size, 3)."""
     positions: np.ndarray
-    """Which of the clip's sampled frames: int64 (n,), consecutive."""
+    """Positions among the clip's sampled frames: int64 (n,), consecutive."""
     indices: np.ndarray
-    """Their numbers in the clip: int64 (n,)."""
+    """Frame numbers in the clip, from 0: int64 (n,)."""
     times: np.ndarray
     """Seconds since the clip's first frame: float64 (n,)."""
     boxes: np.ndarray
     """Left, top, right, bottom of the face in px of the upright frame, not enlarged: float64 (n, 4)."""
     areas: np.ndarray
-    """Likewise of what each crop shows; it may reach beyond the frame: int64 (n, 4)."""
+    """Left, top, right, bottom of what each crop shows, in the same px; may reach beyond the frame: int64 (n, 4)."""
     found: np.ndarray
-    """Whether the detector found it there: bool (n,). Elsewhere its box is interpolated."""
+    """Whether the detector found the face: bool (n,). Its box is interpolated where it did not."""
     coverage: float
-    """Share of all the clip's sampled frames in which it was found, in [0, 1]."""
+    """Share of all the clip's sampled frames in which the face was found, in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +46,16 @@ class ClipFaces:
     indices: np.ndarray
     """Numbers of the sampled frames that could be decoded: int64 (m,)."""
     times: np.ndarray
-    """Their times: float64 (m,)."""
+    """Seconds since the clip's first frame: float64 (m,)."""
     tracks: tuple[FaceTrack, ...]
-    """The most prominent first, by coverage × mean area. Where no face was found it is one of centre crops, with
-    `found` false everywhere and coverage 0."""
+    """The most prominent first, by coverage × mean area. If no face was found, one track of centre crops with `found`
+    false everywhere and coverage 0."""
     warnings: tuple[str, ...]
-    """What one should know of it, the video's own warnings first."""
+    """The video's own warnings, then those about its faces."""
 
     @property
     def found(self) -> np.ndarray:
-        """In which of the sampled frames any of these faces was found: bool (m,)."""
+        """Whether any of the faces was found in a sampled frame: bool (m,)."""
         found = np.zeros(len(self.indices), bool)
         for track in self.tracks:
             found[track.positions] |= track.found
@@ -63,33 +63,33 @@ class ClipFaces:
 
     @property
     def coverage(self) -> float:
-        """Share of the sampled frames in which any of these faces was found, in [0, 1]."""
+        """Share of the sampled frames in which any of the faces was found, in [0, 1]."""
         return float(self.found.mean())
 
     @property
     def min_found(self) -> int:
-        """In how many sampled frames a face must be found to decide."""
+        """Number of sampled frames in which a face must be found to decide."""
         return min(MIN_FOUND, len(self.indices))
 
     def may_decide(self, track: FaceTrack) -> bool:
-        """Whether one of these faces was found often enough to decide what the clip is."""
+        """Whether a face was found in enough frames to decide what the clip is."""
         return int(track.found.sum()) >= self.min_found
 
 
 def extract_faces(path: Path, detector: FaceDetector, *, frames: int, size: int) -> ClipFaces:
-    """Sample a clip, find its faces, follow and crop them.
+    """Sample a clip's frames, and find, track and crop its faces.
 
     A face found in one frame only is dropped if another was found in more: detectors err in single frames. All sampled
-    frames are held in memory at once, because a box that is interpolated is known only at the end.
+    frames are in memory at once, because boxes are interpolated after the last.
 
     Args:
         path: A video, an image, or a folder of frames.
         detector: Finds the faces.
-        frames: How many frames are sampled, evenly over the clip's time; fewer where it has fewer.
+        frames: Number of frames sampled, evenly over the clip's time; all of a shorter clip.
         size: Side of the crops in px.
 
     Raises:
-        UserError: The file can't be decoded, or the detector's model or table is at fault.
+        UserError: The file can't be decoded, or as the detector.
     """
     video = open_video(path)
     wanted = uniform_indices(video.times, frames)
@@ -113,22 +113,18 @@ def extract_faces(path: Path, detector: FaceDetector, *, frames: int, size: int)
 def _prominent(tracks: list[Track]) -> list[Track]:
     """The most prominent first, without those of a single frame if there are others."""
     lasting = [track for track in tracks if track.found.sum() > 1] or tracks
-    return sorted(lasting, key=lambda track: _areas(track.boxes[track.found]).sum(), reverse=True)
+    return sorted(lasting, key=lambda track: _area(track.boxes[track.found]), reverse=True)
 
 
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+def _area(boxes: np.ndarray) -> float:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).sum()
 
 
 def _centre_track(decoded: list[Frame]) -> Track:
     """The largest central square of each frame."""
-    boxes = []
-    for frame in decoded:
-        height, width = frame.image.shape[:2]
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        boxes.append([left, top, left + side, top + side])
-    return Track(np.arange(len(decoded)), np.array(boxes), np.zeros(len(decoded), bool), 0.0)
+    sizes = np.array([frame.image.shape[1::-1] for frame in decoded])
+    corners = (sizes - sizes.min(axis=1, keepdims=True)) / 2
+    return Track(np.arange(len(decoded)), np.hstack([corners, sizes - corners]), np.zeros(len(decoded), bool))
 
 
 def _face_track(
@@ -137,14 +133,14 @@ def _face_track(
     frames = [decoded[position] for position in track.positions]
     areas = np.stack([area_of(box) for box in track.boxes])
     return FaceTrack(
-        np.stack([crop_area(frame.image, area, size) for frame, area in zip(frames, areas, strict=True)]),
-        track.positions,
-        np.array([frame.index for frame in frames]),
-        np.array([frame.time for frame in frames]),
-        track.boxes,
-        areas,
-        track.found,
-        float(track.found.sum() / len(decoded)),
+        crops=np.stack([crop_area(frame.image, area, size) for frame, area in zip(frames, areas, strict=True)]),
+        positions=track.positions,
+        indices=np.array([frame.index for frame in frames]),
+        times=np.array([frame.time for frame in frames]),
+        boxes=track.boxes,
+        areas=areas,
+        found=track.found,
+        coverage=float(track.found.sum() / len(decoded)),
     )
 
 
@@ -156,7 +152,7 @@ def _warnings(video: Video, wanted: list[int], decoded: list[Frame], faces: int)
     elif len(decoded) < len(wanted):
         warnings.append(f"{lost} are broken")
     if faces != 1:
-        several = f"{faces} faces (one that was lost, as at a cut, counts anew)"
+        several = f"{faces} faces (one that was lost, as at a cut, counts again)"
         warnings.append(several if faces else "no face found: centre crop")
     spacing = np.median(np.diff(video.times[wanted])) if len(wanted) > 1 else 0.0
     if spacing > MAX_SPACING:

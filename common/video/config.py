@@ -1,21 +1,74 @@
-"""What the training of script 8 is told, and what it does besides training."""
+"""Configurations of script 8: training and test."""
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from common.config.run import RunConfig
+from tyro.conf import Suppress, arg
+
+from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Share
+from common.errors import UserError
+from common.video.faces import FaceKind
+
+Side = Annotated[int, Range(lambda value: value >= 64, "64 or more"), arg(metavar="INT≥64")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoConfig(RunConfig):
-    """Training or use of a detector of deepfake clips. Defaults are the seed's for EfficientNet-B0."""
+class ClipsConfig:
+    """What training and test have in common: the clips, their faces, and how they are loaded."""
+
+    data_dir: Path = Path("data")
+    """Folder of clips: {train,val,test}/{real,fake}/, or {real,fake}/, whose splits are drawn by the seed. Clips are
+    videos (MP4, MOV, AVI, WEBM, MKV, M4V), folders of frames, and images, which count as clips of one frame."""
+    csv: Path | None = None
+    """Table of clips, instead of --data-dir: columns file and label (real or fake), and optionally split (train, val or
+    test) and identity. Paths are relative to the table's folder."""
+    cache_dir: Path = Path("data/clip_cache")
+    """Folder for the face crops of the clips, which are decoded once."""
+    faces: FaceKind = "auto"
+    """Face detector: mtcnn (facenet-pytorch), yunet (OpenCV, with --face-model), boxes (of a table, with --boxes),
+    crops (each frame is a face), centre (a central crop, which counts as no face), or auto (mtcnn if it is installed,
+    else centre)."""
+    face_model: Path | None = None
+    """ONNX file of YuNet."""
+    boxes: Path | None = None
+    """Table of face boxes: columns file, frame, left, top, right and bottom, in pixels."""
+    batch_size: Count = 8
+    """Clips per step and process."""
+    workers: Natural = 4
+    """Processes that load clips; 0 loads them in the main process."""
+    skip_bad_files: bool = False
+    """Leave out the clips that can't be decoded, after listing them, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(ClipsConfig):
+    """Test a trained detector on the test split, which is drawn as for the training."""
+
+    checkpoint: Path = Path("models/deepfake_video_best.pth")
+    """Checkpoint to test."""
+    threshold: float | None = None
+    """Calibrated probability, above 0 and below 1, from which a clip counts as fake; by default the checkpoint's."""
+
+    def __post_init__(self) -> None:
+        """Check the range of the threshold.
+
+        Raises:
+            UserError: It is out of range.
+        """
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UserError(f"--threshold is {self.threshold}; it must be above 0 and below 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig(ClipsConfig, RunConfig):
+    """Train a detector of deepfake clips and test it. The defaults are the original recipe's for EfficientNet-B0;
+    `--encoder-name tf_efficientnet_b3` changes them to those for B3, `--profile quick` shrinks them for two CPU cores.
+    """
 
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {
-        *("predict", "output", "checkpoint", "evaluate", "pictures", "threshold", "min_coverage"),
-        *("cache_dir", "data_dir", "csv", "face_model", "boxes", "encoder_weights"),
+        *("data_dir", "csv", "cache_dir", "face_model", "boxes", "encoder_weights", "threshold", "min_coverage")
     }
     INHERITED: ClassVar[frozenset[str]] = frozenset({"encoder_weights"})
     RECIPES: ClassVar[dict[tuple[str, str], str]] = {
@@ -23,118 +76,67 @@ class VideoConfig(RunConfig):
         ("profile", "quick"): "quick",
     }
 
-    data_dir: Path = Path("data")
-    """Holds {train,val,test}/{real,fake}/, or {real,fake}/, whose splits are drawn by --seed: videos (MP4, MOV, AVI,
-    WEBM, MKV), folders of frames, and images, which count as clips of one frame."""
-    csv: Path | None = None
-    """Instead of the folders' names a table: file,label[,identity][,split]; label is real or fake, paths are relative
-    to the table. Without a split it is drawn."""
+    name: str = "deepfake_video"
+    """Name of the detector: its checkpoint is <name>_best.pth in --models-dir."""
     identity: str = ""
-    """Regular expression whose groups (or whole match) in a clip's path name the people in it, such as
-    ([0-9]{3})(?:_([0-9]{3}))? for FaceForensics++: nobody is in two splits."""
-    cache_dir: Path = Path("data/clip_cache")
-    """Where the face crops of the clips are kept, decoded once."""
-    faces: Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"] = "auto"
-    """Where the faces are: found by mtcnn (facenet-pytorch; auto, where it is installed) or yunet (OpenCV, with
-    --face-model); given as --boxes; the frames themselves (crops); or a crop of the centre, which counts as none."""
-    face_model: Path | None = None
-    """ONNX file of YuNet."""
-    boxes: Path | None = None
-    """Table of faces: file,frame,left,top,right,bottom."""
-
-    predict: Path | None = None
-    """Don't train: score this video, image, or everything in this folder, where subfolders of nothing but images are
-    clips ..."""
-    output: Path = Path("outputs/videos")
-    """... and write results.csv and a folder a video here."""
-    checkpoint: Path | None = None
-    """Score or test with this one; by default models/<name>_best.pth."""
-    pictures: bool = True
-    """Draw contact sheet, timeline, heatmaps and an annotated video of what is scored."""
-    threshold: float | None = None
-    """Calibrated probability from which a clip is called fake; by default the training's, there 0.5."""
-    min_coverage: float | None = None
-    """The verdict is inconclusive where a face was found in a smaller share of the sampled frames; by default the
-    training's, there 0.3."""
-    evaluate: bool = False
-    """Don't train: test the checkpoint on the test split."""
-
+    """Regular expression that is searched in a clip's path; its groups (or the whole match) name the people in the
+    clip, such as ([0-9]{3})(?:_([0-9]{3}))? for FaceForensics++. All clips of a person are in one split."""
     encoder_name: str = "tf_efficientnet_b0"
-    """Network of timm that sees each frame: tf_efficientnet_b0, tf_efficientnet_b3 (its own input size, batch, rate and
-    accumulation then), or another with features at strides 8, 16 and 32."""
+    """Network of timm that encodes each frame: tf_efficientnet_b0, tf_efficientnet_b3 (which sets image size, batch,
+    learning rate and accumulation too), or another CNN with features at strides 8, 16 and 32."""
     encoder_weights: str = "hub"
-    """hub (timm's), none, auto (hub, or none when it can't be reached), or a file with timm's key names (of
-    mobilenetv2_100 also torchvision's)."""
-    image_size: int = 224
+    """Weights of the encoder: hub (timm's), none (random), auto (hub, or none if it can't be reached), or a file with
+    timm's key names (for mobilenetv2_100 also torchvision's)."""
+    image_size: Side = 224
     """Side of the face crops in pixels."""
-    frames: int = 24
-    """Frames of a clip, evenly spaced in time; all of a shorter one."""
-    hidden: int = 512
-    """Width of the GRU, each way."""
-    layers: int = 2
-    """Of the GRU."""
-    dropout: float = 0.3
-    """Between the GRU's layers, and in the head."""
-    attention: bool = True
-    """Weigh channels and places of the frames' features."""
-    multi_scale: bool = True
-    """Add what the network sees at strides 8 and 16."""
-    temporal: bool = True
-    """The GRU; without it the mean over the frames' own logits, as of a plain classifier."""
-    freeze_batch_norm: bool = False
-    """Keep the encoder's batch statistics as pretrained: the frames of a clip resemble each other too much to make new
-    ones of a small batch."""
-    frozen_epochs: int = 10
-    """The encoder learns from this epoch on (counted from 0)."""
+    frames: Count = 24
+    """Frames per clip, evenly spaced in time; a shorter clip gives all it has."""
+    frozen_epochs: Natural = 10
+    """Epochs at the start, below --epochs, in which the encoder does not train."""
 
-    focal_gamma: float = 2.0
-    """How strongly easy clips are weighed down."""
-    frame_weight: float = 0.2
-    """Of the loss of each frame's own score, beside the clip's. The seed has none: its frames' scores say nothing."""
-    augment: bool = True
-    """Flips, brightness, contrast, compression, resizing, blur: one draw for all frames of a clip."""
+    epochs: Natural = 25
+    """Passes over the training clips; 0 saves and scores the untrained network."""
+    lr: Positive = 1e-4
+    """Learning rate at the start of each cycle of the cosine schedule."""
+    seed: Natural = 0
+    """Random seed of the splits, the initial weights, the order of the clips and the augmentation."""
 
-    batch_size: int = 8
-    """Clips a step and process."""
-    epochs: int = 25
-    """Passes over the training clips."""
-    lr: float = 1e-4
-    """Learning rate at the beginning of each cycle."""
-    schedule: Literal["constant", "one_cycle", "cosine", "warm_restarts"] = "warm_restarts"
-    """As in the seed."""
-    weight_decay: float = 1e-4
-    """Of AdamW."""
-    clip_grad: float = 1.0
-    """Largest norm of the gradient; 0 does not clip."""
-    patience: int = 7
-    """Epochs without a better score after which the training ends, counted from when the encoder learns; 0 never."""
+    # Set by recipes, not by flags. First the parts and sizes of the network: see `common.video.network.TemporalCNNGRU`.
+    hidden: Suppress[Count] = 512
+    layers: Suppress[Count] = 2
+    dropout: Suppress[Share] = 0.3
+    attention: Suppress[bool] = True
+    multi_scale: Suppress[bool] = True
+    temporal: Suppress[bool] = True
+    freeze_batch_norm: Suppress[bool] = False
+    # The loss: see `common.video.training.ClipStep`.
+    focal_gamma: Suppress[NonNegative] = 2.0
+    frame_weight: Suppress[NonNegative] = 0.2
+    augment: Suppress[bool] = True
+    # The optimiser: see `common.training.optimizing`.
+    schedule: Suppress[Literal["warm_restarts"]] = "warm_restarts"
+    weight_decay: Suppress[NonNegative] = 1e-4
+    clip_grad: Suppress[NonNegative] = 1.0
+    patience: Suppress[Natural] = 7  # counted from when the encoder trains
+    # What the checkpoint decides with: see `common.video.detector.VideoDetector`.
+    threshold: Suppress[Share] = 0.5
+    min_coverage: Suppress[Share] = 0.3
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         return super()._rules() | {
-            **{name: (getattr(self, name) > 0, "1 or more") for name in ("frames", "hidden", "layers")},
-            "image_size": (self.image_size >= 64, "64 or more"),
-            "dropout": (0 <= self.dropout < 1, "from 0 to less than 1"),
             "frozen_epochs": (
-                0 <= self.frozen_epochs < self.epochs or self.epochs == 0,
-                f"0 or more and below --epochs ({self.epochs}): the encoder has to learn too",
-            ),
-            "focal_gamma": (self.focal_gamma >= 0, "0 or more"),
-            "frame_weight": (self.frame_weight >= 0, "0 or more"),
-            "threshold": (self.threshold is None or 0 < self.threshold < 1, "above 0 and below 1"),
-            "min_coverage": (self.min_coverage is None or 0 <= self.min_coverage <= 1, "from 0 to 1"),
-            "predict": (self.predict is None or not self.evaluate, "left out beside --evaluate"),
-            "face_model": (self.face_model is None or self.faces == "yunet", "left out, or beside --faces yunet"),
-            "boxes": (self.boxes is None or self.faces == "boxes", "left out, or beside --faces boxes"),
-            "faces": (
-                (self.faces != "yunet" or self.face_model is not None)
-                and (self.faces != "boxes" or self.boxes is not None),
-                "beside --face-model ONNX (yunet) or --boxes TABLE (boxes)",
-            ),
-            "identity": (_is_pattern(self.identity), "a regular expression"),
+                self.frozen_epochs < self.epochs or self.epochs == 0,
+                f"0 or more and below --epochs ({self.epochs}): the encoder has to train too",
+            )
         }
 
+    def evaluation(self) -> EvaluationConfig:
+        """The test of this training's checkpoint on the same clips."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(ClipsConfig)}
+        return EvaluationConfig(checkpoint=self.models_dir / f"{self.name}_best.pth", **shared)
+
     def b3(self) -> Self:
-        """EfficientNet-B3 as in the seed."""
+        """EfficientNet-B3 as in the original recipe."""
         return dataclasses.replace(
             self, encoder_name="tf_efficientnet_b3", image_size=300, batch_size=4, lr=5e-5, accumulation=2
         )
@@ -155,11 +157,3 @@ class VideoConfig(RunConfig):
             restart_epochs=8,
             lr=5e-4,
         )
-
-
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True

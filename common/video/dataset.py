@@ -1,6 +1,7 @@
-"""Cached clips as tensors."""
+"""Dataset of cached clips, with their augmentation and collation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -19,34 +20,34 @@ class ClipDataset(Dataset):
     """The face crops of clips."""
 
     def __init__(self, clips: Sequence[Clip], cache: ClipCache, augmentation: A.Compose | None = None) -> None:
-        """Look the clips up; crops are read when an item is asked for.
+        """Find the clips in the cache; crops are read with each item.
 
         Args:
-            clips: Such as `cache.fill` returned.
-            cache: Holds them.
-            augmentation: Applied to items asked for with a seed, by one draw for all frames of a clip.
+            clips: Cached clips.
+            cache: Cache of their crops.
+            augmentation: Applied to items requested with a seed, by one draw for all frames of a clip.
 
         Raises:
             UserError: A clip is not in the cache, or has changed since.
         """
         self.clips = clips
         self.augmentation = augmentation
-        # Not the cache itself: its detector need not go to the loader's workers.
+        # Not the cache itself: its detector would have to be pickled for the loader's workers.
         self._cached = [cache.read(clip) for clip in clips]
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """Item of an index, or of `(index, seed)` as the training sampler draws it.
 
-        The seed alone decides the augmentation: the number of workers, or where a run was interrupted, does not.
+        The augmentation depends on the seed alone, not on the number of workers or where a run was interrupted.
 
         Returns:
             frames: uint8 (T, 3, S, S), T as many as the clip has; label: int64 (), 1 = fake; index: position in
             `clips`.
         """
-        index, seed = key if isinstance(key, tuple) else (key, None)
+        index, seed = index if isinstance(index, tuple) else (index, None)
         crops = self._cached[index].crops
         if self.augmentation is not None and seed is not None:
             reseed(self.augmentation, seed)
@@ -56,29 +57,28 @@ class ClipDataset(Dataset):
 
 
 def clip_augmentation(size: int) -> A.Compose:
-    """What training clips go through: moved and mirrored, brighter or darker, then scaled, blurred and compressed.
+    """Augmentation of training clips: crop, mirror, brightness and contrast, then scaling, blur and compression.
 
-    Crops of 80 to 100 % of the area, because detectors differ in where they put the box; the rest is what happens to
-    clips on their way through the web. No noise: one draw serves all frames, and it would stand still in time.
+    Crops cover 80 to 100 % of the area, because detectors place their boxes differently; scaling, blur and compression
+    are what websites do to clips. No noise: one draw serves all frames, so that it would not change over time.
 
     Args:
         size: Side of the crops in px.
     """
-    scaled = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
     return A.Compose(
         [
             A.RandomResizedCrop((size, size), scale=(0.8, 1.0), ratio=(1.0, 1.0), p=0.5),
             A.HorizontalFlip(p=0.5),
             A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-            A.Downscale(scale_range=(0.5, 0.9), interpolation_pair=scaled, p=0.3),
+            A.Downscale((0.5, 0.9), {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}, p=0.3),
             A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.2),
             A.ImageCompression(quality_range=(50, 100), p=0.5),
         ]
     )
 
 
-def collate_clips(items: Sequence[dict[str, Tensor | int]]) -> dict[str, Tensor]:
-    """Stack items; shorter clips end in frames of zeros.
+def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack items; shorter clips are padded with frames of zeros.
 
     Returns:
         frames: uint8 (B, T, 3, S, S), T of the longest; lengths: int64 (B,), frames of each; label and index: int64

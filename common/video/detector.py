@@ -1,4 +1,4 @@
-"""Is the face in a clip fake: the checkpoints of script 8, asked about videos, images and folders of frames."""
+"""Detector of fake faces in videos, images and folders of frames, from a checkpoint of script 8."""
 
 import hashlib
 import time
@@ -14,63 +14,57 @@ from common.errors import UserError
 from common.metrics.calibration import calibrated
 from common.training.checkpoint import find_checkpoint, load_checkpoint
 from common.video.clip_faces import ClipFaces, FaceTrack, extract_faces
-from common.video.faces import FaceDetector
+from common.video.faces import FaceDetector, FaceKind, make_face_detector
 from common.video.gradcam import MultiScaleGradCAM
 from common.video.network import VIDEO_KEYS, TemporalCNNGRU, load_spotter
 
 NAME = "deepfake_video"
-"""A checkpoint is called models/deepfake_video*_best.pth."""
+"""Checkpoints are called models/deepfake_video*_best.pth."""
 HEAT_SIZE = (28, 28)
-"""Of the heatmaps: the finest scale of EfficientNet-B0 at 224 px."""
+"""Height and width of the heatmaps: the finest scale of EfficientNet-B0 at 224 px."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrackScore:
-    """What a detector says of one face, n frames."""
+    """Scores of one face, n frames."""
 
     number: int
-    """Among the clip's, from 1, the most prominent first."""
+    """Number among the clip's faces, from 1, the most prominent first."""
     probability: float
-    """That it is fake, calibrated, in (0, 1): of its frames together, in their order."""
+    """Calibrated probability, in (0, 1), that the face is fake: of its frames together, in their order."""
     frame_scores: np.ndarray
-    """That of each frame, beside those around it: float64 (n,), calibrated alike. Without a GRU, by itself."""
+    """Calibrated probability of each frame in the context of the others: float64 (n,). Without a GRU, on its own."""
     faces: FaceTrack
     heatmaps: np.ndarray | None = None
-    """What speaks for fake, float32 (n, 28, 28) in [0, 1], 1 where all scales are at their most in this clip; each
-    covers its whole crop. None but for the deciding face, and where none were asked for."""
+    """Class activation maps of fake, float32 (n, 28, 28) in [0, 1], each of its whole crop; 1 where all scales have
+    their maximum in this clip. None for faces that don't decide, and where no maps were requested."""
 
 
 @dataclass(frozen=True, eq=False)
 class VideoScore:
-    """What a detector says of one clip."""
+    """Score and verdict of one clip."""
 
     path: Path
     probability: float
-    """That it is fake, calibrated, in (0, 1): its deciding face's."""
+    """Calibrated probability, in (0, 1), that the clip is fake: that of its deciding face."""
     verdict: str
-    """`fake`, `real`, or `inconclusive`: faces were found in too few of its frames, or none of them in enough to be
-    sure that it is one."""
+    """`fake`, `real`, or `inconclusive`: faces were found in too few of the frames, or none of them in enough."""
     threshold: float
-    """Probability from which it is called fake."""
+    """Probability from which the verdict is fake."""
     checkpoint: str
     """First 16 hex digits of the checkpoint's SHA-256."""
     track: TrackScore
-    """The deciding face: of those that may decide the most suspicious; without a verdict, the most prominent."""
+    """The deciding face: the most suspicious one that may decide; without a verdict, the most prominent one."""
     tracks: tuple[TrackScore, ...]
     faces: ClipFaces
     warnings: tuple[str, ...]
-    """What one should know of it, those of `faces` first."""
+    """The warnings of `faces`, then those of the detector."""
     seconds: float
-    """That reading and scoring took."""
-
-    @property
-    def coverage(self) -> float:
-        """Share of the clip's sampled frames in which any face was found, in [0, 1]."""
-        return self.faces.coverage
+    """Time that reading and scoring took."""
 
 
 class VideoDetector:
-    """A trained network of script 8, with its calibration, threshold, and the faces it looks at."""
+    """A trained network of script 8 with its calibration, its threshold and a face detector."""
 
     def __init__(
         self,
@@ -83,35 +77,40 @@ class VideoDetector:
         threshold: float | None = None,
         min_coverage: float | None = None,
     ) -> None:
-        """Hold them.
+        """Put them together.
 
         Args:
-            model: In evaluation mode; its parameters are frozen here, so that maps of it need little memory.
-            checkpoint: Its `calibration`, `config`, and, if it has it, `face_detector`: the name of the one whose faces
-                it was trained on.
+            model: In evaluation mode. Its parameters are frozen here, so that heatmaps need little memory.
+            checkpoint: Its `calibration`, `config` and, if present, `face_detector`, the name of the training's.
             checkpoint_hash: See `VideoScore.checkpoint`.
-            device: Where the network runs.
-            faces: Finds the faces.
-            threshold: Calibrated probability from which a clip is called fake; None for the checkpoint's.
-            min_coverage: Share of the sampled frames in which a face, whichever, must be found for a verdict; likewise.
+            device: Device of the network.
+            faces: Detects the faces.
+            threshold: Calibrated probability from which a clip is fake; None for the checkpoint's.
+            min_coverage: Share of the sampled frames in which some face must be found for a verdict; None for the
+                checkpoint's.
         """
         config = checkpoint["config"]
-        self.model = model.to(device).requires_grad_(False)
+        self.model = model.to(device).requires_grad_(requires_grad=False)
         self.calibration, self.hash, self.device, self.faces = checkpoint["calibration"], checkpoint_hash, device, faces
         self.frames, self.size = config["frames"], config["image_size"]
         self.threshold = config["threshold"] if threshold is None else threshold
         self.min_coverage = config["min_coverage"] if min_coverage is None else min_coverage
-        self._explain = MultiScaleGradCAM(self.model, self.model.cam_layers, size=HEAT_SIZE)
-        self._warnings = _warnings(checkpoint, faces)
+        self._explain = MultiScaleGradCAM(self.model, self.model.features.tap_layers, size=HEAT_SIZE)
+        self._warnings = []
+        if (trained := checkpoint.get("face_detector", faces.name)) != faces.name:
+            self._warnings.append(f"the faces of the training came from: {trained}; these from: {faces.name}")
+        if self.calibration["slope"] == 0:
+            reason = "the network did not separate the classes in its validation"
+            self._warnings.append(f"{reason}: every clip gets the same probability")
 
     def predict(self, path: Path, *, explain: bool = True) -> VideoScore:
         """Score a clip.
 
-        The more faces it has, the likelier it is that the most suspicious of them is called fake by mistake.
+        Each additional face makes it likelier that the most suspicious one is called fake by mistake.
 
         Args:
             path: A video, an image, or a folder of frames.
-            explain: Make heatmaps of the deciding face, which takes a forward and a backward pass besides.
+            explain: Make heatmaps of the deciding face, which takes another forward pass and a backward pass.
 
         Raises:
             UserError: As `extract_faces`.
@@ -127,11 +126,20 @@ class VideoDetector:
             track, verdict = tracks[0], "inconclusive"
             warnings = (*warnings, f"inconclusive: {reason}")
         if explain:
-            track = replace(track, heatmaps=self._heatmaps(track.faces))
+            maps = self._explain(self._crops(track.faces), target=_fake_logit, clips=1)
+            track = replace(track, heatmaps=maps.fused.float().cpu().numpy())
             tracks[track.number - 1] = track
-        seconds = time.perf_counter() - start
         return VideoScore(
-            path, track.probability, verdict, self.threshold, self.hash, track, tuple(tracks), faces, warnings, seconds
+            path=path,
+            probability=track.probability,
+            verdict=verdict,
+            threshold=self.threshold,
+            checkpoint=self.hash,
+            track=track,
+            tracks=tuple(tracks),
+            faces=faces,
+            warnings=warnings,
+            seconds=time.perf_counter() - start,
         )
 
     def _undecided(self, faces: ClipFaces) -> str | None:
@@ -143,71 +151,67 @@ class VideoDetector:
         most = max(track.found.sum() for track in faces.tracks)
         if most < faces.min_found:
             wanted = f"a verdict needs {faces.min_found}"
-            return f"no face that was followed was found in more than {most} of {sampled} sampled frames, {wanted}"
+            return f"no tracked face was found in more than {most} of {sampled} sampled frames, {wanted}"
         return None
 
     def _score(self, number: int, faces: FaceTrack) -> TrackScore:
         with torch.inference_mode():
-            logits, temporal = self.model(self._crops(faces), return_temporal=True)
-            frame_logits = self.model.frame_logits(temporal)
+            logits, frame_logits = self.model(self._crops(faces), return_frames=True)
         (probability,), frame_scores = self._calibrated(logits), self._calibrated(frame_logits[0])
         return TrackScore(number, float(probability), frame_scores, faces)
 
-    def _heatmaps(self, faces: FaceTrack) -> np.ndarray:
-        maps = self._explain(self._crops(faces), target=_fake_logit, clips=1)
-        return maps.fused.float().cpu().numpy()
-
     def _crops(self, faces: FaceTrack) -> Tensor:
-        """As the network takes them: uint8 (1, n, 3, size, size)."""
+        """The network's input, uint8 (1, n, 3, size, size)."""
         return torch.from_numpy(faces.crops).permute(0, 3, 1, 2)[None].to(self.device)
 
     def _calibrated(self, logits: Tensor) -> np.ndarray:
         """Probabilities (n,) of logits (n, 2)."""
-        raw = (logits[:, 1] - logits[:, 0]).double().sigmoid()
+        raw = _fake_logit(logits).double().sigmoid()
         return np.array([calibrated(value, **self.calibration) for value in raw.tolist()])
 
 
 def _fake_logit(logits: Tensor) -> Tensor:
-    """Logit of fake against real, (B,): whatever the verdict, maps of it show what speaks for fake."""
+    """Logit of fake against real, (B,); heatmaps are of it even if the verdict is real."""
     return logits[:, 1] - logits[:, 0]
 
 
-def _warnings(checkpoint: dict[str, Any], faces: FaceDetector) -> list[str]:
-    """What one should know of every score."""
-    warnings = []
-    if (trained := checkpoint.get("face_detector", faces.name)) != faces.name:
-        warnings.append(f"the faces of the training came from: {trained}; these from: {faces.name}")
-    if checkpoint["calibration"]["slope"] == 0:
-        warnings.append("the network told nothing apart in its validation: every clip gets the same probability")
-    return warnings
-
-
 def find_video_detector(models_dir: Path) -> Path | None:
-    """The checkpoint models/deepfake_video*_best.pth; None where there is none.
+    """The checkpoint models/deepfake_video*_best.pth; None if there is none.
 
     Raises:
         UserError: There are several.
     """
-    return find_checkpoint(models_dir, NAME, "deepfake videos", "leave the videos out: --no-videos")
+    return find_checkpoint(models_dir, NAME, "deepfake videos", "leave the videos out")
 
 
 def load_video_detector(
     path: Path,
     device: torch.device,
-    faces: FaceDetector,
     *,
+    faces: FaceKind = "auto",
+    face_model: Path | None = None,
+    boxes: Path | None = None,
     threshold: float | None = None,
     min_coverage: float | None = None,
 ) -> VideoDetector:
-    """Load a checkpoint of script 8; for the rest see `VideoDetector`.
+    """Load a checkpoint of script 8 and make its face detector.
+
+    Args:
+        path: The checkpoint.
+        device: Device of the network.
+        faces: Kind of face detector, see `make_face_detector`.
+        face_model: ONNX file of YuNet, for `yunet`.
+        boxes: Table of face boxes, for `boxes`.
+        threshold: See `VideoDetector`.
+        min_coverage: See `VideoDetector`.
 
     Raises:
-        UserError: It can't be read, or is of another kind.
+        UserError: The checkpoint can't be read or is of another kind, or as `make_face_detector`.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist. Train it with script_8_deepfake_video.py, or name another checkpoint.")
     checkpoint = load_checkpoint(path, VIDEO_KEYS)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    model = load_spotter(checkpoint, path)
-    return VideoDetector(model, checkpoint, digest, device, faces, threshold=threshold, min_coverage=min_coverage)
+    model, finder = load_spotter(checkpoint, path), make_face_detector(faces, model=face_model, boxes=boxes)
+    return VideoDetector(model, checkpoint, digest, device, finder, threshold=threshold, min_coverage=min_coverage)

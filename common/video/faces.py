@@ -1,6 +1,7 @@
-"""Finding faces in a frame, by one of several detectors, and cropping them."""
+"""Face detection in single frames, by one of several detectors, and cropping of faces."""
 
 import hashlib
+from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
@@ -8,38 +9,38 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 
-from common import tables
 from common.data.transforms import resize_image
-from common.errors import UserError
+from common.errors import UserError, listing
+from common.tables import read_table
 
 FaceKind = Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"]
 SEARCH_WIDTH = 480
-"""Frames are searched at most so wide, in px: much faster than at full size, and a face that one can judge is found."""
+"""Largest width in px of a searched frame: faster than at full size, and faces large enough to judge are found."""
 MTCNN_CONFIDENCE = 0.95
-"""MTCNN's finds below are dropped. In four real clips, all faces had 0.998 or more, false finds 0.91 or less."""
+"""Least confidence of MTCNN's detections. In four real clips faces had 0.998 or more, false detections 0.91 or less."""
 YUNET_CONFIDENCE = 0.9
-"""YuNet's finds below are dropped: OpenCV's default."""
+"""Least confidence of YuNet's detections: OpenCV's default."""
 MTCNN_SMALLEST = 20
-"""The smallest face that MTCNN looks for, in px of the frame as searched."""
+"""Side in px, in the searched frame, of the smallest face that MTCNN detects."""
 FACE_MARGIN = 1.3
-"""Side of a crop, in the longer sides of the box: chin, brow and cheeks are where a swapped face is blended in."""
+"""Side of a crop in longer sides of the box: a swapped face is blended in at chin, brow and cheeks."""
 _INSTALL = "pip install requests; pip install --no-deps facenet-pytorch==2.6.0"
 _COLUMNS = ("file", "frame", "left", "top", "right", "bottom")
 
 
 class FaceDetector(Protocol):
-    """Finds the faces of a frame."""
+    """Detects the faces of a frame."""
 
     name: str
-    """Which detector, with which settings and data: where it differs, other faces may be found."""
+    """The detector with its settings and data; detectors of one name find the same faces."""
 
     def find(self, image: np.ndarray, path: Path, index: int) -> np.ndarray:
-        """Find all faces.
+        """Detect all faces.
 
         Args:
             image: RGB, uint8 (H, W, 3).
-            path: The clip that it is from.
-            index: Its number in the clip, from 0.
+            path: Clip of the frame.
+            index: Number of the frame in the clip, from 0.
 
         Returns:
             float64 (n, 5): left, top, right, bottom in px of `image`, and confidence in [0, 1].
@@ -50,12 +51,12 @@ class FaceDetector(Protocol):
 def make_face_detector(
     kind: FaceKind = "auto", *, model: Path | None = None, boxes: Path | None = None
 ) -> FaceDetector:
-    """Make the detector of a kind.
+    """Make a face detector.
 
     Args:
-        kind: `mtcnn`: facenet-pytorch's, an optional package that brings its weights. `yunet`: OpenCV's, which needs
-            `model`. `boxes`: those of a table, `boxes`. `crops`: the clips show a face and nothing else. `centre`: none
-            is ever found. `auto`: `mtcnn` if it is installed, else `centre`, with a printed note.
+        kind: `mtcnn` is facenet-pytorch's, an optional package with its weights. `yunet` is OpenCV's, which needs
+            `model`. `boxes` are those of a table, which needs `boxes`. `crops` takes each frame as a face. `centre`
+            never finds one. `auto` is `mtcnn` if it is installed, else `centre`, with a printed note.
         model: YuNet's ONNX file (`face_detection_yunet_*.onnx` of the OpenCV model zoo).
         boxes: A table, see `BoxTable`.
 
@@ -63,29 +64,27 @@ def make_face_detector(
         UserError: The kind needs a file that isn't given or is broken, or a package that isn't installed; or a file is
             given that the kind doesn't use.
     """
-    for given, user, flag in ((model, "yunet", "model"), (boxes, "boxes", "table of boxes")):
+    for given, user, noun in ((model, "yunet", "model"), (boxes, "boxes", "table of boxes")):
         if given is None and kind == user:
-            raise UserError(f"the face detector {kind!r} needs a {flag}. Name its file, or choose another detector.")
+            raise UserError(f"the face detector {kind!r} needs a {noun}. Name its file, or choose another detector.")
         if given is not None and kind != user:
-            raise UserError(f"{given} is a {flag} for the face detector {user!r}, but {kind!r} is chosen.")
+            raise UserError(f"{given} is a {noun} for the face detector {user!r}, but {kind!r} is chosen.")
+    if model is not None:
+        return YuNet(model)
+    if boxes is not None:
+        return BoxTable(boxes)
     if kind == "auto":
         kind = "mtcnn" if find_spec("facenet_pytorch") else "centre"
         if kind == "centre":
-            print(
-                f"note: no face detector is installed: the centre of each frame is looked at. To find faces: {_INSTALL}"
-            )
-    if kind == "yunet":
-        return YuNet(model)
-    if kind == "boxes":
-        return BoxTable(boxes)
-    return {"mtcnn": Mtcnn, "crops": WholeFrame, "centre": NoFace}[kind]()
+            print(f"note: no face detector is installed: the centre of each frame is used. To find faces: {_INSTALL}")
+    return Mtcnn() if kind == "mtcnn" else WholeFrame() if kind == "crops" else NoFace()
 
 
 class Mtcnn:
-    """Three small networks in a cascade (Zhang et al. 2016), of facenet-pytorch, on the CPU."""
+    """MTCNN, a cascade of three small networks (Zhang et al. 2016), of facenet-pytorch, on the CPU."""
 
     def __init__(self) -> None:
-        """Load them.
+        """Load its weights.
 
         Raises:
             UserError: facenet-pytorch isn't installed.
@@ -104,7 +103,7 @@ class Mtcnn:
         small, scale = _shrunk(image)
         if min(small.shape[:2]) < MTCNN_SMALLEST:  # it would raise
             return np.zeros((0, 5))
-        boxes, confidence = self._network.detect(small)
+        boxes, confidence, *_ = self._network.detect(small)
         if boxes is None:
             return np.zeros((0, 5))
         faces = np.column_stack([np.asarray(boxes, np.float64) * scale, np.asarray(confidence, np.float64)])
@@ -115,10 +114,7 @@ class YuNet:
     """YuNet (Wu et al. 2023) in OpenCV."""
 
     def __init__(self, model: Path) -> None:
-        """Load it.
-
-        Args:
-            model: Its ONNX file.
+        """Load an ONNX file.
 
         Raises:
             UserError: There is no such file, or it isn't YuNet's.
@@ -146,24 +142,24 @@ class YuNet:
 
 
 class BoxTable:
-    """Boxes from the user's table: CSV with the columns file, frame, left, top, right, bottom.
+    """Boxes of a table: CSV with the columns file, frame, left, top, right, bottom.
 
-    `file` is a clip's path relative to the table's folder, or its mere name, wherever it lies; `frame` is a number from
-    0, in the order of display. Several rows of one frame are several faces. A frame without a row has none.
+    `file` is a clip's path relative to the table's folder, or its name alone, wherever the clip is; `frame` is a number
+    from 0, in the order of display. Several rows of one frame are several faces. A frame without a row has none.
     """
 
     def __init__(self, table: Path) -> None:
         """Read the table.
 
         Raises:
-            UserError: It can't be read, lacks a column, has no rows, or has rows that are no boxes.
+            UserError: It can't be read, lacks a column, has no rows, or has wrong numbers.
         """
-        rows = tables.read_table(table, _COLUMNS)
+        rows = read_table(table, _COLUMNS)
         if not len(rows):
             raise UserError(f"{table} lists no boxes. Give each a row: {','.join(_COLUMNS)}.")
-        self.name = f"boxes {_digest(table)} {table.parent.resolve()}"  # its paths begin there
+        self.name = f"boxes {_digest(table)} {table.parent.resolve()}"  # paths in the table are relative to its folder
         self._table = table
-        self._boxes: dict[tuple[str, int], list[list[float]]] = {}
+        self._boxes: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
         self._named: dict[str, Path] = {}
         faults = []
         for number, row in enumerate(rows.to_dict("records"), 2):
@@ -174,19 +170,18 @@ class BoxTable:
                 continue
             if frame < 0 or not (box[0] < box[2] and box[1] < box[3] and np.isfinite(box).all()):
                 faults.append(f"row {number}: frame {frame}, box {box}; a box needs left < right and top < bottom")
-            self._boxes.setdefault((self._key(row["file"]), frame), []).append([*box, 1.0])
+            self._boxes[self._key(row["file"]), frame].append([*box, 1.0])
         if faults:
-            rest = [f"... and {len(faults) - 10} more"] * (len(faults) > 10)
-            raise UserError("\n  ".join([f"{table} has {len(faults)} wrong rows:", *faults[:10], *rest]))
+            raise UserError(listing(f"{table} has {len(faults)} wrong rows:", faults))
         self._names = {key for key, _ in self._boxes if not Path(key).is_absolute()}
 
     def _key(self, file: str) -> str:
-        """The clip's whole path if the table names one, else its name."""
+        """The clip's absolute path if the table gives a path, else its name."""
         path = self._table.parent / file
         return file if Path(file).name == file and not path.exists() else str(path.resolve())
 
     def find(self, image: np.ndarray, path: Path, index: int) -> np.ndarray:
-        """As `FaceDetector.find`, with confidence 1; what lies outside the frame is cut off.
+        """As `FaceDetector.find`, with confidence 1; boxes are clipped to the frame.
 
         Raises:
             UserError: A box lies outside the frame, or two clips have a name that the table gives without a path.
@@ -205,18 +200,18 @@ class BoxTable:
         return faces
 
     def _name(self, path: Path) -> str:
-        """A clip's name, once it is sure that no other clip has it."""
+        """A clip's name, after a check that no other clip of that name was searched."""
         first = self._named.setdefault(path.name, path.resolve()) if path.name in self._names else path.resolve()
         if first != path.resolve():
             raise UserError(
                 f"{self._table} has boxes for {path.name}, but there are two clips of that name: {first} and {path}. "
-                "Write their paths into the table, relative to its folder."
+                "Give their paths in the table, relative to its folder."
             )
         return path.name
 
 
 class WholeFrame:
-    """For clips that show a face and nothing else: each frame is one."""
+    """Takes each frame as one face, for clips that show nothing else."""
 
     name = "crops"
 
@@ -226,7 +221,7 @@ class WholeFrame:
 
 
 class NoFace:
-    """Never finds one, so that the centre of each frame is looked at."""
+    """Never finds a face, so that the centre of each frame is used."""
 
     name = "centre"
 
@@ -235,17 +230,12 @@ class NoFace:
         return np.zeros((0, 5))
 
 
-def crop_face(image: np.ndarray, box: np.ndarray, size: int, margin: float = FACE_MARGIN) -> np.ndarray:
-    """Cut the square about a face (`face_area`) and resize it (`crop_area`, whose errors it has)."""
-    return crop_area(image, face_area(box, margin), size)
-
-
 def face_area(box: np.ndarray, margin: float = FACE_MARGIN) -> np.ndarray:
-    """The square about a face, in whole pixels; it may reach beyond the image.
+    """The square around a face, in whole pixels; it may reach beyond the image.
 
     Args:
         box: Left, top, right, bottom in px.
-        margin: Side of the square, in the longer sides of the box.
+        margin: Side of the square in longer sides of the box.
 
     Returns:
         Left, top, right, bottom, int64 (4,).
@@ -257,18 +247,18 @@ def face_area(box: np.ndarray, margin: float = FACE_MARGIN) -> np.ndarray:
 
 
 def crop_area(image: np.ndarray, area: np.ndarray, size: int) -> np.ndarray:
-    """Cut an area and resize it, averaging where it shrinks.
+    """Crop an area of an image and resize it, by averaging if it shrinks.
 
     Args:
         image: RGB, uint8 (H, W, 3).
-        area: Left, top, right, bottom in whole pixels. What of it lies outside the image is filled by mirroring.
+        area: Left, top, right, bottom in whole pixels. Parts outside the image are filled by mirroring.
         size: Side of the crop in px.
 
     Returns:
         uint8 (size, size, 3).
 
     Raises:
-        ValueError: The area lies wholly outside the image.
+        ValueError: No part of the area lies in the image.
     """
     left, top, right, bottom = (int(side) for side in area)
     height, width = image.shape[:2]
@@ -282,13 +272,12 @@ def crop_area(image: np.ndarray, area: np.ndarray, size: int) -> np.ndarray:
 
 
 def _shrunk(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A frame as it is searched, and by what its boxes must be multiplied, (4,)."""
+    """The frame at the size at which it is searched, and the factors (4,) from its boxes to those of the frame."""
     height, width = image.shape[:2]
     if width <= SEARCH_WIDTH:
         return image, np.ones(4)
-    small = cv2.resize(
-        image, (SEARCH_WIDTH, max(1, round(height * SEARCH_WIDTH / width))), interpolation=cv2.INTER_AREA
-    )
+    size = (SEARCH_WIDTH, max(1, round(height * SEARCH_WIDTH / width)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return small, np.tile([width / small.shape[1], height / small.shape[0]], 2)
 
 

@@ -1,12 +1,11 @@
-"""Videos as upright RGB frames with their times, and back: the one place where clips are decoded and written.
+"""Decoding of clips to upright RGB frames with their times, and encoding of videos.
 
-A video file, a single image and a folder of frames are clips alike. Decoding is one sequential pass that stops after
-the last wanted frame: seeking to each frame by itself decodes the stretch from a keyframe to it again and again
-(`benchmarks/video_decode.py`).
+A clip is a video file, an image or a folder of frames. Decoding is one sequential pass that stops after the last wanted
+frame: a seek to each frame would decode everything from a keyframe to it each time (`benchmarks/video_decode.py`).
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -27,41 +26,41 @@ from common.files import written_whole
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 FOLDER_RATE = 25.0
-"""Frames a second that a folder of frames is taken to have."""
+"""Frames per second assumed for a folder of frames."""
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-# A playlist that is named .mp4 would otherwise have FFmpeg open the files, or addresses, that it lists.
+# Otherwise FFmpeg would open the files and addresses listed in a playlist that is named .mp4.
 _OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv", "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """What is known of a clip before its frames are decoded."""
+    """A clip's metadata, read before its frames are decoded."""
 
     path: Path
     kind: str
-    """`video`, `image` (a clip of one frame) or `frames` (a folder of them)."""
+    """`video`, `image` (a clip of one frame) or `frames` (a folder)."""
     times: np.ndarray
     """Seconds since the first frame, float64 (n,), in the order of display."""
     width: int
     height: int
-    """Pixels, upright."""
+    """Size of the upright frame in px."""
     rotation: int
-    """Degrees clockwise by which the stored frames are turned: 0, 90, 180 or 270."""
+    """Degrees clockwise by which the stored frames are rotated: 0, 90, 180 or 270."""
     warnings: tuple[str, ...]
     stamps: np.ndarray | None = field(default=None, repr=False)
-    """The file's own timestamps, int64 (n,), by which decoded frames are recognised; None: frames are counted (AVI)."""
+    """Timestamps in the file, int64 (n,), that identify decoded frames; None if frames are counted instead (AVI)."""
 
     @property
     def fps(self) -> float:
-        """Mean frames a second; nan for one frame."""
+        """Mean frames per second; nan for one frame."""
         span = self.times[-1] - self.times[0]
         return float((len(self.times) - 1) / span) if span > 0 else float("nan")
 
     @property
     def variable_rate(self) -> bool:
-        """Whether frames follow each other at unequal intervals.
+        """Whether the intervals between frames differ.
 
-        A fifth of the median interval, and 1.5 ms, pass for rounding: Matroska and WebM count in milliseconds.
+        Differences of up to a fifth of the median interval, or 1.5 ms, count as rounding: Matroska has milliseconds.
         """
         gaps = np.diff(self.times)
         if not len(gaps):
@@ -75,7 +74,7 @@ class Frame:
     """One decoded frame."""
 
     index: int
-    """Among all frames of the clip, in the order of display, from 0."""
+    """Number among all frames of the clip, in the order of display, from 0."""
     time: float
     """Seconds since the clip's first frame."""
     image: np.ndarray
@@ -83,14 +82,14 @@ class Frame:
 
 
 def open_video(path: Path) -> Video:
-    """Find out what a clip consists of, without decoding more than its first frame.
+    """Read a clip's metadata, decoding only its first frame.
 
     Args:
         path: A video file, an image, or a folder whose images are the frames, in the natural order of their names.
 
     Raises:
-        UserError: No such file, its suffix is none of a video or an image, it holds no video or no frame that can be
-            decoded, or a folder without images.
+        UserError: There is no such file, it is no video or image by its suffix, no frame of it can be decoded, or the
+            folder has no images.
     """
     if path.is_dir():
         return _open_folder(path)
@@ -113,10 +112,10 @@ def _open_folder(path: Path) -> Video:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The images of a folder of frames, in the natural order of their names; hidden and other files are none.
+    """The images of a folder of frames that aren't hidden, in the natural order of their names.
 
     Raises:
-        UserError: It can't be read.
+        UserError: The folder can't be read.
     """
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
@@ -126,7 +125,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Orders `frame2` before `frame10`."""
+    """Sort key that puts `frame2` before `frame10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
 
 
@@ -142,7 +141,7 @@ def _described(
     height, width = shape[:2]
     video = Video(path, kind, times, width, height, rotation, tuple(warnings), stamps)
     if len(times) == 1:
-        return replace(video, warnings=(*warnings, "one frame only: nothing can be said of changes over time"))
+        return replace(video, warnings=(*warnings, "one frame only: changes over time can't be judged"))
     if video.variable_rate:
         gaps, rate = np.diff(times), f"{video.fps:.4g} frames/s on average"
         warning = f"variable frame rate: {gaps.min():.3g} to {gaps.max():.3g} s between frames, {rate}"
@@ -153,23 +152,23 @@ def _described(
 def _open_file(path: Path) -> Video:
     first, ticks, whole, warnings = None, set(), 0, []
     with _opened(path) as (container, stream):
-        # AVI stores no times of display; those that FFmpeg makes up are wrong where there are B-frames.
+        # AVI stores no display times; those that FFmpeg estimates are wrong where there are B-frames.
         avi = container.format.name == "avi"
         for packet in _packets(container, stream):
             whole += 1
-            if first is None:  # only a decoded frame tells the rotation
+            if first is None:  # only a decoded frame has the rotation
                 first = next(iter(_decode(stream, packet)), None)
-            if not packet.is_discard:  # discarded: outside what an edit list shows
+            if not packet.is_discard:  # discarded: outside the range of an edit list
                 ticks.add(packet.dts if avi else packet.pts)
         if first is None:
             first = next(iter(_decode(stream, None)), None)
         ticks -= {None}
         if first is None or not ticks:
             raise UserError(f"{path}: no frame of it can be decoded. Try whether it plays, and re-encode or remove it.")
-        if whole < len(stream.index_entries):  # not stream.frames, which knows nothing of edit lists
+        if whole < len(stream.index_entries):  # not stream.frames, which disregards edit lists
             warnings.append(f"the file breaks off: {whole} of {len(stream.index_entries)} frames are there")
         stamps = np.array(sorted(ticks), np.int64)
-        times = (stamps - stamps[0]) * float(stream.time_base)
+        times = (stamps - stamps[0]) * float(stream.time_base or 1)
     rotation = round(-first.rotation / 90) * 90 % 360
     if rotation:
         warnings.append(f"rotated by {rotation}° clockwise, as the file asks for")
@@ -178,10 +177,10 @@ def _open_file(path: Path) -> Video:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A video file and its video stream; cover pictures are none."""
+def _opened(path: Path) -> Generator[tuple[InputContainer, VideoStream]]:
+    """A video file and its video stream, which is not a cover picture."""
     try:
-        # Named, because FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
+        # With file:, because FFmpeg takes what precedes a colon, as in 12:30.mp4, for a protocol.
         container = av.open(f"file:{path}", options=_OPTIONS, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} cannot be read as a video ({error.strerror}). Replace or remove the file.") from error
@@ -196,16 +195,16 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """The stream's packets, whole ones only, to the end or to where the file breaks off."""
+    """The stream's whole packets, to the end or to where the file breaks off."""
     with suppress(av.FFmpegError):
         for packet in container.demux(stream):
-            # Empty: the end, which a decoder must see but once. Half a frame would cost those being decoded beside it.
+            # An empty packet is the end, which `_decode` signals. Half a frame would break those decoded in parallel.
             if packet.size and not packet.is_corrupt:
                 yield packet
 
 
 def _decode(stream: VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
-    """The frames that are ready after a packet, None for the end; none if it is broken."""
+    """The frames that are ready after a packet (None is the end of the stream); none if the packet is broken."""
     try:
         return stream.codec_context.decode(packet)
     except av.FFmpegError:
@@ -213,18 +212,18 @@ def _decode(stream: VideoStream, packet: av.Packet | None) -> list[av.VideoFrame
 
 
 def uniform_indices(times: np.ndarray, count: int) -> list[int]:
-    """Which frames stand for a clip: the one rule of training and prediction.
+    """Sample frames evenly in time, for training and prediction alike.
 
-    The clip, from half a mean interval before its first frame to half a one after its last, is cut into `count` equal
-    spans of time, and the frame nearest to the centre of each is taken, of two equally near ones the earlier.
+    The clip, from half a mean interval before its first frame to half a mean interval after its last, is divided into
+    `count` equal spans. The frame nearest to the centre of each is taken, the earlier of two equally near ones.
 
     Args:
         times: Seconds (n,), ascending.
-        count: How many are wanted, at least 1.
+        count: Number of frames, at least 1.
 
     Returns:
-        Ascending indices, each once: all of them if n <= count. Fewer than `count` also where one frame stands so long
-        that it is nearest to several centres.
+        Ascending indices, each once: all of them if n <= count, and fewer than `count` if a frame is shown so long that
+        it is nearest to several centres.
     """
     n = len(times)
     if n <= count:
@@ -232,20 +231,19 @@ def uniform_indices(times: np.ndarray, count: int) -> list[int]:
     interval = (times[-1] - times[0]) / (n - 1)
     centres = times[0] - interval / 2 + (np.arange(count) + 0.5) * (interval * n / count)
     halfway = (times[1:] + times[:-1]) / 2
-    # Slightly early, so that rounding does not decide between two equally near frames.
+    # Slightly earlier, so that rounding does not decide between two equally near frames.
     return np.unique(np.searchsorted(halfway, centres - interval / 1000)).tolist()
 
 
 def read_frames(video: Video, indices: Iterable[int]) -> Iterator[Frame]:
-    """Decode the wanted frames of a clip in one sequential pass.
+    """Decode frames of a clip in one sequential pass.
 
     Args:
-        video: Of `open_video`.
-        indices: Of the wanted frames, in any order; the rest are not converted, and nothing after the last is decoded.
+        video: As `open_video` returns it.
+        indices: Numbers of the wanted frames, in any order. Nothing after the last is decoded.
 
     Yields:
-        The frames, ascending, each once. One that is broken is left out, and so is all that follows the place where
-        the file breaks off.
+        The frames, ascending, each once, without broken ones and those after the place where the file breaks off.
 
     Raises:
         UserError: None of the wanted frames can be decoded; a frame of a folder is broken or of another size.
@@ -280,13 +278,6 @@ def _read_file(video: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarra
     reformatter = VideoReformatter()
     turned = video.rotation % 180 == 90
     width, height = (video.height, video.width) if turned else (video.width, video.height)
-    for index, frame in _numbered(video, wanted):
-        image = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
-        yield index, cv2.rotate(image, _TURNS[video.rotation]) if video.rotation else image
-
-
-def _numbered(video: Video, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The wanted frames of a file, still as they are stored."""
     positions = None if video.stamps is None else {stamp: index for index, stamp in enumerate(video.stamps.tolist())}
     remaining, index = set(wanted), -1
     with _opened(video.path) as (container, stream):
@@ -294,20 +285,21 @@ def _numbered(video: Video, wanted: list[int]) -> Iterator[tuple[int, av.VideoFr
             for frame in _decode(stream, packet):
                 index = index + 1 if positions is None else positions.get(frame.pts, index)
                 if index in remaining:
-                    yield index, frame
+                    image = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+                    yield index, cv2.rotate(image, _TURNS[video.rotation]) if video.rotation else image
                     remaining.discard(index)
                 if not remaining:
                     return
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write frames as an H.264 MP4 as they come, whole or not at all.
+    """Encode frames as an H.264 MP4, whole or not at all.
 
     Args:
-        path: Of the file, which is replaced; its folder is made when it is missing.
-        frames: At least one, uint8 (H, W, 3), RGB, of one size. An odd side is extended by its last row or column:
-            the halved chroma of H.264 wants even ones.
-        fps: Frames a second.
+        path: File to write or replace; its folder is made if it is missing.
+        frames: At least one, uint8 (H, W, 3), RGB, of one size. Odd sides are extended by the last row or column, since
+            the halved chroma of H.264 needs even ones.
+        fps: Frames per second.
 
     Raises:
         UserError: The folder can't be written to.
@@ -322,7 +314,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.options = {"crf": "20", "preset": "veryfast"}
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # Untagged, players guess the matrix from the size, and skin changes its colour.
+        # Without these tags players guess the colour matrix from the size, which shifts the colours.
         stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
         stream.codec_context.color_range = 1
         for image in chain([first], frames):

@@ -11,22 +11,20 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class CamMaps:
-    """Where a network's output comes from, for N images."""
+    """Class activation maps of N images."""
 
-    output: Any
-    """What the network returned, detached."""
     fused: Tensor
-    """All scales in one, float (N, h, w) in [0, 1]."""
+    """Weighted sum of the layers' maps, float (N, h, w) in [0, 1]."""
     scales: list[Tensor]
-    """Of each layer, not normalised, float (N, h_i, w_i), 0 or more."""
+    """Map of each layer, not normalised, float (N, h_i, w_i), 0 or more."""
 
 
 class MultiScaleGradCAM:
-    """Maps of what speaks for a target in several layers of a network, and their weighted sum.
+    """Grad-CAM of several layers of a network, and their weighted sum.
 
-    Of a layer with activations A and gradients G of the target, the map is ReLU(Σ_k mean(G_k) · A_k). Any network and
-    any layers that run once and return one tensor (N, C, H, W). Nothing before the first of them is kept for the
-    backward pass. All parameters may be frozen, and had better be: then nothing is recorded there to begin with.
+    The map of a layer with activations A and gradients G of the target is ReLU(Σ_k mean(G_k) · A_k). The layers must
+    run once and return one tensor (N, C, H, W). The backward pass ends at the first layer; with frozen parameters, no
+    graph is recorded before it, which saves memory.
     """
 
     def __init__(
@@ -36,65 +34,55 @@ class MultiScaleGradCAM:
         weights: Sequence[float] = (0.3, 0.3, 0.4),
         size: tuple[int, int] = (28, 28),
     ) -> None:
-        """Explain a model by its layers.
+        """Choose the layers.
 
         Args:
-            model: Called as it is: put it in eval mode.
-            layers: Modules of it.
-            weights: Of the layers in the fused map; 0 or more each, sum 1. The default: fine, mid, semantic.
+            model: In eval mode.
+            layers: Modules of the model.
+            weights: Weight of each layer in the fused map, 0 or more, with sum 1. The default is for fine, mid and
+                semantic.
             size: Height and width of the fused map.
-
-        Raises:
-            ValueError: The weights are not one for each layer, or not of that kind.
         """
-        if len(weights) != len(layers) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-            raise ValueError(f"{len(layers)} layers need as many weights of sum 1, not {tuple(weights)}")
-        self.model = model
-        self.layers = list(layers)
-        self.weights = tuple(weights)
-        self.size = size
+        self.model, self.layers, self.weights, self.size = model, layers, weights, size
 
-    def __call__(
-        self, *inputs: Any, target: Callable[[Any], Tensor], clips: int | None = None, **kwargs: Any
-    ) -> CamMaps:
-        """Run the model and explain a number of its output.
+    def __call__(self, inputs: Any, *, target: Callable[[Any], Tensor], clips: int | None = None) -> CamMaps:
+        """Run the model and explain numbers of its output.
 
         Args:
-            *inputs: Of the model.
-            target: Gives of the model's output the numbers to explain, of any shape; their sum is what is derived.
-            clips: The N images are as many clips of equal length, one after the other; each scale of a clip is
-                divided by its greatest value in the whole clip, so that images compare. Default: every image is one.
-            **kwargs: Of the model.
+            inputs: Argument of the model.
+            target: Maps the model's output to the numbers to explain, of any shape, whose sum is differentiated.
+            clips: The N images are so many clips of equal length, one after the other. Each scale is divided by its
+                maximum over the whole clip, so that a clip's images compare. By default every image is a clip.
 
         Raises:
             ValueError: A layer ran not at all or more than once, or N is no multiple of `clips`.
         """
-        with torch.inference_mode(False), torch.enable_grad():
-            output, activations = self._run(*inputs, **kwargs)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            output, activations = self._run(inputs)
             gradients = torch.autograd.grad(target(output).sum(), activations)
         scales = [
             (gradient.float().mean((2, 3), keepdim=True) * activation.detach().float()).sum(1).relu()
             for activation, gradient in zip(activations, gradients, strict=True)
         ]
-        return CamMaps(_detached(output), self._fuse(scales, clips), scales)
+        return CamMaps(self._fuse(scales, clips), scales)
 
-    def _run(self, *inputs: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
-        """The model's output and the activations of the layers, which it depends on."""
+    def _run(self, inputs: Any) -> tuple[Any, list[Tensor]]:
+        """The model's output, and the activations of the layers on which it depends."""
         caught: dict[int, list[Tensor]] = {number: [] for number in range(len(self.layers))}
 
         def catcher(number: int) -> Callable[..., Tensor]:
             def catch(module: nn.Module, arguments: Any, activation: Tensor) -> Tensor:
-                # The graph begins at the first activation. With frozen parameters one beside it has no graph either.
+                # The graph starts at the first activation. With frozen parameters, parallel ones have no graph either.
                 if not any(caught.values()) or not activation.requires_grad:
                     activation = activation.detach().requires_grad_()
                 caught[number].append(activation)
-                return activation.clone()  # what follows may work in place
+                return activation.clone()  # later layers may work in place
 
             return catch
 
         handles = [layer.register_forward_hook(catcher(number)) for number, layer in enumerate(self.layers)]
         try:
-            output = self.model(*inputs, **kwargs)
+            output = self.model(inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -114,13 +102,3 @@ class MultiScaleGradCAM:
             relative = torch.where(greatest > 0, scale / greatest, 0)
             fused += weight * F.interpolate(relative[:, None], self.size, mode="bilinear", align_corners=False)[:, 0]
         return fused.clamp(max=1)  # rounding
-
-
-def _detached(output: Any) -> Any:
-    """A tensor, or a tuple or list of such, without graph; anything else as it is."""
-    if isinstance(output, Tensor):
-        return output.detach()
-    if isinstance(output, tuple | list):
-        parts = [_detached(part) for part in output]
-        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    return output

@@ -1,7 +1,4 @@
-"""A scored clip as something to look at: a sheet of its faces, a plot of its scores over time, marks in its frames.
-
-Knows arrays and plain values only; what is written where is up to `common.video.report`.
-"""
+"""Pictures of a scored clip: contact sheet of the deciding face, timeline of scores, and frames with marked faces."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,23 +8,21 @@ import cv2
 import matplotlib
 import matplotlib.colors
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from common.page import COLOURS, LEAST_WIDTH, MARGIN, WIDE_PANEL, Page, resized
+from common.video.detector import TrackScore, VideoScore
 
-# The order of its brightness is the order of its values, for colour-blind readers too (van der Walt and Smith 2015);
-# over grey its warm end is not taken for skin.
+# Its brightness grows with the values, for colour-blind readers too (van der Walt and Smith 2015), and over grey its
+# warm end can't be confused with skin.
 HEAT = matplotlib.colormaps["inferno"]
 HEAT_SHARE = 0.75
-"""Of the colour where the heat is 1; the picture alone shows where it is 0."""
+"""Share of the colour where the heat is 1; where it is 0 only the picture is visible."""
 
-# Blue and vermilion stay apart for colour-blind readers (Okabe and Ito 2008).
+# Blue and vermilion, distinct for colour-blind readers (Okabe and Ito 2008).
 BELOW, ABOVE = "#0072B2", "#D55E00"
 
-# All in pixels of the picture.
+# All in px of the picture.
 MOST_COLUMNS, MOST_SIDE, GAP, LINE = 8, 240, 10, 16
 CELL_FOOT, BAR_WIDTH, BAR_HEIGHT = 40, 200, 14
 TIMELINE_WIDTH, PLOT_HEIGHT, PLOT_LEFT, PLOT_FOOT, LEGEND_WIDTH = 1200, 300, 60, 50, 250
@@ -35,23 +30,7 @@ FRAME_SIDE = 360
 """Shorter side of a frame in which lines are one pixel wide."""
 
 Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One face's scores over time."""
-
-    number: int
-    """Of the face, from 1: its colour."""
-    name: str
-    times: np.ndarray
-    """(n,) seconds."""
-    scores: np.ndarray
-    """(n,) probabilities."""
-    found: np.ndarray
-    """(n,) bool: false where its place was only supposed."""
-    decides: bool
-    """Whether the clip's probability is this face's: its line is broad."""
+"""Left, top, right, bottom in px."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +38,15 @@ class Mark:
     """One face in one frame."""
 
     number: int
-    """Of the face, from 1."""
+    """Number of the face, from 1."""
     box: Box
-    """Left, top, right, bottom in pixels."""
     score: float
     found: bool
-    """Whether it was found there; else its frame is thin."""
+    """Whether the face was found in the frame; otherwise its box is drawn thin."""
     heat: np.ndarray | None = None
     """(h, w) in [0, 1], blended into `area`."""
     area: Box | None = None
-    """Where the heat lies, likewise in pixels; it may leave the picture."""
+    """Area of the heat; may reach beyond the frame."""
 
 
 def colour_of(number: int) -> str:
@@ -77,7 +55,7 @@ def colour_of(number: int) -> str:
 
 
 def overlaid(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture in grey, and heat over it in colours.
+    """Blend heat, in colours, over the picture in grey.
 
     Args:
         picture: uint8 (H, W, 3) RGB.
@@ -92,45 +70,25 @@ def overlaid(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return ((1 - share) * grey + share * 255 * HEAT(heat)[..., :3]).round().astype(np.uint8)
 
 
-def draw_contact_sheet(
-    crops: np.ndarray,
-    heatmaps: np.ndarray,
-    times: np.ndarray,
-    scores: np.ndarray,
-    found: np.ndarray,
-    *,
-    threshold: float,
-    title: str,
-    notes: Sequence[str] = (),
-) -> Figure:
-    """The crops of one face in the order of time, each above itself with its heat, its time and its score.
+def draw_contact_sheet(score: VideoScore, heatmaps: np.ndarray, *, title: str, notes: Sequence[str] = ()) -> Figure:
+    """Draw the deciding face's crops in the order of time, below each the same with its heat, its time and its score.
 
     Args:
-        crops: uint8 (n, S, S, 3) RGB.
-        heatmaps: (n, h, w) in [0, 1].
-        times: (n,) seconds.
-        scores: (n,) probabilities.
-        found: (n,) bool: whether the face was found in that frame.
-        threshold: Scores from it on are written in vermilion, others in blue.
-        title: Above the picture.
+        score: Score of the clip. Frames' scores from its threshold on are vermilion, others blue.
+        heatmaps: (n, h, w) in [0, 1], of the face's n frames.
+        title: Title of the picture.
         notes: Sentences below the title.
 
     Returns:
-        A figure at most 1,620 pixels wide at its own dpi. Its axes are the sheet and the bar of the heat's colours.
+        A figure, at most 1,620 px wide at its own dpi, whose axes are the sheet and the colour bar.
     """
+    crops, faces = score.track.faces.crops, score.track.faces
     columns = min(len(crops), MOST_COLUMNS)
     rows = -(-len(crops) // columns)
     side = min(MOST_SIDE, (WIDE_PANEL - (columns - 1) * GAP) // columns)
     wide, cell = columns * (side + GAP) - GAP, 2 * side + 2 + CELL_FOOT
-    width = max(wide + 2 * MARGIN, LEAST_WIDTH)
-    lines = _wrapped(notes, width)
-    bar_top = 42 + LINE * len(lines)
-    head = bar_top + BAR_HEIGHT + 30
-
-    page = Page(width, head + rows * cell + MARGIN)
-    page.title(title)
-    for number, line in enumerate(lines):
-        page.text(MARGIN, 38 + LINE * number, line, color="0.35")
+    page, top = _headed_page(max(wide + 2 * MARGIN, LEAST_WIDTH), 48 + rows * cell + MARGIN, title, notes)
+    head = top + 48
     sheet = np.full((rows * cell, wide, 3), 255, np.uint8)
     for place, (crop, heat) in enumerate(zip(crops, heatmaps, strict=True)):
         row, column = divmod(place, columns)
@@ -139,78 +97,61 @@ def draw_contact_sheet(
         sheet[y : y + side, x : x + side] = picture
         sheet[y + side + 2 : y + 2 * side + 2, x : x + side] = overlaid(picture, heat)
         left, foot = MARGIN + x, head + y + 2 * side + 6
-        page.text(left, foot, f"{times[place]:.2f} s", fontsize=9)
-        colour = ABOVE if scores[place] >= threshold else BELOW
-        score = {"color": colour, "weight": "bold", "ha": "right"}
-        page.text(left + side, foot, f"{scores[place]:.2f}", fontsize=9, **score)
-        if not found[place]:
+        page.text(left, foot, f"{faces.times[place]:.2f} s", fontsize=9)
+        own = score.track.frame_scores[place]
+        colour = ABOVE if own >= score.threshold else BELOW
+        page.text(left + side, foot, f"{own:.2f}", fontsize=9, color=colour, weight="bold", ha="right")
+        if not faces.found[place]:
             page.text(left, foot + 14, "no face found", fontsize=9, color="0.35", style="italic")
     page.panel(sheet, MARGIN, head)
-    _draw_bar(page, MARGIN, bar_top)
+    _draw_bar(page, MARGIN, top + 4)
     return page.figure
 
 
-def draw_timeline(
-    curves: Sequence[Curve],
-    sampled: np.ndarray,
-    found: np.ndarray,
-    *,
-    probability: float,
-    threshold: float,
-    title: str,
-    notes: Sequence[str] = (),
-) -> Figure:
-    """Scores over time, a line a face, with the clip's probability and the threshold; hatched where no face was found.
+def draw_timeline(score: VideoScore, tracks: Sequence[TrackScore], *, title: str, notes: Sequence[str] = ()) -> Figure:
+    """Plot faces' scores over time, the clip's probability and the threshold; hatched where no face was found.
 
     Args:
-        curves: At least one.
-        sampled: (m,) seconds of all frames that were looked at, ascending.
-        found: (m,) bool: whether any face was found there.
-        probability: The clip's.
-        threshold: From which it is called fake.
-        title: Above the picture.
+        score: Score of the clip.
+        tracks: The faces to plot, from the lowest to the topmost line; the deciding face's is wide.
+        title: Title of the picture.
         notes: Sentences below the title.
 
     Returns:
-        A figure 1,200 pixels wide at its own dpi, with one axes.
+        A figure, 1,200 px wide at its own dpi, with one axes.
     """
-    lines = _wrapped(notes, TIMELINE_WIDTH)
-    head = 52 + LINE * len(lines)
-    page = Page(TIMELINE_WIDTH, head + PLOT_HEIGHT + PLOT_FOOT)
-    page.title(title)
-    for number, line in enumerate(lines):
-        page.text(MARGIN, 38 + LINE * number, line, color="0.35")
+    page, _ = _headed_page(TIMELINE_WIDTH, 14 + PLOT_HEIGHT + PLOT_FOOT, title, notes)
     wide = TIMELINE_WIDTH - PLOT_LEFT - LEGEND_WIDTH
     axes = page.figure.add_axes(
         (PLOT_LEFT / page.width, PLOT_FOOT / page.height, wide / page.width, PLOT_HEIGHT / page.height)
     )
-    edges = span_edges(sampled)
+    edges, found = span_edges(score.faces.times), score.faces.found
     axes.set(xlim=(edges[0], edges[-1]), ylim=(-0.03, 1.03), xlabel="time, s", ylabel="probability that it is fake")
     axes.spines[["top", "right"]].set_visible(False)
-    handles = _draw_gaps(axes, edges, found)
-    # The deciding one last, on top of the others.
-    for curve in sorted(curves, key=lambda curve: curve.decides):
-        handles.append(_draw_curve(axes, curve))
-    probability_line = axes.axhline(probability, color="black", linewidth=1.5)
-    threshold_line = axes.axhline(threshold, color="black", linewidth=1, linestyle="--")
-    handles += [probability_line, threshold_line]
-    labels = [str(handle.get_label()) for handle in handles[:-2]]
-    labels += [f"the clip: {probability:.2f}", f"threshold: {threshold:.2f}"]
-    handles.reverse()
-    labels.reverse()
-    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9)
+    label = "no face found"
+    for start, end in zip(edges[:-1][~found], edges[1:][~found], strict=True):
+        axes.axvspan(start, end, facecolor="0.93", edgecolor="0.7", hatch="///", linewidth=0, label=label)
+        label = ""  # one entry of the legend
+    for track in tracks:
+        times, scores, missed = track.faces.times, track.frame_scores, ~track.faces.found
+        colour, width = colour_of(track.number), 2.5 if track is score.track else 1.2
+        axes.plot(times, scores, "o-", color=colour, linewidth=width, markersize=5, label=_curve_name(score, track))
+        axes.plot(times[missed], scores[missed], "o", color=colour, markerfacecolor="white", markersize=5)
+    axes.axhline(score.probability, color="black", linewidth=1.5, label=f"the clip: {score.probability:.2f}")
+    axes.axhline(score.threshold, color="black", linewidth=1, linestyle="--", label=f"threshold: {score.threshold:.2f}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9, reverse=True)
     return page.figure
 
 
 def span_edges(times: np.ndarray) -> np.ndarray:
-    """The borders of the spans of time nearest to each of n moments.
+    """Edges of the spans of time that are nearest to each of n moments.
 
     Args:
         times: (n,) ascending, at least one.
 
     Returns:
-        (n + 1,): the middles between neighbours, and beyond the first and last as far again as to their middle; half
-        a second about a single one.
+        (n + 1,): the midpoints between neighbours; the first and last span are symmetric about their moment, and that
+        of a single moment is one second long.
     """
     if len(times) == 1:
         return times[0] + np.array([-0.5, 0.5])
@@ -219,12 +160,12 @@ def span_edges(times: np.ndarray) -> np.ndarray:
 
 
 def draw_marks(frame: np.ndarray, marks: Sequence[Mark], heading: str) -> np.ndarray:
-    """A frame with its faces boxed, named and scored, and a line of text above.
+    """Draw the boxes, numbers, scores and heat of faces into a copy of their frame, and a line of text.
 
     Args:
-        frame: uint8 (H, W, 3) RGB; it stays as it is.
-        marks: The faces in it.
-        heading: ASCII, in the upper left corner.
+        frame: uint8 (H, W, 3) RGB.
+        marks: The faces.
+        heading: ASCII text for the upper left corner.
 
     Returns:
         uint8 (H, W, 3).
@@ -246,35 +187,31 @@ def draw_marks(frame: np.ndarray, marks: Sequence[Mark], heading: str) -> np.nda
     return drawn
 
 
-def _wrapped(notes: Sequence[str], width: int) -> list[str]:
-    # A letter of 10 points is about 7 pixels wide.
-    return [line for note in notes for line in textwrap.wrap(note, (width - 3 * MARGIN) // 7)]
+def _headed_page(width: int, height: int, title: str, notes: Sequence[str]) -> tuple[Page, int]:
+    """A page with title and notes and `height` px below them, and the y at which they end."""
+    # A letter of 10 points is about 7 px wide.
+    lines = [line for note in notes for line in textwrap.wrap(note, (width - 3 * MARGIN) // 7)]
+    top = 38 + LINE * len(lines)
+    page = Page(width, top + height)
+    page.title(title)
+    for number, line in enumerate(lines):
+        page.text(MARGIN, 38 + LINE * number, line, color="0.35")
+    return page, top
 
 
 def _draw_bar(page: Page, x: int, y: int) -> None:
-    """What the colours mean, over a middle grey."""
+    """The colour bar of the heat, over medium grey."""
     ramp = np.linspace(0, 1, BAR_WIDTH, dtype=np.float32)[None].repeat(BAR_HEIGHT, axis=0)
     page.panel(overlaid(np.full((BAR_HEIGHT, BAR_WIDTH, 3), 128, np.uint8), ramp), x, y)
-    legend = "heat, from none to the most in this clip; below on the right each frame's own score"
+    legend = "heat, from none to the clip's maximum; below right: each frame's own score"
     page.text(x + BAR_WIDTH + 10, y, legend, fontsize=9, color="0.35")
 
 
-def _draw_gaps(axes: Axes, edges: np.ndarray, found: np.ndarray) -> list:
-    style = {"facecolor": "0.93", "edgecolor": "0.7", "hatch": "///", "linewidth": 0}
-    for start, end in zip(edges[:-1][~found], edges[1:][~found], strict=True):
-        axes.axvspan(start, end, **style)
-    return [] if found.all() else [Patch(label="no face found", **style)]
-
-
-def _draw_curve(axes: Axes, curve: Curve) -> Line2D:
-    """Its line, with hollow dots where the face was not found."""
-    colour, width = colour_of(curve.number), 2.5 if curve.decides else 1.2
-    style = {"color": colour, "linewidth": width, "marker": "o", "markersize": 5, "label": curve.name}
-    (line,) = axes.plot(curve.times, curve.scores, **style)
-    missed = ~curve.found
-    hollow = {"markerfacecolor": "white", "markeredgecolor": colour, "markersize": 5}
-    axes.plot(curve.times[missed], curve.scores[missed], "o", **hollow)
-    return line
+def _curve_name(score: VideoScore, track: TrackScore) -> str:
+    if not track.faces.found.any():
+        return "centre, by frame"
+    decides = " (decides)" if track is score.track and score.verdict != "inconclusive" else ""
+    return f"face {track.number}, by frame{decides}"
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
@@ -283,7 +220,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 def _blend(picture: np.ndarray, heat: np.ndarray, area: Box) -> None:
-    """Blend heat into the part of the picture that lies in the area, in place."""
+    """Blend heat into the part of the area that is in the picture, in place."""
     left, top, right, bottom = (round(float(side)) for side in area)
     wide, high = max(right - left, 1), max(bottom - top, 1)
     y, x = (slice(max(start, 0), max(start, 0, end)) for start, end in ((top, top + high), (left, left + wide)))
@@ -295,7 +232,7 @@ def _blend(picture: np.ndarray, heat: np.ndarray, area: Box) -> None:
 
 
 def _write(picture: np.ndarray, text: str, x: int, y: int, unit: int, colour: tuple[int, int, int]) -> None:
-    """Write in colour on black above a point, or below it where there is no room, within the picture, in place."""
+    """Write coloured text on black above a point, or below it if there is no room, in place."""
     font, scale, margin = cv2.FONT_HERSHEY_SIMPLEX, 0.45 * unit, 3 * unit
     (wide, high), below = cv2.getTextSize(text, font, scale, unit)
     height, width = high + below + 2 * margin, wide + 2 * margin

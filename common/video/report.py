@@ -1,9 +1,11 @@
-"""What a detector said of clips, written down: figures, pictures and an annotated video each, a table of them all."""
+"""Prediction of clips written to files: results and pictures of each clip, and a table of all."""
 
 import csv
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,76 +19,59 @@ from common.page import resized
 from common.suffixes import IMAGE_SUFFIXES
 from common.video.clips import CLIP_SUFFIXES, find_clips
 from common.video.detector import TrackScore, VideoDetector, VideoScore
-from common.video.files import FOLDER_RATE, Video, read_frames, write_video
-from common.video.pictures import (
-    Box,
-    Curve,
-    Mark,
-    draw_contact_sheet,
-    draw_marks,
-    draw_timeline,
-    span_edges,
-)
+from common.video.files import FOLDER_RATE, read_frames, write_video
+from common.video.pictures import Box, Mark, draw_contact_sheet, draw_marks, draw_timeline, span_edges
 
 COLUMNS = (
-    "file",
-    "probability",
-    "verdict",
-    "threshold",
-    "coverage",
-    "n_tracks",
-    "track",
-    "n_frames",
-    "duration_s",
-    "warnings",
-    "seconds",
-    "error",
+    *("file", "probability", "verdict", "threshold", "coverage", "n_tracks", "track", "n_frames", "duration_s"),
+    *("warnings", "seconds", "error"),
 )
-"""Of results.csv."""
+"""Columns of results.csv."""
 FILES = ("result.json", "contact_sheet.png", "timeline.png", "heatmaps.npz", "annotated.mp4", "annotated.png")
-"""All that a clip's folder may hold."""
+"""All files that are written to a clip's folder."""
 MOST_WIDE = 1280
-"""Pixels of the annotated video."""
+"""Largest width of the annotated video in px."""
 MOST_CURVES = 8
-"""Faces in the timeline, the deciding one besides."""
+"""Faces in the timeline besides the deciding one."""
 EXPLAINED = {
-    "fake": "Heat is what speaks for fake in this face, as the network sees it: no proof of where it was changed.",
-    "real": "The verdict is real: heat is what speaks for fake nevertheless.",
-    "inconclusive": "There is no verdict: heat is what would speak for fake.",
+    "fake": "Heat marks what raised the network's score for fake in this face; it is no proof of where it was changed.",
+    "real": "The verdict is real; heat marks what raised the score for fake nevertheless.",
+    "inconclusive": "There is no verdict; heat marks what raised the score for fake.",
 }
 
 
-def duration(video: Video) -> float:
-    """Seconds that a clip lasts, its last frame as long as the others in the mean; nan for one frame."""
-    return len(video.times) / video.fps
+def write_clip_results(score: VideoScore, folder: Path) -> None:
+    """Write the results and pictures of one clip, each file whole or not at all, result.json last.
 
-
-def write_report(score: VideoScore, folder: Path) -> None:
-    """Write what was found in a clip.
-
-    result.json has all figures. If heatmaps were made, there are besides: contact_sheet.png (the deciding face's crops
-    with their heat), timeline.png (all faces' scores over time), heatmaps.npz (`heatmaps` (n, 28, 28) of the deciding
-    face, and `indices`, `times`, `boxes`, `found` of its frames and the `areas` in them that the heatmaps cover), and
-    the clip with all faces marked: annotated.mp4, each frame once at the clip's mean rate, or annotated.png of a single
-    frame. Each is written whole or not at all, result.json last.
+    result.json has all values (`clip_results`); contact_sheet.png the deciding face's crops with their heat;
+    timeline.png the scores of all faces over time; heatmaps.npz the `heatmaps` (n, 28, 28) of the deciding face, and
+    `indices`, `times`, `boxes`, `found` of its frames and the `areas` in them that the heatmaps cover. annotated.mp4 is
+    the clip with all faces marked, at its mean rate; annotated.png instead for a single frame.
 
     Args:
-        score: Of the clip.
-        folder: Made when it is missing.
+        score: Score with heatmaps.
+        folder: Made if it is missing.
 
     Raises:
         UserError: The folder can't be written to, or the clip can't be read again.
+        ValueError: The score has no heatmaps.
     """
-    if score.track.heatmaps is not None:
-        _write_figure(_contact_sheet(score), folder / "contact_sheet.png")
-        _write_figure(_timeline(score), folder / "timeline.png")
-        _write_heatmaps(score.track, folder / "heatmaps.npz")
-        _write_annotated(score, folder)
-    write_json(result(score), folder / "result.json")
+    heatmaps, faces = score.track.heatmaps, score.track.faces
+    if heatmaps is None:
+        raise ValueError(f"{score.path} was scored without heatmaps")
+    notes = (EXPLAINED[score.verdict], *score.warnings)
+    sheet = draw_contact_sheet(score, heatmaps, title=_title(score), notes=notes)
+    _write_figure(sheet, folder / "contact_sheet.png")
+    _write_figure(_timeline(score), folder / "timeline.png")
+    with written_whole(folder / "heatmaps.npz", "wb") as file:
+        arrays = {name: getattr(faces, name) for name in ("indices", "times", "boxes", "areas", "found")}
+        np.savez_compressed(file, heatmaps=heatmaps, **arrays)
+    _write_annotated(score, folder)
+    write_json(clip_results(score), folder / "result.json")
 
 
-def result(score: VideoScore) -> dict:
-    """The figures of a clip as plain values, rounded; nan where there is none."""
+def clip_results(score: VideoScore) -> dict:
+    """The results of a clip as plain, rounded values; nan if undefined."""
     video = score.faces.video
     return {
         "file": str(score.path),
@@ -95,8 +80,8 @@ def result(score: VideoScore) -> dict:
         "threshold": score.threshold,
         "checkpoint": score.checkpoint,
         "track": score.track.number,
-        "coverage": round(score.coverage, 4),
-        "duration_s": round(duration(video), 3),
+        "coverage": round(score.faces.coverage, 4),
+        "duration_s": round(len(video.times) / video.fps, 3),
         "frame_rate": round(video.fps, 3),
         "n_frames": len(video.times),
         "width": video.width,
@@ -104,11 +89,11 @@ def result(score: VideoScore) -> dict:
         "rotation": video.rotation,
         "warnings": list(score.warnings),
         "seconds": round(score.seconds, 2),
-        "tracks": [_track_result(track) for track in score.tracks],
+        "tracks": [_track_results(track) for track in score.tracks],
     }
 
 
-def _track_result(track: TrackScore) -> dict:
+def _track_results(track: TrackScore) -> dict:
     faces = track.faces
     frames = zip(faces.indices, faces.times, track.frame_scores, faces.boxes, faces.found, strict=True)
     return {
@@ -133,20 +118,6 @@ def _write_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _write_heatmaps(track: TrackScore, path: Path) -> None:
-    faces = track.faces
-    with written_whole(path, "wb") as file:
-        np.savez_compressed(
-            file,
-            heatmaps=track.heatmaps,
-            indices=faces.indices,
-            times=faces.times,
-            boxes=faces.boxes,
-            areas=faces.areas,
-            found=faces.found,
-        )
-
-
 def _title(score: VideoScore) -> str:
     name = _printable(score.path.name, "utf-8")
     name = name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
@@ -154,53 +125,12 @@ def _title(score: VideoScore) -> str:
     return f"{name}: {score.verdict}, probability {score.probability:.2f} (threshold {score.threshold:.2f}){face}"
 
 
-def _contact_sheet(score: VideoScore) -> Figure:
-    track = score.track
-    return draw_contact_sheet(
-        track.faces.crops,
-        track.heatmaps,
-        track.faces.times,
-        track.frame_scores,
-        track.faces.found,
-        threshold=score.threshold,
-        title=_title(score),
-        notes=(EXPLAINED[score.verdict], *score.warnings),
-    )
-
-
 def _timeline(score: VideoScore) -> Figure:
-    shown = [track for track in score.tracks[:MOST_CURVES] if track is not score.track] + [score.track]
-    curves = [
-        Curve(
-            track.number,
-            _name(score, track),
-            track.faces.times,
-            track.frame_scores,
-            track.faces.found,
-            track is score.track,
-        )
-        for track in shown
-    ]
-    notes = ["The verdict is that of the frames together, in their order; it is not the mean of their own scores."]
-    if len(shown) < len(score.tracks):
-        notes.append(f"{len(score.tracks) - len(shown)} more faces are in result.json.")
-    return draw_timeline(
-        curves,
-        score.faces.times,
-        score.faces.found,
-        probability=score.probability,
-        threshold=score.threshold,
-        title=_title(score),
-        notes=(*notes, *score.warnings),
-    )
-
-
-def _name(score: VideoScore, track: TrackScore) -> str:
-    """Of a face, in the timeline."""
-    if not track.faces.found.any():
-        return "centre, by frame"
-    decides = " (decides)" if track is score.track and score.verdict != "inconclusive" else ""
-    return f"face {track.number}, by frame{decides}"
+    tracks = [track for track in score.tracks[:MOST_CURVES] if track is not score.track] + [score.track]
+    notes = ["The verdict is on all frames in their order; it is not the mean of the frames' own scores."]
+    if len(tracks) < len(score.tracks):
+        notes.append(f"{len(score.tracks) - len(tracks)} more faces are in result.json.")
+    return draw_timeline(score, tracks, title=_title(score), notes=(*notes, *score.warnings))
 
 
 def _write_annotated(score: VideoScore, folder: Path) -> None:
@@ -211,8 +141,8 @@ def _write_annotated(score: VideoScore, folder: Path) -> None:
             file.write(cv2.imencode(".png", frame[..., ::-1])[1].tobytes())
     else:
         frames = tqdm(_annotated(score), "annotating", len(video.times), unit="frame", leave=False, disable=None)
-        # Of frames that all have one time the rate is unknown.
-        write_video(folder / "annotated.mp4", frames, FOLDER_RATE if np.isnan(video.fps) else video.fps)
+        # The rate is unknown if all frames have one time.
+        write_video(folder / "annotated.mp4", frames, FOLDER_RATE if math.isnan(video.fps) else video.fps)
 
 
 def _annotated(score: VideoScore) -> Iterator[np.ndarray]:
@@ -222,49 +152,48 @@ def _annotated(score: VideoScore) -> Iterator[np.ndarray]:
     size = (round(video.width * scale), max(1, round(video.height * scale)))
     nearest = np.searchsorted(span_edges(score.faces.times)[1:-1], video.times)
     for frame in read_frames(video, range(len(video.times))):
-        position = nearest[frame.index]
-        marks = [_mark(track, frame.time, position, track is score.track, scale) for track in score.tracks]
+        marks = [_mark(track, frame.time, nearest[frame.index], scale) for track in score.tracks]
         heading = f"{score.verdict}, probability {score.probability:.2f}   {frame.time:.2f} s"
         picture = resized(frame.image, size) if scale < 1 else frame.image
         yield draw_marks(picture, [mark for mark in marks if mark is not None], heading)
 
 
-def _mark(track: TrackScore, time: float, position: int, decides: bool, scale: float) -> Mark | None:
-    """A face in the frame of a time whose nearest sampled frame is at a position; None where it isn't followed.
+def _mark(track: TrackScore, time: float, position: int, scale: float) -> Mark | None:
+    """A face in the frame at a time; None if it isn't tracked there.
 
-    Its box moves evenly between sampled frames; score and heat are the nearest one's.
+    Its box is interpolated between sampled frames; score and heat are those of the nearest one, at a position.
     """
     faces = track.faces
     place = position - faces.positions[0]
     if not 0 <= place < len(faces.positions):
         return None
 
-    def moved(boxes: np.ndarray) -> Box:
+    def interpolated(boxes: np.ndarray) -> Box:
         left, top, right, bottom = (scale * float(np.interp(time, faces.times, side)) for side in boxes.T)
         return left, top, right, bottom
 
-    heat, area = (track.heatmaps[place], moved(faces.areas)) if decides else (None, None)
-    return Mark(track.number, moved(faces.boxes), track.frame_scores[place], faces.found[place], heat, area)
+    mark = Mark(track.number, interpolated(faces.boxes), track.frame_scores[place], faces.found[place])
+    if track.heatmaps is None:
+        return mark
+    return replace(mark, heat=track.heatmaps[place], area=interpolated(faces.areas))
 
 
-def predict_folder(detector: VideoDetector, source: Path, output: Path, *, pictures: bool = True) -> int:
-    """Score every file of a folder, and write results.csv and a folder a clip.
+def predict_folder(detector: VideoDetector, source: Path, output: Path) -> int:
+    """Score every file of a folder, and write results.csv and a folder per clip.
 
-    Each file has its row, as soon as it is done; one that can't be scored, whyever, has its error there. A clip's
-    folder (see `write_report`) is called like the clip, below the output as the clip is below its folder; what an
-    earlier run wrote there is removed first.
+    Every file has its row as soon as it is done; whatever error it raises is in the row. A clip's folder, with the
+    files of `write_clip_results`, has the clip's path relative to the source; files of an earlier run are removed.
 
     Args:
-        detector: Scores them.
+        detector: Scores the clips.
         source: A folder, in which a subfolder of nothing but images is one clip; or a single file.
-        output: Where to write. What is in there is not scored.
-        pictures: Make heatmaps and pictures; else there is result.json alone.
+        output: Folder to write to. If it is in the source, its files are not scored.
 
     Returns:
-        How many could not be scored.
+        Number of files that could not be scored.
 
     Raises:
-        UserError: No such file or folder, nothing in it, or the output can't be written to.
+        UserError: There is no such file or folder, the folder is empty, or the output can't be written to.
     """
     names = _names(source, output)
     for name, path in names.items():
@@ -280,25 +209,25 @@ def predict_folder(detector: VideoDetector, source: Path, output: Path, *, pictu
             try:
                 for file in FILES:
                     (output / name / file).unlink(missing_ok=True)
-                score = detector.predict(path, explain=pictures)
-                write_report(score, output / name)
-            except Exception as error:  # of a thousand files one may break anything: the others are scored
+                score = detector.predict(path)
+                write_clip_results(score, output / name)
+            except Exception as error:  # a broken file may raise anything, and the others are to be scored
                 failures += 1
                 write_row({"file": name, "error": described(error)})
                 _print(f"{name}: error: {described(error)}")
             else:
-                write_row({"file": name} | _row(score))
+                write_row(_row(name, score))
                 _print(f"{name}: {_line(score)}")
     return failures
 
 
 def _names(source: Path, output: Path) -> dict[str, Path]:
-    """What is to be scored, by its name below the source."""
+    """The files to score by their paths relative to the source."""
     if not source.exists():
         raise UserError(f"{source} does not exist. Name a video, an image or a folder.")
     if source.is_file():
         return {source.name: source}
-    # What is no clip has its row too.
+    # Files that are no clips have rows too.
     others = (path for path in source.rglob("*") if path.is_file() and path.suffix.lower() not in CLIP_SUFFIXES)
     own = output.resolve() if source.resolve() in output.resolve().parents else None
     names = {
@@ -306,21 +235,20 @@ def _names(source: Path, output: Path) -> dict[str, Path]:
         for path in sorted([*find_clips(source), *others])
         if own is None or own not in path.resolve().parents
     }
-    hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
-    names = {name.as_posix(): path for name, path in names.items() if name not in hidden}
-    if not names:
+    visible = {n.as_posix(): path for n, path in names.items() if not any(part.startswith(".") for part in n.parts)}
+    if not visible:
         raise UserError(f"{source} holds no files. Name a folder of videos, or a video.")
-    return names
+    return visible
 
 
 def _holds_frames(source: Path) -> bool:
-    """Whether it would be a clip of frames if it were a subfolder."""
+    """Whether the source would be a clip of frames if it were a subfolder."""
     entries = [entry for entry in source.iterdir() if not entry.name.startswith(".")] if source.is_dir() else []
     return len(entries) > 1 and all(entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
 
 
 def _print(line: str) -> None:
-    """Print beside the progress bar; what the terminal can't write is written in escapes."""
+    """Print a line above the progress bar, with escapes for what the terminal can't encode."""
     tqdm.write(_printable(line, sys.stdout.encoding or "utf-8"))
 
 
@@ -329,11 +257,11 @@ def _printable(text: str, encoding: str) -> str:
 
 
 @contextmanager
-def _table(path: Path) -> Iterator[Callable[[dict], None]]:
-    """A function that adds a row to a new table; what was added is in the file, whatever comes after."""
+def _table(path: Path) -> Generator[Callable[[dict], None]]:
+    """A function that adds a row to a new table and flushes it, so that an interrupt loses none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A file's name need not be UTF-8: it is written as the file system has it.
+        # File names need not be UTF-8: they are written with the file system's bytes.
         file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror}). Choose another place.") from error
@@ -345,26 +273,14 @@ def _table(path: Path) -> Iterator[Callable[[dict], None]]:
             writer.writerow(row)
             file.flush()
 
-        file.flush()
         yield write_row
 
 
-def _row(score: VideoScore) -> dict[str, str | float]:
-    """Of results.csv, without the file's name; what is nan stays empty."""
-    video = score.faces.video
-    row = {
-        "probability": round(score.probability, 6),
-        "verdict": score.verdict,
-        "threshold": score.threshold,
-        "coverage": round(score.coverage, 4),
-        "n_tracks": len(score.tracks),
-        "track": score.track.number,
-        "n_frames": len(video.times),
-        "duration_s": round(duration(video), 3),
-        "warnings": "; ".join(score.warnings),
-        "seconds": round(score.seconds, 2),
-    }
-    return {name: "" if value != value else value for name, value in row.items()}
+def _row(name: str, score: VideoScore) -> dict[str, str | float]:
+    """Row of results.csv; what is nan is left empty."""
+    results = clip_results(score) | {"n_tracks": len(score.tracks), "warnings": "; ".join(score.warnings), "file": name}
+    defined = {column for column, value in results.items() if value == value}
+    return {column: results[column] for column in COLUMNS if column in defined}
 
 
 def _line(score: VideoScore) -> str:

@@ -179,7 +179,7 @@ def test_bad_files_are_listed_when_all_others_are_cached(images, tmp_path, capsy
     clips[1].path.write_bytes(b"no image")
     clips[4].path.unlink()
     good = [clip for clip in clips if clip not in (clips[1], clips[4])]
-    with pytest.raises(UserError, match=r"2 bad files among 6 clips:\n(.|\n)*--skip-bad-files") as error:
+    with pytest.raises(UserError, match=r"2 bad files among 6 clips:\n(.|\n)*skip_bad_files") as error:
         cache(tmp_path).fill(clips)
     assert clips[1].path.name in str(error.value) and clips[4].path.name in str(error.value)
     before = shards(tmp_path)

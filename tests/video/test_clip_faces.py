@@ -55,7 +55,7 @@ def test_faces_are_followed_through_the_sampled_frames(tmp_path):
     faces = extract(clip(tmp_path, frames))
     assert faces.indices.tolist() == seen
     np.testing.assert_allclose(faces.times, np.array(seen) / 25)
-    assert faces.warnings == ("2 faces (one that was lost, as at a cut, counts anew)",)
+    assert faces.warnings == ("2 faces (one that was lost, as at a cut, counts again)",)
     first, second = faces.tracks
     assert first.positions.tolist() == [2, 3, 4, 5, 6, 7]
     assert first.coverage == 6 / 8

@@ -1,18 +1,18 @@
+import re
 import sys
-from pathlib import Path
 
 import pytest
 
 from common.config.run import parse_config
 from common.errors import UserError
-from common.video.config import VideoConfig
+from common.video.config import EvaluationConfig, VideoConfig
 
 CONFIG = VideoConfig(name="deepfake_video")
 
 
 def parse(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-    return parse_config(CONFIG)
+    return parse_config(CONFIG, {"test": EvaluationConfig})
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def parse(monkeypatch, *arguments):
     ],
 )
 def test_the_encoder_sets_size_batch_rate_and_accumulation(monkeypatch, flags, expected):
-    """The seed's values."""
+    """The original recipe's values."""
     config = parse(monkeypatch, *flags)
     assert (config.image_size, config.batch_size, config.lr, config.accumulation) == expected
     assert (config.frames, config.epochs, config.patience, config.frozen_epochs) == (24, 25, 7, 10)
@@ -40,16 +40,32 @@ def test_quick_keeps_an_encoder_that_is_named(monkeypatch):
     ("fields", "message"),
     [
         ({"frozen_epochs": 25}, "--frozen-epochs is 25; it must be 0 or more and below --epochs"),
-        ({"frames": 0}, "--frames is 0"),
-        ({"threshold": 1.0}, "--threshold is 1.0"),
-        ({"faces": "yunet"}, "--faces is yunet; it must be beside --face-model ONNX"),
-        ({"faces": "boxes"}, "or --boxes TABLE"),
-        ({"boxes": Path("a.csv")}, "--boxes is a.csv; it must be left out, or beside --faces boxes"),
-        ({"identity": "(a"}, r"--identity is \(a; it must be a regular expression"),
+        ({"frames": 0}, "--frames is 0; it must be 1 or more"),
+        ({"dropout": 1.1}, "--dropout is 1.1; it must be from 0 to 1"),
         ({"image_size": 32}, "--image-size is 32; it must be 64 or more"),
-        ({"predict": Path("a.mp4"), "evaluate": True}, "--predict is a.mp4; it must be left out beside --evaluate"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         VideoConfig(name="a", **fields)
+
+
+def test_the_test_is_a_subcommand_with_its_own_flags(monkeypatch):
+    config = parse(monkeypatch, "test", "--csv", "clips.csv", "--threshold", "0.4")
+    assert isinstance(config, EvaluationConfig) and (str(config.csv), config.threshold) == ("clips.csv", 0.4)
+    with pytest.raises(UserError, match=r"--threshold is 1\.0; it must be above 0 and below 1"):
+        parse(monkeypatch, "test", "--threshold", "1")
+    with pytest.raises(SystemExit):
+        parse(monkeypatch, "test", "--lr", "0.1")
+
+
+@pytest.mark.parametrize("flag", ["--hidden", "--no-attention", "--schedule", "--predict", "--threshold"])
+def test_what_is_no_flag_is_refused(monkeypatch, flag):
+    with pytest.raises(SystemExit):
+        parse(monkeypatch, flag, "1")
+
+
+def test_a_training_has_at_most_25_flags(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        parse(monkeypatch, "--help")
+    assert len(set(re.findall(r"^│? *(--[a-z][a-z-]+)", capsys.readouterr().out, re.MULTILINE))) <= 25

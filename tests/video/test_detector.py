@@ -13,7 +13,6 @@ from common.metrics.calibration import calibrated
 from common.training.checkpoint import load_checkpoint
 from common.video.clip_faces import extract_faces
 from common.video.detector import find_video_detector, load_video_detector
-from common.video.faces import make_face_detector
 from common.video.files import open_video, read_frames, write_video
 from common.video.gradcam import MultiScaleGradCAM
 from common.video.network import load_spotter
@@ -50,7 +49,7 @@ def load(checkpoint, tmp_path, clip):
             rows = [(*BOXES[name], n) for name, there in (("left", left), ("right", right)) for n in there]
             lines = [f"{clip.name},{n},{x0},{y0},{x1},{y1}" for x0, y0, x1, y1, n in rows]
             table.write_text("\n".join(["file,frame,left,top,right,bottom", *lines]))
-        return load_video_detector(path, CPU, make_face_detector(kind, boxes=table), **options)
+        return load_video_detector(path, CPU, faces=kind, boxes=table, **options)
 
     return load
 
@@ -65,11 +64,13 @@ def test_a_face_is_scored_by_its_crops_and_calibrated(load, checkpoint, clip):
         np.testing.assert_array_equal(track.faces.crops, expected.crops)
         with torch.no_grad():
             crops = torch.from_numpy(expected.crops).permute(0, 3, 1, 2)[None]
-            logits, temporal = network(crops, return_temporal=True)
-            own = network.frame_logits(temporal)[0]
+            logits, frame_logits = network(crops, return_frames=True)
+            own = frame_logits[0]
         wanted = [calibrated(value, 1.5, -0.5) for value in logits.softmax(1)[:, 1].tolist()]
         assert [track.probability] == pytest.approx(wanted, abs=1e-4)
-        assert track.frame_scores == pytest.approx([calibrated(v, 1.5, -0.5) for v in own.softmax(1)[:, 1]], abs=1e-4)
+        assert track.frame_scores == pytest.approx(
+            [calibrated(v, 1.5, -0.5) for v in own.softmax(1)[:, 1].tolist()], abs=1e-4
+        )
     assert len({track.probability for track in found.tracks}) == 2
     assert [track.number for track in found.tracks] == [1, 2]
     assert (found.path, found.seconds > 0) == (clip, True)
@@ -78,7 +79,7 @@ def test_a_face_is_scored_by_its_crops_and_calibrated(load, checkpoint, clip):
 def test_maps_explain_fake_against_real_whatever_the_verdict(load, save_video_detector, tmp_path, clip):
     detector = load()
     found = detector.predict(clip)
-    cam = MultiScaleGradCAM(detector.model, detector.model.cam_layers)
+    cam = MultiScaleGradCAM(detector.model, detector.model.features.tap_layers)
     crops = torch.from_numpy(found.track.faces.crops).permute(0, 3, 1, 2)[None]
     wanted = cam(crops, target=lambda logits: logits[:, 1] - logits[:, 0], clips=1).fused
     heatmaps = found.track.heatmaps
@@ -122,7 +123,7 @@ def test_of_the_faces_that_may_decide_the_most_suspicious_does(load, save_video_
         assert rare.probability > 0.5 > always.probability
         assert found.track is (rare if decides else always)
         assert found.probability == found.track.probability and found.verdict == ("fake" if decides else "real")
-        assert found.coverage == 1 and found.warnings == found.faces.warnings
+        assert found.faces.coverage == 1 and found.warnings == found.faces.warnings
 
 
 def test_a_clip_is_covered_by_its_faces_together(load, clip):
@@ -133,17 +134,17 @@ def test_a_clip_is_covered_by_its_faces_together(load, clip):
         return load(left=left, right=right, min_coverage=min_coverage).predict(clip, explain=False)
 
     cut = found(sampled[:3], sampled[3:], 0.9)
-    assert cut.verdict in ("fake", "real") and cut.coverage == 1
+    assert cut.verdict in ("fake", "real") and cut.faces.coverage == 1
     assert [track.faces.coverage for track in cut.tracks] == [0.5, 0.5]
     few = found(sampled[:3], sampled[1:4], 0.7)
-    assert few.coverage == pytest.approx(4 / 6)
+    assert few.faces.coverage == pytest.approx(4 / 6)
     assert few.verdict == "inconclusive" and few.track is few.tracks[0]
     wanted = "inconclusive: a face was found in 4 of 6 sampled frames, a verdict needs 70% of them"
     assert few.warnings == (*few.faces.warnings, wanted)
     assert found(sampled[:3], sampled[1:4], 0.6).verdict in ("fake", "real")
     short = found(sampled[:2], sampled[2:4], 0.6)
     assert short.verdict == "inconclusive" and short.track is short.tracks[0]
-    wanted = "no face that was followed was found in more than 2 of 6 sampled frames, a verdict needs 3"
+    wanted = "no tracked face was found in more than 2 of 6 sampled frames, a verdict needs 3"
     assert short.warnings == (*short.faces.warnings, f"inconclusive: {wanted}")
 
 
@@ -151,7 +152,7 @@ def test_without_a_face_there_is_a_probability_but_no_verdict(load, clip):
     for min_coverage, reason in ((0.3, "found in 0 of 6"), (0.0, "found in more than 0 of 6")):
         found = load(kind="centre", min_coverage=min_coverage).predict(clip, explain=False)
         assert found.verdict == "inconclusive" and 0 < found.probability < 1
-        assert found.coverage == found.track.faces.coverage == 0
+        assert found.faces.coverage == found.track.faces.coverage == 0
         assert reason in found.warnings[-1]
 
 
@@ -164,7 +165,7 @@ def test_what_one_should_know_of_the_detector_is_said_of_every_clip(load, save_v
     assert said() == said(face_detector="crops") == ()
     assert said(face_detector="mtcnn 480") == ("the faces of the training came from: mtcnn 480; these from: crops",)
     (warning,) = said(calibration={"slope": 0.0, "intercept": 0.2})
-    assert warning == "the network told nothing apart in its validation: every clip gets the same probability"
+    assert warning == "the network did not separate the classes in its validation: every clip gets the same probability"
 
 
 def test_the_threshold_is_the_checkpoint_s_or_another(load, save_video_detector, tmp_path, clip):

@@ -6,7 +6,7 @@ import pytest
 from skimage import data
 
 from common.errors import UserError
-from common.video.faces import crop_face, make_face_detector
+from common.video.faces import FACE_MARGIN, crop_area, face_area, make_face_detector
 from common.video.files import open_video, read_frames
 
 CLIP = Path("clip.mp4")
@@ -28,6 +28,10 @@ def mtcnn():
 @pytest.fixture
 def noise() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def crop_face(image, box, size, margin=FACE_MARGIN) -> np.ndarray:
+    return crop_area(image, face_area(box, margin), size)
 
 
 def test_crop_is_the_square_about_the_box(noise):

@@ -40,6 +40,11 @@ def moved(model: TemporalCNNGRU) -> TemporalCNNGRU:
     return model
 
 
+def steps(model: TemporalCNNGRU, clips: Tensor, lengths: tuple[int, ...] = (3, 3)) -> Tensor:
+    """The features of each time step."""
+    return model.time_steps(clips, torch.arange(clips.shape[1]) < torch.tensor(lengths[: len(clips)])[:, None])
+
+
 def count(module: nn.Module) -> float:
     """Millions of parameters."""
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
@@ -67,9 +72,7 @@ def test_fresh_attention_is_the_identity_and_never_random():
     first = SpatialAttentionModule(16)
     second = SpatialAttentionModule(16)
     x = torch.randn(2, 16, 5, 5)
-    attended, places = first(x)
-    assert torch.equal(attended, x)
-    assert torch.equal(places, torch.full((2, 1, 5, 5), 0.5))
+    assert torch.equal(first(x), x)
     for key, value in second.state_dict().items():
         assert torch.equal(first.state_dict()[key], value)
 
@@ -87,7 +90,7 @@ def test_channel_attention_by_hand():
         attention.channel[2].weight.copy_(torch.tensor([[1.0], [-2.0]]))
     # The hidden unit is 2 of the means and 3.5 of the maxima: z = 5.5 and −11.
     expected = x * 2 * torch.tensor([5.5, -11]).sigmoid().view(1, 2, 1, 1)
-    torch.testing.assert_close(attention(x)[0], expected)
+    torch.testing.assert_close(attention(x), expected)
 
 
 def test_spatial_attention_by_hand():
@@ -97,11 +100,12 @@ def test_spatial_attention_by_hand():
     with torch.no_grad():
         attention.spatial.weight[0, 0] = 0.5
         attention.spatial.weight[0, 1] = -1.0
-    attended, places = attention(x)
     expected = torch.full((9, 9), 0.5)
     expected[1:8, 1:8] = torch.tensor(0.5 * 2 - 3.0).sigmoid()  # three places around it, no more
-    torch.testing.assert_close(places[0, 0], expected)
-    torch.testing.assert_close(attended, x * 2 * expected)
+    places = []
+    attention.spatial.register_forward_hook(lambda module, arguments, output: places.append(output.sigmoid()))
+    torch.testing.assert_close(attention(x), x * 2 * expected)
+    torch.testing.assert_close(places[0][0, 0], expected)
 
 
 def test_attention_learns_from_the_first_step_and_then_as_a_whole():
@@ -112,7 +116,7 @@ def test_attention_learns_from_the_first_step_and_then_as_a_whole():
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        losses.append((attention(x)[0] - wanted).square().mean())
+        losses.append((attention(x) - wanted).square().mean())
         losses[-1].backward()
         optimizer.step()
     assert losses[2] < losses[1] < losses[0]
@@ -137,10 +141,9 @@ def test_taps_lie_at_an_eighth_a_sixteenth_and_a_thirty_second(encoder_name, sid
     for layer in extractor.tap_layers:
         layer.register_forward_hook(lambda module, arguments, output: caught.append(output))
     with torch.no_grad():
-        fused, taps = extractor(torch.rand(1, 3, side, side))
+        fused = extractor(torch.rand(1, 3, side, side))
     assert fused.shape == (1, width, sides[-1], sides[-1])
-    assert [tuple(tap.shape) for tap in taps] == [(1, c, s, s) for c, s in zip(channels, sides, strict=True)]
-    assert all(one is other for one, other in zip(caught, taps, strict=True))
+    assert [tuple(tap.shape) for tap in caught] == [(1, c, s, s) for c, s in zip(channels, sides, strict=True)]
 
 
 @torch.no_grad()
@@ -148,10 +151,10 @@ def test_fresh_features_are_exactly_the_backbones():
     torch.manual_seed(0)
     extractor = MultiScaleFeatureExtractor(TINY).eval()
     images = torch.rand(2, 3, 64, 64)
-    fused, _ = extractor(images)
+    fused = extractor(images)
     assert torch.equal(fused, extractor.backbone(images))
     nn.init.normal_(extractor.fusion.project.weight)
-    assert not torch.allclose(extractor(images)[0], fused, atol=1e-3)
+    assert not torch.allclose(extractor(images), fused, atol=1e-3)
 
 
 def test_every_scale_counts_in_the_fusion_and_learns():
@@ -203,15 +206,14 @@ def test_an_encoder_that_cannot_be_used_is_named_with_those_that_can(name):
 # The whole network
 
 
-@pytest.mark.parametrize(
-    ("encoder_name", "side", "grid"), [("tf_efficientnet_b0", 224, 7), ("tf_efficientnet_b3", 300, 10)]
-)
-def test_whole_networks_shapes_sizes_and_strict_reload(encoder_name, side, grid):
+@pytest.mark.parametrize(("encoder_name", "side"), [("tf_efficientnet_b0", 224), ("tf_efficientnet_b3", 300)])
+def test_whole_networks_shapes_sizes_and_strict_reload(encoder_name, side):
     model = make_spotter(encoder_name, hidden=512)
     frames = torch.rand(1, 2, 3, side, side)
     with torch.no_grad():
-        logits, temporal, places = model(frames, return_temporal=True, return_attention=True)
-        assert logits.shape == (1, 2) and temporal.shape == (1, 2, 1024) and places.shape == (1, 2, 1, grid, grid)
+        logits, frame_logits = model(frames, return_frames=True)
+        assert logits.shape == (1, 2) and frame_logits.shape == (1, 2, 2)
+        assert steps(model, frames).shape == (1, 2, 1024)
         parts = {"fusion": model.features.fusion, "backbone": model.features.backbone, "total": model}
         parts |= {name: getattr(model, name) for name in ("attention", "gru", "head")}
         for name, millions in MILLIONS[encoder_name].items():
@@ -230,33 +232,28 @@ def test_the_stated_sizes_are_those_of_the_docstring():
     assert "(10.7, 0.59, 1.3, 11.0 and 1.1)" in text
 
 
-def test_seed_numbers_are_the_defaults():
+def test_numbers_of_the_original_recipe_are_the_defaults():
     defaults = {name: entry.default for name, entry in inspect.signature(TemporalCNNGRU).parameters.items()}
-    assert (defaults["hidden"], defaults["layers"], defaults["dropout"], defaults["reduction"]) == (512, 2, 0.3, 8)
+    assert (defaults["hidden"], defaults["layers"], defaults["dropout"]) == (512, 2, 0.3)
     assert all(defaults[part] for part in ("attention", "multi_scale", "temporal"))
     model = make_spotter(hidden=512)
+    assert model.attention.channel[0].out_features == 1280 // 8
     assert [layer.out_features for layer in model.head if isinstance(layer, nn.Linear)] == [512, 128, 2]
     assert model.head[0].in_features == 2048 and model.gru.bidirectional and model.gru.dropout == 0.3
 
 
 @torch.no_grad()
-def test_flags_decide_what_comes_back(clips):
+def test_frames_come_back_on_request(clips):
     model = moved(make_spotter())
-    logits = model(clips)
-    temporal, places = model(clips, return_temporal=True), model(clips, return_attention=True)
-    both = model(clips, return_temporal=True, return_attention=True)
-    assert all(torch.equal(output[0], logits) for output in (temporal, places, both))
-    assert torch.equal(both[1], temporal[1]) and torch.equal(both[2], places[1])
-    assert both[1].shape == (2, 3, 16) and both[2].shape == (2, 3, 1, 2, 2)
-    assert both[2].min() >= 0 and both[2].max() <= 1 and both[2].std() > 0.01
-    with pytest.raises(ValueError, match="without attention"):
-        make_spotter(attention=False)(clips, return_attention=True)
+    logits, frame_logits = model(clips, return_frames=True)
+    assert torch.equal(model(clips), logits)
+    assert steps(model, clips).shape == (2, 3, 16) and frame_logits.shape == (2, 3, 2)
 
 
 @torch.no_grad()
 def test_bytes_and_floats_are_normalised_as_the_backbone_wants(clips):
     model = make_spotter(temporal=False)
-    logits, vectors = model(clips, return_temporal=True)
+    logits, vectors = model(clips), steps(model, clips)
     images = clips.flatten(0, 1) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = model.features.backbone((images - mean.view(3, 1, 1)) / std.view(3, 1, 1)).mean((2, 3))
@@ -279,13 +276,14 @@ def test_the_order_of_frames_counts_only_with_time(clips):
 @pytest.mark.parametrize("temporal", [True, False])
 def test_padding_changes_nothing_whatever_it_holds(clips, temporal):
     model = moved(make_spotter(temporal=temporal))
-    logits, steps, places = model(clips, torch.tensor([1, 3]), return_temporal=True, return_attention=True)
+    (logits, frames), times = model(clips, torch.tensor([1, 3]), return_frames=True), steps(model, clips, (1, 3))
     for clip, length in enumerate((1, 3)):
-        alone = model(clips[clip : clip + 1, :length], return_temporal=True, return_attention=True)
+        shorter = clips[clip : clip + 1, :length]
+        alone = model(shorter, return_frames=True)
         torch.testing.assert_close(logits[clip : clip + 1], alone[0])
-        torch.testing.assert_close(steps[clip, :length], alone[1][0])
-        torch.testing.assert_close(places[clip, :length], alone[2][0])
-    assert not steps[0, 1:].any() and not places[0, 1:].any()
+        torch.testing.assert_close(frames[clip, :length], alone[1][0])
+        torch.testing.assert_close(times[clip, :length], steps(model, shorter)[0])
+    assert not times[0, 1:].any()
     torch.testing.assert_close(model(clips, torch.tensor([3, 3])), model(clips))
 
 
@@ -308,21 +306,20 @@ def test_impossible_lengths_are_refused(clips, lengths):
 @torch.no_grad()
 def test_frame_logits_of_a_clip_of_one_frame_are_the_clips(clips):
     model = make_spotter()
-    logits, temporal = model(clips[:, :1], return_temporal=True)
-    torch.testing.assert_close(model.frame_logits(temporal)[:, 0], logits)
-    _, temporal = model(clips, return_temporal=True)
-    scores = model.frame_logits(temporal)
-    assert scores.shape == (2, 3, 2) and scores.std(1).min() > 1e-6
+    logits, frame_logits = model(clips[:, :1], return_frames=True)
+    torch.testing.assert_close(frame_logits[:, 0], logits)
+    _, frame_logits = model(clips, return_frames=True)
+    assert frame_logits.shape == (2, 3, 2) and frame_logits.std(1).min() > 1e-6
     plain = make_spotter(temporal=False)
-    logits, vectors = plain(clips, return_temporal=True)
-    torch.testing.assert_close(plain.frame_logits(vectors).mean(1), logits)
+    logits, frame_logits = plain(clips, return_frames=True)
+    torch.testing.assert_close(frame_logits.mean(1), logits)
 
 
 @torch.no_grad()
 def test_clip_logits_are_the_head_of_mean_and_maximum_over_time(clips):
     model = make_spotter()
-    logits, temporal = model(clips, return_temporal=True)
-    torch.testing.assert_close(model.head(torch.cat([temporal.mean(1), temporal.amax(1)], dim=1)), logits)
+    temporal = steps(model, clips)
+    torch.testing.assert_close(model.head(torch.cat([temporal.mean(1), temporal.amax(1)], dim=1)), model(clips))
 
 
 @torch.no_grad()
@@ -434,7 +431,7 @@ def test_no_weights_and_no_hub(no_hub, capsys):
     assert load_backbone_weights(model, "auto") == "none"
     assert "none for mobilenetv2_100, training from scratch" in capsys.readouterr().out
     assert torch.equal(model.features.backbone.conv_stem.weight, before)
-    with pytest.raises(UserError, match="--encoder-weights"):
+    with pytest.raises(UserError, match="encoder weights of mobilenetv2_100 can't be fetched"):
         load_backbone_weights(model, "hub")
 
 

@@ -1,5 +1,7 @@
 """The pictures of a clip show what they say, where they say it."""
 
+from types import SimpleNamespace
+
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ from common.video.pictures import (
     BELOW,
     HEAT,
     HEAT_SHARE,
-    Curve,
     Mark,
     colour_of,
     draw_contact_sheet,
@@ -45,13 +46,20 @@ def test_heat_lies_over_grey_and_is_nothing_at_zero():
     assert sorted(set(brightness)) == brightness
 
 
+def track(number, times, scores, found, **faces):
+    """A face's score, as far as pictures show it."""
+    return SimpleNamespace(
+        number=number, frame_scores=scores, faces=SimpleNamespace(times=times, found=np.array(found), **faces)
+    )
+
+
 def sheet(count, found=True, side=64, **fields):
     crops = np.tile(np.arange(count, dtype=np.uint8)[:, None, None, None] * 5 + 10, (1, side, side, 3))
     heatmaps = np.zeros((count, 28, 28), np.float32)
     heatmaps[:, :14] = (np.arange(count) % 2)[:, None, None]
-    times, scores = np.arange(count) / 4, np.linspace(0.05, 0.95, count).round(2)
-    fields = {"threshold": 0.5, "title": "a.mp4: fake", "notes": ["a note."]} | fields
-    return draw_contact_sheet(crops, heatmaps, times, scores, np.full(count, found), **fields)
+    face = track(1, np.arange(count) / 4, np.linspace(0.05, 0.95, count).round(2), np.full(count, found), crops=crops)
+    fields = {"title": "a.mp4: fake", "notes": ["a note."]} | fields
+    return draw_contact_sheet(SimpleNamespace(track=face, threshold=0.5), heatmaps, **fields)
 
 
 def test_each_crop_stands_above_itself_with_its_heat_in_the_order_of_time(pictures):
@@ -77,30 +85,32 @@ def test_times_and_scores_stand_below_each_crop():
     assert "no face found" not in colours and "no face found" in {text.get_text() for text in sheet(3, False).texts}
 
 
-def timeline(curves, sampled, found, **fields):
-    fields = {"probability": 0.9, "threshold": 0.4, "title": "a.mp4: fake", "notes": ["a note."]} | fields
-    return draw_timeline(curves, sampled, np.array(found), **fields)
+def timeline(tracks, sampled, found, **fields):
+    """The last of the faces decides."""
+    score = SimpleNamespace(probability=0.9, threshold=0.4, verdict="fake", track=tracks[-1])
+    score.faces = SimpleNamespace(times=sampled, found=np.array(found))
+    return draw_timeline(score, tracks, **{"title": "a.mp4: fake", "notes": ["a note."]} | fields)
 
 
 def test_the_timeline_has_a_line_a_face_with_hollow_dots_where_it_was_not_found():
     sampled = np.array([0.5, 1.5, 2.5, 3.5])
-    faces = np.array([True, False, False, True])
-    curves = [
-        Curve(1, "face 1", sampled, np.array([0.1, 0.2, 0.3, 0.4]), faces, False),
-        Curve(2, "face 2", sampled[:1], np.array([0.8]), faces[:1], True),
-    ]
-    figure = timeline(curves, sampled, faces)
+    found = np.array([True, False, False, True])
+    first, centre = (
+        track(n, sampled, np.array([0.1, 0.2, 0.3, 0.4]), there) for n, there in ((1, found), (3, 4 * [False]))
+    )
+    figure = timeline([first, centre, track(2, sampled[:1], np.array([0.8]), found[:1])], sampled, found)
     (axes,) = figure.axes
     drawn = {line.get_label(): line for line in axes.lines}
-    np.testing.assert_array_equal(drawn["face 1"].get_xdata(), sampled)
-    np.testing.assert_array_equal(drawn["face 1"].get_ydata(), [0.1, 0.2, 0.3, 0.4])
-    assert drawn["face 2"].get_linewidth() > drawn["face 1"].get_linewidth()
+    np.testing.assert_array_equal(drawn["face 1, by frame"].get_xdata(), sampled)
+    np.testing.assert_array_equal(drawn["face 1, by frame"].get_ydata(), [0.1, 0.2, 0.3, 0.4])
+    assert drawn["face 2, by frame (decides)"].get_linewidth() > drawn["face 1, by frame"].get_linewidth()
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert [tuple(line.get_xdata()) for line in hollow] == [(1.5, 2.5), ()]  # the deciding face is drawn last
+    assert [tuple(line.get_xdata()) for line in hollow] == [(1.5, 2.5), tuple(sampled), ()]
     flat = {line.get_ydata()[0] for line in axes.lines if tuple(line.get_xdata()) == (0, 1)}
     assert flat == {0.9, 0.4}
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        *("threshold: 0.40", "the clip: 0.90", "face 2", "face 1", "no face found")
+        *("threshold: 0.40", "the clip: 0.90", "face 2, by frame (decides)", "centre, by frame", "face 1, by frame"),
+        "no face found",
     ]
 
 
@@ -108,8 +118,7 @@ def test_the_timeline_is_hatched_where_no_face_was_found(pictures):
     sampled = np.arange(10) + 0.5
     found = np.ones(10, bool)
     found[3:5] = False
-    curve = Curve(1, "face 1", sampled, np.full(10, 0.65), found, True)
-    shown, _ = pictures(timeline([curve], sampled, found))
+    shown, _ = pictures(timeline([track(1, sampled, np.full(10, 0.65), found)], sampled, found))
     wide = shown[0].shape[1]
     # Above all lines.
     parts = [shown[0][10:20, round(wide * (n + 0.1) / 10) : round(wide * (n + 0.9) / 10)] for n in range(10)]
@@ -124,11 +133,11 @@ def test_spans_of_the_sampled_moments():
 @pytest.mark.parametrize("count", [1, 9])
 def test_nothing_overlaps_or_is_cut_off(count, pictures):
     title = "Recording 2024-03-…_of_a_MEETING.webm: inconclusive, probability 0.50 (threshold 0.50), face 11 of 12"
-    notes = ["words of a warning, " * 12, "The verdict is real: heat is what speaks for fake nevertheless."]
-    curves = [
-        Curve(n, f"face {n}, by frame (decides)", np.arange(count), np.full(count, 0.1 * n), np.ones(count, bool), True)
-        for n in range(1, 10)
+    notes = [
+        "words of a warning, " * 12,
+        "The verdict is real; heat marks what raised the score for fake nevertheless.",
     ]
+    curves = [track(n, np.arange(count), np.full(count, 0.1 * n), np.ones(count, bool)) for n in range(1, 10)]
     texts = {"title": title, "notes": notes}
     for figure in (sheet(count, False, **texts), timeline(curves, np.arange(count), [False] * count, **texts)):
         _, page = pictures(figure)

@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from common.video.detector import load_video_detector
-from common.video.faces import make_face_detector
+from common.video import load_video_detector, predict_folder
 from common.video.files import open_video, read_frames, write_video
-from common.video.report import COLUMNS, predict_folder, write_report
+from common.video.report import COLUMNS, write_clip_results
 
 CPU = torch.device("cpu")
 N, RATE, SIDE, SPEED = 24, 10.0, 60, 6
@@ -36,6 +35,14 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Six grey frames, 64×96, ten a second."""
+    path = tmp_path_factory.mktemp("short") / "clip.mp4"
+    write_video(path, [np.full((64, 96, 3), 110, np.uint8)] * 6, RATE)
+    return path
+
+
+@pytest.fixture(scope="module")
 def checkpoint(save_video_detector, tmp_path_factory):
     return save_video_detector(tmp_path_factory.mktemp("models") / "deepfake_video_best.pth")
 
@@ -48,8 +55,8 @@ def score(checkpoint, clip, tmp_path_factory):
     rows += [(n, 230, 60, 290, 110) for n in range(10)]
     lines = [",".join(map(str, (clip.name, *row))) for row in rows]
     table.write_text("\n".join(["file,frame,left,top,right,bottom", *lines]))
-    faces = make_face_detector("boxes", boxes=table)
-    found = load_video_detector(checkpoint, CPU, faces, min_coverage=0.6).predict(clip)
+    detector = load_video_detector(checkpoint, CPU, faces="boxes", boxes=table, min_coverage=0.6)
+    found = detector.predict(clip)
     assert found.track is found.tracks[0]
     # Maps that are known: in each frame its right half.
     heatmaps = np.zeros_like(found.track.heatmaps)
@@ -61,13 +68,13 @@ def score(checkpoint, clip, tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(score, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "new" / "clip.mp4"
-    write_report(score, folder)
+    write_clip_results(score, folder)
     return folder
 
 
 @pytest.fixture
 def detector(checkpoint):
-    return load_video_detector(checkpoint, CPU, make_face_detector("crops"))
+    return load_video_detector(checkpoint, CPU, faces="crops")
 
 
 def table_of(folder):
@@ -153,7 +160,7 @@ def test_heat_is_drawn_in_the_area_of_the_deciding_face_alone(report, score):
 
 def test_a_wide_clip_is_annotated_in_a_smaller_size(detector, tmp_path):
     write_video(tmp_path / "wide.mp4", [np.full((100, 1600, 3), 90, np.uint8)] * 2, 5.0)
-    write_report(detector.predict(tmp_path / "wide.mp4"), tmp_path / "out")
+    write_clip_results(detector.predict(tmp_path / "wide.mp4"), tmp_path / "out")
     video = open_video(tmp_path / "out" / "annotated.mp4")
     assert (video.width, video.height, len(video.times)) == (1280, 80, 2)
 
@@ -161,7 +168,7 @@ def test_a_wide_clip_is_annotated_in_a_smaller_size(detector, tmp_path):
 def test_an_image_is_annotated_as_an_image(detector, tmp_path):
     image = np.full((90, 121, 3), 90, np.uint8)
     cv2.imwrite(str(tmp_path / "face.png"), image)
-    write_report(detector.predict(tmp_path / "face.png"), tmp_path / "out")
+    write_clip_results(detector.predict(tmp_path / "face.png"), tmp_path / "out")
     annotated = cv2.imread(str(tmp_path / "out" / "annotated.png"))
     assert annotated.shape == image.shape and (annotated != image).any()
     assert not (tmp_path / "out" / "annotated.mp4").exists()
@@ -171,12 +178,12 @@ def test_an_image_is_annotated_as_an_image(detector, tmp_path):
 
 
 @pytest.fixture
-def folder(clip, tmp_path):
+def folder(short, tmp_path):
     """Two good clips, one of frames, an image; broken ones, and what is no clip at all."""
     folder = tmp_path / "input"
     (folder / "sub" / "frames").mkdir(parents=True)
-    (folder / "clip.mp4").write_bytes(clip.read_bytes())
-    (folder / "sub" / "clip.mp4").write_bytes(clip.read_bytes())
+    (folder / "clip.mp4").write_bytes(short.read_bytes())
+    (folder / "sub" / "clip.mp4").write_bytes(short.read_bytes())
     for number in range(3):
         cv2.imwrite(str(folder / "sub" / "frames" / f"{number}.png"), np.full((64, 64, 3), 40 * number, np.uint8))
     cv2.imwrite(str(folder / "face.jpg"), np.full((64, 64, 3), 90, np.uint8))
@@ -193,7 +200,7 @@ BAD = ["notes.txt", "sub/broken.png", "text.mp4"]
 
 def test_every_file_of_a_folder_has_its_row(detector, folder, tmp_path, capsys):
     output = tmp_path / "output"
-    assert predict_folder(detector, folder, output, pictures=False) == len(BAD)
+    assert predict_folder(detector, folder, output) == len(BAD)
     table = table_of(output)
     assert sorted(table) == sorted(GOOD + BAD)
     for name in GOOD:
@@ -203,7 +210,7 @@ def test_every_file_of_a_folder_has_its_row(detector, folder, tmp_path, capsys):
         assert (row["verdict"], row["error"]) == (result["verdict"], "")
         assert (int(row["n_frames"]), int(row["track"]), int(row["n_tracks"])) == (result["n_frames"], 1, 1)
         assert row["warnings"] == "; ".join(result["warnings"])
-    assert float(table["clip.mp4"]["duration_s"]) == pytest.approx(N / RATE)
+    assert float(table["clip.mp4"]["duration_s"]) == pytest.approx(0.6)
     assert table["face.jpg"]["duration_s"] == "" and "one frame only" in table["face.jpg"]["warnings"]
     for name in BAD:
         assert name.rpartition("/")[2] in table[name]["error"]
@@ -214,10 +221,13 @@ def test_every_file_of_a_folder_has_its_row(detector, folder, tmp_path, capsys):
     assert next(line for line in printed if line.startswith("text.mp4: ")).startswith("text.mp4: error: ")
 
 
-def test_results_within_the_folder_are_not_scored_again(detector, folder):
+def test_results_within_the_folder_are_not_scored_again(detector, short, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(short.read_bytes())
+    (tmp_path / "notes.txt").write_text("words")
     for _ in range(2):
-        predict_folder(detector, folder, folder / "results", pictures=False)
-        assert sorted(table_of(folder / "results")) == sorted(GOOD + BAD)
+        predict_folder(detector, tmp_path, tmp_path / "results")
+        assert sorted(table_of(tmp_path / "results")) == ["clip.mp4", "notes.txt"]
+    assert (tmp_path / "results" / "clip.mp4" / "annotated.mp4").is_file()
 
 
 def test_results_don_t_take_the_place_of_the_clips(detector, folder):
@@ -238,27 +248,28 @@ def test_results_don_t_go_among_frames(detector, tmp_path):
     assert (tmp_path / "in" / "frames" / "timeline.png").exists()
 
 
-def test_what_an_earlier_run_wrote_is_gone(detector, clip, tmp_path):
+def test_what_an_earlier_run_wrote_is_gone(detector, short, tmp_path):
     folder, output = tmp_path / "input", tmp_path / "output"
     folder.mkdir()
-    (folder / "a.mp4").write_bytes(clip.read_bytes())
+    (folder / "a.mp4").write_bytes(short.read_bytes())
     cv2.imwrite(str(folder / "b.png"), np.full((64, 64, 3), 90, np.uint8))
     assert predict_folder(detector, folder, output) == 0
     assert len(list(output.glob("*/*"))) == 10
     (output / "a.mp4" / "notes.txt").write_text("mine")
-    assert predict_folder(detector, folder, output, pictures=False) == 0
-    assert {path.name for path in output.glob("*/*")} == {"result.json", "notes.txt"}
+    (output / "a.mp4" / "annotated.png").write_text("of a run in which it was an image")
     (folder / "b.png").write_text("no image")
-    assert predict_folder(detector, folder, output, pictures=False) == 1
+    assert predict_folder(detector, folder, output) == 1
+    names = {"result.json", "contact_sheet.png", "timeline.png", "heatmaps.npz", "annotated.mp4", "notes.txt"}
+    assert {path.name for path in (output / "a.mp4").iterdir()} == names
     assert list((output / "b.png").iterdir()) == []
 
 
-def test_names_need_not_be_utf_8(detector, clip, tmp_path, capsys):
+def test_names_need_not_be_utf_8(detector, short, tmp_path, capsys):
     folder, output = tmp_path / "input", tmp_path / "output"
     folder.mkdir()
     names = [os.fsdecode(name) for name in (b"\xff.mp4", b"\xff.png", b"\xffbroken.mp4")]
     try:
-        (folder / names[0]).write_bytes(clip.read_bytes())
+        (folder / names[0]).write_bytes(short.read_bytes())
     except OSError:
         pytest.skip("this file system knows UTF-8 only")
     (folder / names[1]).write_bytes(cv2.imencode(".png", np.full((64, 64, 3), 90, np.uint8))[1].tobytes())
@@ -280,16 +291,29 @@ def test_frames_that_are_scored_one_by_one_are_noted(detector, tmp_path, capsys,
         cv2.imwrite(str(folder / f"{number}.png"), np.full((64, 64, 3), 90, np.uint8))
     for number in range(others):
         (folder / f"{number}.txt").touch()
-    predict_folder(detector, folder, tmp_path / "output", pictures=False)
+    predict_folder(detector, folder, tmp_path / "output")
     note = f"note: each image of {folder} is scored by itself; to score them as one clip of frames, name the folder"
     assert capsys.readouterr().out.startswith(note) is hint
     assert len(table_of(tmp_path / "output")) == count + others
 
 
-def test_one_file_and_figures_alone(detector, clip, tmp_path):
-    assert predict_folder(detector, clip, tmp_path / "output", pictures=False) == 0
+def test_a_single_file(detector, short, tmp_path):
+    assert predict_folder(detector, short, tmp_path / "output") == 0
     assert list(table_of(tmp_path / "output")) == ["clip.mp4"]
-    assert [path.name for path in (tmp_path / "output" / "clip.mp4").iterdir()] == ["result.json"]
+
+
+def test_a_score_without_heatmaps_has_no_pictures(detector, short, tmp_path):
+    with pytest.raises(ValueError, match=r"clip\.mp4 was scored without heatmaps"):
+        write_clip_results(detector.predict(short, explain=False), tmp_path / "output")
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(1e-6, "fake"), (1 - 1e-6, "real"), (None, None)])
+def test_the_threshold_is_in_the_table(checkpoint, folder, tmp_path, threshold, verdict):
+    detector = load_video_detector(checkpoint, CPU, faces="crops", threshold=threshold)
+    assert predict_folder(detector, folder / "face.jpg", tmp_path / "output") == 0
+    row = table_of(tmp_path / "output")["face.jpg"]
+    assert float(row["threshold"]) == (threshold or 0.5)
+    assert verdict in (None, row["verdict"])
 
 
 def test_nothing_to_score(detector, tmp_path):
@@ -327,16 +351,18 @@ class BreaksAt:
     ],
 )
 def test_whatever_one_clip_breaks_the_others_are_scored(checkpoint, folder, tmp_path, error, said):
-    detector = load_video_detector(checkpoint, CPU, BreaksAt("face.jpg", error))
-    assert predict_folder(detector, folder, tmp_path / "output", pictures=False) == len(BAD) + 1
+    detector = load_video_detector(checkpoint, CPU, faces="crops")
+    detector.faces = BreaksAt("face.jpg", error)
+    assert predict_folder(detector, folder, tmp_path / "output") == len(BAD) + 1
     table = table_of(tmp_path / "output")
     assert sorted(name for name, row in table.items() if row["verdict"]) == [n for n in GOOD if n != "face.jpg"]
     assert table["face.jpg"]["error"] == said
 
 
 def test_an_interrupt_leaves_the_rows_that_are_done(checkpoint, folder, tmp_path):
-    detector = load_video_detector(checkpoint, CPU, BreaksAt("face.jpg", KeyboardInterrupt()))
+    detector = load_video_detector(checkpoint, CPU, faces="crops")
+    detector.faces = BreaksAt("face.jpg", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        predict_folder(detector, folder, tmp_path / "output", pictures=False)
+        predict_folder(detector, folder, tmp_path / "output")
     table = table_of(tmp_path / "output")
     assert list(table) == ["clip.mp4"] and table["clip.mp4"]["verdict"] in ("fake", "real")

@@ -6,13 +6,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from common.errors import UserError
 from common.training.checkpoint import load_checkpoint, save_checkpoint
-from common.training.engine import train_one_epoch
+from common.training.engine import build_seeded, train_one_epoch
 from common.video.clips import Clip
 from common.video.config import VideoConfig
 from common.video.dataset import collate_clips
@@ -21,11 +20,12 @@ from common.video.training import (
     ClipStep,
     clip_metrics,
     evaluate_spotter,
-    fit_spotter,
     load_clips,
+    load_test_clips,
     of_frames,
     score_clips,
     start_spotter,
+    train_spotter,
 )
 
 TINY = {"encoder_name": "mobilenetv3_small_100", "hidden": 8, "layers": 1, "dropout": 0.0}
@@ -76,8 +76,7 @@ def config(faces, tmp_path):
 
 def moves(batch_size, accumulation):
     """How far an epoch of plain gradient descent moves the weights; batch norm stays as it began."""
-    set_seed(0)
-    model, data = TemporalCNNGRU(**TINY, freeze_batch_norm=True), Clips()
+    model, data = build_seeded(0, lambda: TemporalCNNGRU(**TINY, freeze_batch_norm=True)), Clips()
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     accelerator = Accelerator(gradient_accumulation_steps=accumulation)
     optimizer = torch.optim.SGD(model.parameters(), lr=100.0)  # so that the moves are far above float precision
@@ -120,8 +119,7 @@ def test_the_frames_loss_is_the_mean_of_clips_means():
 
 
 def test_scores_come_in_the_data_sets_order_and_of_true_frames_alone():
-    set_seed(0)
-    model, data = TemporalCNNGRU(**TINY).eval(), Clips()
+    model, data = build_seeded(0, lambda: TemporalCNNGRU(**TINY)).eval(), Clips()
     loader = DataLoader(data, 3, collate_fn=collate_clips, sampler=[5, 2, 7, 0, 1, 3, 6, 4])
     scores, frames = score_clips(Accelerator(), model, loader)
     assert [len(own) for own in frames] == [1 + index % 3 for index in range(8)]
@@ -152,9 +150,10 @@ def test_it_learns_and_is_tested(config):
     clips, cache = load_clips(config)
     assert len(clips) == 46
     model, config = start_spotter(config)
-    metrics = fit_spotter(config, model, clips, cache)
+    metrics = train_spotter(config, model, clips, cache)
     assert metrics["auc"] > 0.8 and {"frame_auc", "ap", "accuracy"} <= set(metrics)
-    table = evaluate_spotter(config, clips, cache)
+    test = config.evaluation()
+    table = evaluate_spotter(test, clips, cache)
     assert table["of"].tolist() == ["clips", "frames"]
     assert table[["real", "fake"]].to_numpy().tolist() == [[6, 6], [9, 9]]
     assert (table["auc"] > 0.8).all()
@@ -162,15 +161,10 @@ def test_it_learns_and_is_tested(config):
     checkpoint = load_checkpoint(config.models_dir / "tiny_best.pth", VIDEO_KEYS)
     assert checkpoint["config"]["encoder_name"] == "mobilenetv3_small_100"
     assert checkpoint["best_auc"] == metrics["auc"]
-    # --evaluate reads how many frames and pixels from the checkpoint
-    again, cache = load_clips(replace(config, evaluate=True, frames=24, image_size=224))
+    # Numbers of frames and pixels are the checkpoint's.
+    again, cache = load_test_clips(test)
     assert {clip.split for clip in again} == {"test"}
-    assert evaluate_spotter(config, again, cache).equals(table)
-
-
-def test_clips_of_many_lengths_are_not_compiled(config):
-    with pytest.raises(UserError, match="--compile is for scripts 1 to 6"):
-        load_clips(replace(config, compile=True))
+    assert evaluate_spotter(test, again, cache).equals(table)
 
 
 def test_the_encoder_is_frozen_for_its_epochs(config):
@@ -187,7 +181,7 @@ def test_the_encoder_is_frozen_for_its_epochs(config):
     hook = model.register_forward_pre_hook(
         lambda module, _: spy(module.train_backbone, module.features.backbone.state_dict())
     )
-    fit_spotter(config, model, clips, cache)
+    train_spotter(config, model, clips, cache)
     hook.remove()
     assert all(same for training, same in seen if not training)
     assert not all(same for training, same in seen if training)
@@ -195,14 +189,13 @@ def test_the_encoder_is_frozen_for_its_epochs(config):
 
 
 def test_a_checkpoint_without_attention_and_fusion_is_the_network_without(tmp_path, capsys):
-    set_seed(0)
-    plain = TemporalCNNGRU(**TINY, attention=False, multi_scale=False).eval()
+    plain = build_seeded(0, lambda: TemporalCNNGRU(**TINY, attention=False, multi_scale=False)).eval()
     config = replace(VideoConfig(name="old"), **TINY).plain()
     checkpoint = dict.fromkeys(VIDEO_KEYS) | {"config": config, "model_state_dict": plain.state_dict()}
     save_checkpoint(checkpoint, tmp_path / "old_best.pth")
     frames = torch.rand(1, 2, 3, 64, 64)
     for seed in (1, 2):
-        set_seed(seed)
+        torch.manual_seed(seed)
         loaded = load_spotter(load_checkpoint(tmp_path / "old_best.pth", VIDEO_KEYS), tmp_path / "old_best.pth")
         assert loaded.attention is not None
         assert "old_best.pth has no attention and no fusion" in capsys.readouterr().out
@@ -244,10 +237,9 @@ def accelerator_of_16_bits():
 
 def test_validation_leaves_mixed_precision_as_it_is(accelerator_of_16_bits):
     """And scores without it."""
-    set_seed(0)
     accelerator = accelerator_of_16_bits
     seen = []
-    model = TemporalCNNGRU(**TINY)
+    model = build_seeded(0, lambda: TemporalCNNGRU(**TINY))
     model.head[0].register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
     model, loader = accelerator.prepare(model, DataLoader(Clips(), 8, collate_fn=collate_clips))
     batch = next(iter(loader))
@@ -261,17 +253,17 @@ def test_validation_leaves_mixed_precision_as_it_is(accelerator_of_16_bits):
 def test_what_was_trained_on_is_not_tested_on(config, faces, tmp_path):
     clips, cache = load_clips(config)
     model, config = start_spotter(replace(config, epochs=1, frozen_epochs=0))
-    fit_spotter(config, model, clips, cache)
+    train_spotter(config, model, clips, cache)
     (tmp_path / "again" / "test").mkdir(parents=True)
     for label in ("real", "fake"):
         (tmp_path / "again" / "test" / label).symlink_to(faces / "train" / label)
-    again, cache = load_clips(replace(config, data_dir=tmp_path / "again", evaluate=True))
+    test = replace(config.evaluation(), data_dir=tmp_path / "again")
     with pytest.raises(UserError, match=r"tiny_best.pth was trained on 22 of the 22 clips to test, such as .*png"):
-        evaluate_spotter(config, again, cache)
+        evaluate_spotter(test, *load_test_clips(test))
 
 
 def test_a_test_draws_the_splits_of_the_training(config, faces, tmp_path):
-    """With its seed, whatever the command line has; and says when it finds faces in another way."""
+    """By the checkpoint's seed."""
     both = tmp_path / "both"
     both.mkdir()
     for label in ("real", "fake"):
@@ -279,8 +271,8 @@ def test_a_test_draws_the_splits_of_the_training(config, faces, tmp_path):
     clips, cache = load_clips(replace(config, data_dir=both, seed=3))
     tested = {clip.path for clip in clips if clip.split == "test"}
     model, trained = start_spotter(replace(config, data_dir=both, seed=3, epochs=0))
-    fit_spotter(trained, model, clips, cache)
-    again, _ = load_clips(replace(config, data_dir=both, evaluate=True))
+    train_spotter(trained, model, clips, cache)
+    again, _ = load_test_clips(trained.evaluation())
     assert {clip.path for clip in again} == tested
     assert {clip.path for clip in load_clips(replace(config, data_dir=both))[0] if clip.split == "test"} != tested
 
@@ -310,6 +302,7 @@ def test_clips_whose_face_was_hardly_found_are_left_out(config, tmp_path, capsys
 
 def test_patience_begins_with_the_encoder_and_augmentation_is_an_option(config, monkeypatch):
     clips, cache = load_clips(config)
+    clips = [clip for clip in clips if clip.path.name in ("0.png", "1.png", "clip")]
     config = replace(config, epochs=5, frozen_epochs=3, patience=1, lr=1e-9)  # nothing is learned: no better epoch
     augmented = []
     for augment in (True, False):
@@ -317,7 +310,7 @@ def test_patience_begins_with_the_encoder_and_augmentation_is_an_option(config, 
         model, run = start_spotter(run)
         first = []
         model.register_forward_pre_hook(lambda _, inputs, seen=first: seen.append(inputs[0]))
-        fit_spotter(run, model, clips, cache)
+        train_spotter(run, model, clips, cache)
         augmented.append(first[0])
         # Epochs 0 to 3: without `patience_from` it would end after epoch 1.
         assert load_checkpoint(run.models_dir / f"{run.name}_last.pth", VIDEO_KEYS)["epoch"] == 3
