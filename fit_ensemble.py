@@ -1,16 +1,16 @@
-"""Fit how the members' votes become a decision: weights, pixel threshold, minimum area, forged or authentic.
+"""Fit the ensemble's settings: members' weights, pixel threshold, minimum area, image-level decision.
 
     python fit_ensemble.py --data-dir data --models-dir models
     python fit_ensemble.py --data-dir data --models-dir models --tta flips
 
-Every member predicts the images of the fold that it was not trained on: of models/ and, where they exist, of each
-models/fold_*/ (`make folds`). On these out-of-fold maps, and on copy-move evidence, everything is fitted; what the fit
-is worth is measured on images that it has not seen either (nested, grouped folds), and printed as a table: each member
-alone, the ensemble one step after the other, and last without the evidence. The seed's hand-set weights stay unless
-fitted ones are better there. The best way is written to models/ensemble.json, which make_submission.py reads.
+Every member predicts the images of the fold that it was not trained on: of models/ and, if they exist, of each
+models/fold_*/ (`make folds`). The settings are fitted on these out-of-fold maps and on copy-move evidence. Nested,
+grouped cross-validation measures the fit, printed as a table: each member alone, the ensemble step by step, and without
+the evidence. The original recipe's hand-set weights stay unless fitted ones are better there. The best settings are
+written to models/ensemble.json, which make_submission.py reads.
 
-Where there is a detector of generated images, models/spai*_best.pth (script 7), the decision may read its probability
-too, if a high one is a sign of forgery in these data. It must have been trained on other images than these.
+With a detector of generated images, models/spai*_best.pth (script 7), the decision may read its probability too, if a
+high one is a sign of forgery in these data. It must have been trained on other images than these.
 """
 
 from common.process import prepare
@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from common.data.samples import load_samples
 from common.ensemble.backends import Backend
-from common.ensemble.decision import THRESHOLDS
-from common.ensemble.fitting import fit
+from common.ensemble.decision import MODE_THRESHOLDS
+from common.ensemble.fitting import fit_settings
 from common.ensemble.members import SETTINGS_FILE, identities
 from common.ensemble.out_of_fold import out_of_fold
-from common.ensemble.settings import Settings
-from common.ensemble.variants import FITTED, SEED, choose, nested, summary, variants
+from common.ensemble.settings import Settings, WeightSource
+from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, nested, summary, variants
 from common.ensemble.views import TTA
 from common.errors import UserError
 from common.files import write_json
@@ -41,33 +41,33 @@ from common.sizes import SIZES
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """What to fit on, and what to try."""
+    """Models and data to fit on, and the variants to try."""
 
     data_dir: Path = Path("data")
     """The data folder that the members were trained on."""
     models_dir: Path = Path("models")
-    """Where the checkpoints are, and where ensemble.json goes."""
+    """Folder of the checkpoints, to which ensemble.json is written."""
     tta: TTA = "none"
-    """Views of each image to try beside the image alone; kept only if they are better."""
+    """Views of each image to try besides the image alone; used only if they are better."""
     folds: int = 5
-    """Parts of the nested evaluation."""
+    """Number of folds of the nested cross-validation, at least 2."""
     seed: int = 0
-    """Of its folds."""
+    """Random seed of these folds."""
     allow_missing: bool = False
     """Fit without the members whose checkpoint is missing."""
     json: Path | None = None
-    """Write the table here as well."""
+    """JSON file to which the table is written too."""
     skip_bad_files: bool = False
-    """Go on without the files that can't be read, naming each, as in the training."""
+    """Continue without the files that can't be read, naming each, as in the training."""
     copy_move: bool = True
     """Make copy-move evidence one of the members."""
     generated: bool = True
-    """Ask the detector of generated images, models/spai*_best.pth, where there is one."""
+    """Use the detector of generated images, models/spai*_best.pth, if there is one."""
     backend: Backend = "auto"
-    """What runs the networks. auto: on a GPU torch; on a CPU OpenVINO or ONNX Runtime, where one is installed and it
-    pays to convert the networks."""
+    """What runs the networks. auto is torch on a GPU; on a CPU it is ONNX Runtime, if it is installed and the number of
+    images pays for exporting the networks."""
     workers: int | None = None
-    """Processes that look for copy-moves; by default one a core."""
+    """Number of processes for copy-move detection, at least 1; by default one for each core."""
 
     def __post_init__(self) -> None:
         """Refuse a single fold, and no worker."""
@@ -80,30 +80,30 @@ class FitConfig:
 def main(config: FitConfig) -> None:
     """Predict, evaluate, choose, fit, write."""
     samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
-    workers = config.workers or cpu_count()
+    views: tuple[TTA, ...] = ("none",) if config.tta == "none" else ("none", config.tta)
     oofs = {
         tta: out_of_fold(
             config.models_dir,
             samples,
-            tta,
-            config.allow_missing,
-            config.copy_move,
-            workers,
-            config.generated,
-            config.backend,
+            tta=tta,
+            allow_missing=config.allow_missing,
+            copy_move=config.copy_move,
+            workers=config.workers or cpu_count(),
+            generated=config.generated,
+            backend=config.backend,
         )
-        for tta in dict.fromkeys(("none", config.tta))
+        for tta in views
     }
     plain = oofs["none"]
     print(f"{len(plain.truths)} images out of fold, {plain.forged.sum()} of them forged")
 
-    ways = {variant.name: ("none", variant) for variant in variants(plain)}
-    if config.tta != "none":  # of single members too: what the ensemble brings must not be what the views bring
-        tried = [variant for name, (_, variant) in ways.items() if name in (*plain.names, SEED, FITTED)]
-        ways |= {f"{variant.name}, {config.tta}": (config.tta, variant) for variant in tried}
+    tried: dict[str, tuple[TTA, Variant]] = {variant.name: ("none", variant) for variant in variants(plain)}
+    if config.tta != "none":  # for single members too: the gain of the views must not count as the ensemble's
+        again = [variant for name, (_, variant) in tried.items() if name in (*plain.names, ORIGINAL, FITTED)]
+        tried |= {f"{variant.name}, {config.tta}": (config.tta, variant) for variant in again}
     outcomes = {
         name: nested(oofs[tta], variant, config.folds, config.seed)
-        for name, (tta, variant) in tqdm(ways.items(), "nested", leave=False, disable=None)
+        for name, (tta, variant) in tqdm(tried.items(), "nested", leave=False, disable=None)
     }
     figures = {name: summary(outcome) for name, outcome in outcomes.items()}
     print(table(figures))
@@ -111,13 +111,15 @@ def main(config: FitConfig) -> None:
         write_json(figures, config.json)
 
     best = choose(figures)
-    tta, variant = ways[best]
-    modes = {f"{mode} ({threshold:.2f})": summary(outcomes[best], mode) for mode, threshold in THRESHOLDS.items()}
+    tta, variant = tried[best]
+    modes = {f"{mode} ({threshold:.2f})": summary(outcomes[best], mode) for mode, threshold in MODE_THRESHOLDS.items()}
     print(f"\n'{best}' in each mode:\n{table(modes, sizes=False)}")
-    fits = {source: fit(oofs[tta], weights=source, seed=config.seed) for source in ("seed", "fitted")}
-    weights = pd.DataFrame({f"{source} weights": fit.weights for source, fit in fits.items()})
+    sources: tuple[WeightSource, ...] = ("original", "fitted")
+    fits = {source: fit_settings(oofs[tta], weights=source, seed=config.seed) for source in sources}
+    weights = pd.DataFrame({f"{source} weights": fitted.weights for source, fitted in fits.items()})
     print(f"\n{weights.to_string(float_format='{:.2f}'.format)}\n")
     chosen = fits[variant.weights]
+    assert chosen.decision is not None, "it is fitted unless no feature may be read"
     reads = chosen.decision.reads_generated
     if plain.generated is not None and not reads:
         print("the decision does not read the detector of generated images: it is no sign of forgery in these data")
@@ -129,7 +131,7 @@ def main(config: FitConfig) -> None:
         decision=chosen.decision,
         tta=tta,
         source=variant.weights,
-        checkpoints=identities(config.models_dir, config.copy_move, generated=reads),
+        checkpoints=identities(config.models_dir, copy_move=config.copy_move, generated=reads),
         report=figures,
     )
     settings.save(config.models_dir / SETTINGS_FILE)
@@ -139,8 +141,8 @@ def main(config: FitConfig) -> None:
     )
 
 
-def table(figures: dict[str, dict[str, float]], sizes: bool = True) -> str:
-    """Summaries, a row each; with `sizes` the pixel recall by size too, and how many forged images have it."""
+def table(figures: dict[str, dict[str, float]], *, sizes: bool = True) -> str:
+    """Summaries, a row each; with `sizes` also the pixel recall by size, and how many forged images have that size."""
     columns = {name: name for name in ("of1", "lift", "image_recall", "image_fpr", "image_auc", "pixel_f1")}
     if sizes:
         counts = next(iter(figures.values()))

@@ -1,4 +1,4 @@
-"""Fit what a copy's score is made of: the constants of `common/forensics/resemblance.py`.
+"""Fit the logistic model of a copy's score: the constants of `common/forensics/resemblance.py`.
 
     python -m benchmarks.copy_move_score CASIA1/authentic
 
@@ -48,7 +48,7 @@ DRAWN, PLOTS = 14, 40
 LONGEST = 700  # pixels; larger photographs are scaled down
 FORGERIES = 2
 TRUE_F1, FALSE_SHARE = 0.4, 0.2
-"""A candidate is true above this F1 with the mask, and natural where less than this share of it is in the mask."""
+"""A candidate is true above this F1 with the mask, and natural if less than this share of it is in the mask."""
 
 
 def main(authentic: tyro.conf.Positional[Path], most: int = 90, workers: int = os.cpu_count() or 1) -> None:

@@ -1,14 +1,14 @@
-"""A submission of six members: images a second and memory, ours by each backend against the seed's loop.
+"""A submission of six members: images a second and memory, with each backend and by the original recipe's loop.
 
     python -m benchmarks.inference
     python -m benchmarks.inference --full --images 6
 
 Without --models-dir the members have random weights, their maps brought to a spread as trained ones have; without
---input the images are drawn figures and JPEGs of them, of about 1000×800 pixels. The seed's loop is `python -m
-benchmarks.reference submit`. Each run is a process of its own; its time is without the imports, but with the loading
-of the networks. Before a ratio counts its output is compared: the images' probabilities within 1e-3, the drawn regions
-with an intersection over union of 0.99. Then ten times as many images: memory must not grow with them. One run that
-is not measured goes before all: what is read from the disk for the first time makes a start slow.
+--input the images are drawn figures and JPEGs of them, of about 1000×800 pixels. The original recipe's loop is `python
+-m benchmarks.reference submit`. Each run is a process of its own; its time is without the imports, but with the loading
+of the networks. The outputs are compared: the images' probabilities must agree within 1e-3, the drawn regions with an
+intersection over union of 0.99. Then ten times as many images: memory must not grow with them. A run that is not
+measured comes first, since the first reading from the disk is slow.
 """
 
 from common.process import prepare
@@ -36,7 +36,7 @@ from torch import nn
 from common.config.segmentation import TrainConfig
 from common.data.images import find_images
 from common.data.transforms import resize_image, to_channels, to_tensor
-from common.ensemble.backends import RUNTIMES, TOLERANCE, probes
+from common.ensemble.backends import TOLERANCE, probes
 from common.ensemble.members import MEMBERS, member_path
 from common.making.drawing import draw_blot, draw_cells, draw_gel
 from common.metrics.rle import parse_annotation
@@ -52,7 +52,7 @@ import common.submission.predictor
 start, sys.argv = time.perf_counter(), sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 seconds = time.perf_counter() - start
-from benchmarks.spai_speed import high_water
+from benchmarks import high_water
 print(json.dumps({"seconds": seconds, "peak_mb": high_water()}))
 """
 LEAST_IOU = 0.99
@@ -69,11 +69,11 @@ class InferenceBenchmark:
     models_dir: Path | None = None
     """Folder of checkpoints; by default six with random weights."""
     full: bool = False
-    """The seed's network, FPN-B2 at 512 px, instead of the quick profile's. (Without --models-dir.)"""
+    """The original recipe's network, FPN-B2 at 512 px, instead of the quick profile's. (Without --models-dir.)"""
     images: int = 24
     """How many are drawn."""
     times: int = 10
-    """So many times as many for the second look at the memory; 1 leaves it out."""
+    """How many times as many images the second measurement of the memory has; 1 leaves it out."""
 
 
 def main(config: InferenceBenchmark) -> None:
@@ -86,36 +86,31 @@ def main(config: InferenceBenchmark) -> None:
         else:
             images = shutil.copytree(config.input, images)
         if config.models_dir is None:
-            make_members(models, config.full, images)
+            make_members(models, images, full=config.full)
         else:  # a copy: its exports are made anew, and their time is measured
             models = shutil.copytree(config.models_dir, models, ignore=shutil.ignore_patterns("exported"))
         count = len(find_images(images))
         _submit(next(iter(find_images(images).values())), models, Path(folder) / "cold" / "submission.csv", "torch")
         plain = _reference(images, models, Path(folder) / "reference.csv")
-        rows = [["the seed's loop", f"{count / plain['seconds']:.2f}", "1.00×", f"{plain['peak_mb']:.0f} MB", "", ""]]
-        conversions, peaks = [], {}
-        for backend in ("torch", *RUNTIMES):
-            if backend in RUNTIMES:
-                kind = "onnx" if backend == "onnxruntime" else backend
-                taken = _program("export_models.py", "--models-dir", models, "--format", kind)["seconds"]
-                conversions.append(f"{backend} {taken:.1f} s")
+        rows = [["original loop", f"{count / plain['seconds']:.2f}", "1.00×", f"{plain['peak_mb']:.0f} MB", "", ""]]
+        exported = _program("export_models.py", "--models-dir", models)["seconds"]
+        for backend in ("torch", "onnxruntime"):
             ours = _submit(images, models, Path(folder) / backend / "submission.csv", backend)
-            peaks[backend] = ours["peak_mb"]
             difference, iou = _compare(Path(folder), Path(folder) / backend)
             rate, ratio = f"{count / ours['seconds']:.2f}", f"{plain['seconds'] / ours['seconds']:.2f}×"
             rows.append([backend, rate, ratio, f"{ours['peak_mb']:.0f} MB", f"{difference:.1e}", f"{iou:.4f}"])
         head = [f"six members, {count} images", "images/s", "ratio", "peak memory", "max difference", "least IoU"]
         print(markdown_table(head, rows))
-        print(f"\nconversion of the networks, once: {', '.join(conversions)}\n")
+        print(f"\nexport of the networks, once: {exported:.1f} s\n")
         if config.times > 1:
-            backend, first = next(iter(RUNTIMES)), images.rename(images.with_name("once"))
+            first = images.rename(images.with_name("once"))
             for number in range(config.times):
                 shutil.copytree(first, images / str(number))
             many = _submit(images, models, Path(folder) / "many" / "submission.csv", backend)
             figures = [[f"{backend}, {config.times * count} images", f"{many['peak_mb']:.0f} MB"]]
             print(markdown_table(["memory", "peak"], figures))
-            if many["peak_mb"] > MOST_GROWTH * peaks[backend]:
-                raise SystemExit(f"memory grows: with {count} images the peak was {peaks[backend]:.0f} MB")
+            if many["peak_mb"] > MOST_GROWTH * ours["peak_mb"]:
+                raise SystemExit(f"memory grows: with {count} images the peak was {ours['peak_mb']:.0f} MB")
 
 
 def draw_images(folder: Path, count: int) -> None:
@@ -128,7 +123,7 @@ def draw_images(folder: Path, count: int) -> None:
         cv2.imwrite(str(folder / f"{number:03}{'.jpg' if number % 2 else '.png'}"), figure[..., ::-1])
 
 
-def make_members(folder: Path, full: bool, images: Path) -> None:
+def make_members(folder: Path, images: Path, *, full: bool) -> None:
     """Checkpoints of six members with random weights, whose logits on these images have mean −2 and deviation 2."""
     plain = TrainConfig(name="random")
     pixels = [cv2.imread(str(path))[..., ::-1].copy() for path in list(find_images(images).values())[:4]]
@@ -191,7 +186,7 @@ def _compare(plain: Path, ours: Path) -> tuple[float, float]:
     """
     expected, submitted = (_table(plain / "reference.csv", plain), _table(ours / "submission.csv", ours))
     if not (expected.index == submitted.index).all():
-        raise SystemExit(f"{ours.name}: other rows than the seed's loop")
+        raise SystemExit(f"{ours.name}: other rows than the original loop")
     sizes = pd.read_csv(ours / "scores.csv", dtype={"case_id": str}).set_index("case_id")
     difference = (expected.forged_probability - submitted.forged_probability).abs().max(skipna=False)
     iou = min(

@@ -1,12 +1,12 @@
-"""What each part of a submission costs on one core, from which docs/SCALING.md derives what machines do in an hour.
+"""Seconds of a core for each part of a submission, from which docs/SCALING.md derives images an hour.
 
     python -m benchmarks.parts
     python -m benchmarks.parts --cores 2 16 64
 
-One thread, drawn images of three sizes, random weights; medians. The lines of the ensemble are all of it but its
-networks: error levels, tiles cut, resized and joined again, blend, features, decision. The last lines add the parts of
-an image up. A GPU's rate is bounded by its arithmetic, and by what the cores beside it read and decide meanwhile; a
-multiplication and an addition are two operations.
+One thread, drawn images of three sizes, random weights; medians. The ensemble's lines are without its networks: error
+levels, tiles cut, resized and blended, features, decision. The last lines are the sums of an image's parts. A GPU's
+rate is bounded by its arithmetic, and by the cores that read and decide meanwhile; a multiplication and an addition are
+two operations.
 """
 
 from common.process import prepare
@@ -35,12 +35,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.config.segmentation import TrainConfig
 from common.data.images import read_image
 from common.data.transforms import resize_image
-from common.ensemble.backends import RUNTIMES, load_exported
+from common.ensemble.backends import load_with
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.instances import find_instances
-from common.ensemble.loading import seed_settings
+from common.ensemble.loading import original_settings
 from common.ensemble.members import MEMBERS
-from common.ensemble.views import cut
+from common.ensemble.views import Network, extract_pieces
+from common.errors import UserError
 from common.forensics.copy_move import find_copies
 from common.forensics.ela import error_level
 from common.making.drawing import draw_cells
@@ -57,7 +58,7 @@ DISK_MB = 256
 
 
 class Drawn(nn.Module):
-    """Stands for a network, at no cost: four dark spots of the image are forged."""
+    """A network at no cost: four spots are forged, whatever the image."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, 1, S, S) for images (N, C, S, S)."""
@@ -128,23 +129,22 @@ def _ensemble(size: int) -> Ensemble:
     calibration = {"slope": 1.0, "intercept": 0.0}
     checkpoint = {"config": {"image_size": size}, "threshold": 0.5, "calibration": calibration}
     loaded = [Loaded(member, Drawn(), checkpoint) for member in NETWORKS]
-    return Ensemble([loaded], seed_settings(loaded), torch.device("cpu"))
+    return Ensemble([loaded], original_settings(loaded), torch.device("cpu"))
 
 
 def _forward_parts(folder: Path, profile: str) -> dict[str, float]:
-    """Seconds of one image in one network, by each runtime that is installed."""
+    """Seconds of one image in one network, by torch and, if it is installed, ONNX Runtime."""
     config, batch = PROFILES[profile], 8 if profile == "quick" else 2
     network = build_network(config).eval()
     images = torch.randint(0, 256, (batch, 3, config.image_size, config.image_size), dtype=torch.uint8)
     checkpoint = {"model_state_dict": network.state_dict(), "config": config.plain()}
     path = folder / f"{profile}_best.pth"
     save_checkpoint(checkpoint, path)
-    networks = {"torch": network}
-    for runtime in RUNTIMES:
-        try:
-            networks[runtime] = load_exported(path, checkpoint, runtime)
-        except Exception as error:  # not installed, or not for this machine: the others are measured
-            print(f"without {runtime}: {error}")
+    networks: dict[str, Network] = {"torch": network}
+    try:
+        networks["onnxruntime"] = load_with("onnxruntime", path, checkpoint)
+    except UserError as error:  # not installed, or not for this machine
+        print(f"without ONNX Runtime: {error}")
     what = f"forward, {profile} at {config.image_size} px ({_operations(network, images) / batch / 1e9:.2f} GFLOP)"
     with torch.inference_mode():
         return {f"{what}, {name}": _median(partial(run, images)) / batch for name, run in networks.items()}
@@ -160,11 +160,11 @@ def _operations(network: nn.Module, images: Tensor) -> int:
 def _derived(profile: str, config: TrainConfig, seconds: dict[str, float], cores: tuple[int, ...]) -> str:
     """What an image of the typical size costs with six members, and what follows for an hour."""
     image = np.zeros((*SIZES[TYPICAL], 3), np.uint8)
-    viewers = [loaded.viewer for loaded in _ensemble(config.image_size).folds[0]]
-    shown = cut([image], viewers)
-    pieces = sum(len(shown[viewer.sight].pixels) for viewer in viewers)
+    networks = [loaded.piece_network for loaded in _ensemble(config.image_size).folds[0]]
+    found = extract_pieces([image], networks)
+    pieces = sum(len(found[network.spec].pixels) for network in networks)
     forward = {name: taken for name, taken in seconds.items() if name.startswith(f"forward, {profile} ")}
-    fastest = min(forward, key=forward.get)
+    fastest = min(forward, key=lambda name: forward[name])
     around = sum(
         taken
         for name, taken in seconds.items()
@@ -172,16 +172,16 @@ def _derived(profile: str, config: TrainConfig, seconds: dict[str, float], cores
         and ("JPEG" in name or name.endswith((f"ensemble, {profile}", "regions and run lengths")))
     )
     around += seconds["CSV, a row of both tables"]
-    network, copies = pieces * forward[fastest], seconds[f"{TYPICAL}: copy-move"]
+    forward_seconds, copies = pieces * forward[fastest], seconds[f"{TYPICAL}: copy-move"]
     gflop = pieces * float(fastest.split("(")[1].split()[0])
     rates = "; ".join(
-        f"{count} cores {3600 * count / (around + network):,.0f} images an hour"
-        f" ({3600 * count / (around + network + copies):,.0f} with copy-move)"
+        f"{count} cores {3600 * count / (around + forward_seconds):,.0f} images an hour"
+        f" ({3600 * count / (around + forward_seconds + copies):,.0f} with copy-move)"
         for count in cores
     )
     return (
         f"\n{profile}, six members, JPEG of {TYPICAL}: {pieces} pieces, {gflop:.1f} GFLOP. Of a core, networks "
-        f"({fastest.split()[-1]}) {network:.3f} s, all else {around:.3f} s, copy-move {copies:.3f} s. {rates}. "
+        f"({fastest.split()[-1]}) {forward_seconds:.3f} s, all else {around:.3f} s, copy-move {copies:.3f} s. {rates}. "
         f"A GPU with T TFLOP/s in use does at most {3600e3 / gflop:,.0f} · T images an hour, for which "
         f"{1e3 / gflop * around:.1f} · T cores read and decide."
     )

@@ -1,20 +1,17 @@
-"""Networks by other runtimes than torch: exported to ONNX, checked against torch, kept beside their checkpoints.
+"""Networks run by ONNX Runtime instead of torch: exported, checked against torch, and kept beside their checkpoints.
 
-On CPUs OpenVINO and ONNX Runtime are up to twice as fast (docs/LOG.md). Scaling and normalisation are in the exported
-graph, as they are in the network: it takes uint8 (N, C, S, S) and gives logits (N, 1, S, S), for any N.
+On CPUs ONNX Runtime is 1.3 times as fast (docs/LOG.md). The exported graph includes scaling and normalisation, as the
+network does: it takes uint8 (N, C, S, S) and returns logits (N, 1, S, S), for any N.
 """
 
 import functools
 import importlib.util
 import io
-import sys
-import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -24,21 +21,23 @@ from torch import Tensor
 
 from common.ensemble.views import Network
 from common.errors import UserError
+from common.files import written_whole
 from common.networks.segmentation import load_network
 
-Backend = Literal["auto", "torch", "openvino", "onnxruntime"]
+Backend = Literal["auto", "torch", "onnxruntime"]
 
 TOLERANCE = 1e-3
-"""Of an export's probabilities, beside torch's. What is usual is 1e-5; with more than this something is broken."""
+"""Largest accepted difference of an export's probabilities to torch's. Usual is 1e-5; above this something is broken.
+"""
 BREAK_EVEN = 25_000_000
-"""Pixels of a network's input from which `auto` converts it: what that takes, a second or two for the quick network and
-five for FPN-B2, is saved again by 380 images of 256² or 95 of 512²."""
+"""Pixels of a network's input from which `auto` exports it: that takes a second or two for the quick network and five
+for FPN-B2, and is made up for by 380 images of 256² or 95 of 512²."""
 FORMAT = 1
-"""Part of the kept files' names: raised when what is exported of the same checkpoint changes."""
+"""Part of the kept files' names: to be raised when the export of the same checkpoint changes."""
 
 
 class Export(NamedTuple):
-    """A network that another runtime runs."""
+    """A network in ONNX Runtime."""
 
     network: Network
     difference: float
@@ -47,110 +46,139 @@ class Export(NamedTuple):
     """Where it was kept; None where that folder can't be written."""
 
 
+class OnnxNetwork:
+    """Logits by ONNX Runtime, on the CPU."""
+
+    def __init__(self, model: bytes | str, threads: int | None = None) -> None:
+        """Load a model or its file, to be run by so many threads, by default as many as torch has."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        # As in common.process: threads that spin collapse beside a busy neighbour.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False  # one for each member would hold several times the memory of one
+        options.log_severity_level = 3  # errors; its warnings are about its own optimisations
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, 1, S, S) of images (N, C, S, S) uint8."""
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        return torch.from_numpy(self._session.run(None, {"images": pixels})[0])
+
+
 def choose_backend(
     backend: Backend, device: torch.device, checkpoints: Sequence[Path], pixels: float
 ) -> tuple[Backend, str]:
-    """Which runtime `auto` stands for, and why; any other is returned as it is.
+    """The backend that `auto` stands for, and the reason; any other is returned as it is.
 
     Args:
-        backend: What was asked for.
+        backend: The requested one.
         device: Where the networks are to run.
         checkpoints: Their files.
-        pixels: How many each will look at: images · S².
+        pixels: How many each will be applied to: images · S².
 
     Raises:
-        UserError: The runtime that was asked for is not installed.
+        UserError: The requested runtime is not installed.
     """
+    if backend == "onnxruntime":
+        _require_packages()
     if backend != "auto":
-        _require(backend)
-        return backend, "as asked"
+        return backend, "as requested"
     if device.type != "cpu":
         return "torch", f"on {device.type}"
-    installed = [name for name in RUNTIMES if not _missing(name)]
-    if not installed:
-        return "torch", "neither OpenVINO nor ONNX Runtime is installed (pip install openvino onnx)"
-    for name in installed:
-        if all(kept_path(path, name).is_file() for path in checkpoints):
-            return name, "these networks are converted already"
+    if missing := _missing_packages():
+        return "torch", f"not installed: {', '.join(missing)} (pip install {' '.join(missing)})"
+    if all(kept_path(path).is_file() for path in checkpoints):
+        return "onnxruntime", "these networks are exported already"
     if pixels >= BREAK_EVEN:
-        return installed[0], "for so many images the conversion pays"
-    return "torch", f"too few images to convert the networks for them (--backend {installed[0]} does)"
+        return "onnxruntime", "for so many images the export pays"
+    return "torch", "too few images for the export to pay"
 
 
-def load_by(
-    backend: Backend, path: Path, checkpoint: dict[str, Any], or_torch: bool = False, threads: int | None = None
+def load_with(
+    backend: Backend,
+    path: Path,
+    checkpoint: dict[str, Any],
+    *,
+    fall_back: bool = False,
+    threads: int | None = None,
 ) -> Network:
-    """The network of a checkpoint, run by torch, or on the CPU by another runtime: as it was kept, or exported now.
+    """The network of a checkpoint for a backend: for ONNX Runtime the kept export, or a new one.
 
     Args:
         backend: Any but `auto`.
-        path: Of the checkpoint's file.
-        checkpoint: What it holds.
-        or_torch: Let torch run what the other runtime can't, with a printed note.
-        threads: Of another runtime, for each of its networks; by default as many as torch has.
+        path: The checkpoint's file.
+        checkpoint: Its content.
+        fall_back: Use torch for what ONNX Runtime can't run, with a printed note.
+        threads: Of ONNX Runtime, for each network; by default as many as torch has.
 
     Raises:
-        UserError: The runtime is not installed, can't run this network, or gives something else than torch.
+        UserError: ONNX Runtime is not installed, can't run this network, or disagrees with torch.
     """
-    if backend != "torch":
+    if backend == "onnxruntime":
         try:
-            return load_exported(path, checkpoint, backend, threads)
+            return _load_export(path, checkpoint, threads)
         except UserError as error:
-            if not or_torch:
+            if not fall_back:
                 raise
             print(f"note: torch runs {path.name}: {error}")
     return load_network(checkpoint, path)
 
 
-def load_exported(path: Path, checkpoint: dict[str, Any], backend: Backend, threads: int | None = None) -> Network:
-    """The network of a checkpoint by another runtime than torch (see `load_by`)."""
-    _require(backend)
-    kept = kept_path(path, backend)
+def _load_export(path: Path, checkpoint: dict[str, Any], threads: int | None) -> Network:
+    _require_packages()
+    kept = kept_path(path)
     if kept.is_file():
         try:
-            return RUNTIMES[backend].open(kept, threads)
-        except Exception as error:  # of another version, or broken: each runtime raises its own kind
-            print(f"note: {kept} can't be read and is made again ({_line(error)})")
-    exported = export(path, checkpoint, backend, kept.parent, threads)
+            return OnnxNetwork(str(kept), threads)
+        except Exception as error:  # of another version, or broken: ONNX Runtime has errors of many kinds
+            print(f"note: {kept} can't be read and is exported again ({_line(error)})")
+    exported = export(path, checkpoint, kept.parent, threads)
     if exported.path is None:
-        _note(f"{kept.parent} can't be written: the networks are converted again at every start")
+        _print_once(f"note: {kept.parent} can't be written: the networks are exported again at every start")
     return exported.network
 
 
-def export(
-    path: Path, checkpoint: dict[str, Any], backend: Backend, folder: Path, threads: int | None = None
-) -> Export:
-    """Convert the network of a checkpoint, check it, and keep it in a folder, where its stale exports are removed.
+def export(path: Path, checkpoint: dict[str, Any], folder: Path, threads: int | None = None) -> Export:
+    """Export the network of a checkpoint, check it, and write it to a folder, from which its stale exports are removed.
 
     Raises:
-        UserError: As `load_by`.
+        UserError: As `load_with`.
     """
-    _require(backend)
+    _require_packages()
     network, config = load_network(checkpoint, path), checkpoint["config"]
     channels, size = config["in_channels"], config["image_size"]
-    runtime = RUNTIMES[backend]
     try:
-        model = runtime.convert(to_onnx(network, channels, size))
-        exported = runtime.open(model, threads)
+        model = to_onnx(network, channels, size)
+        exported = OnnxNetwork(model, threads)
         difference = largest_difference(network, exported, channels, size)
     except Exception as error:  # an operation that the exporter or the runtime does not know
-        raise UserError(f"{path} can't be run by {backend} ({_line(error)}). Use --backend torch.") from error
+        raise UserError(f"{path} can't be run by ONNX Runtime ({_line(error)}). Use the backend torch.") from error
     if not difference <= TOLERANCE:
         raise UserError(
-            f"{path}: {backend} differs from torch by {difference:.2g} in a probability, more than {TOLERANCE:g}. Use "
-            "--backend torch."
+            f"{path}: ONNX Runtime differs from torch by {difference:.2g} in a probability, more than {TOLERANCE:g}. "
+            "Use the backend torch."
         )
-    kept = folder / kept_path(path, backend).name
+    kept = folder / kept_path(path).name
     try:
-        _keep(model, runtime, kept)
-    except (OSError, RuntimeError):  # OpenVINO's of a disk that is full
+        with written_whole(kept, "wb") as file:
+            file.write(model)
+    except (OSError, UserError):
         return Export(exported, difference, None)
+    for stale in folder.glob(f"{_name(path)}-{'[0-9a-f]' * 8}.*"):
+        if stale.stem != kept.stem:
+            stale.unlink(missing_ok=True)
     return Export(exported, difference, kept)
 
 
-def kept_path(path: Path, backend: Backend) -> Path:
-    """Where the export of a checkpoint is kept: exported/<name>-<digest> beside it."""
-    return path.parent / "exported" / f"{_name(path)}-{_digest(path)}{RUNTIMES[backend].suffix}"
+def kept_path(path: Path) -> Path:
+    """Where the export of a checkpoint is kept: exported/<name>-<digest>.onnx beside it."""
+    # The checkpoint is a zip archive, which has checksums of its parts.
+    with zipfile.ZipFile(path) as archive:
+        parts = sorted((part.filename, part.CRC, part.file_size) for part in archive.infolist())
+    digest = zlib.crc32(repr((FORMAT, parts)).encode())
+    return path.parent / "exported" / f"{_name(path)}-{digest:08x}.onnx"
 
 
 def to_onnx(network: torch.nn.Module, channels: int, size: int) -> bytes:
@@ -164,7 +192,7 @@ def to_onnx(network: torch.nn.Module, channels: int, size: int) -> bytes:
         torch.onnx.export(
             network,
             (example,),
-            buffer,
+            buffer,  # pyrefly: ignore[bad-argument-type]  (its stub forgets buffers)
             dynamo=False,
             input_names=["images"],
             output_names=["logits"],
@@ -175,7 +203,7 @@ def to_onnx(network: torch.nn.Module, channels: int, size: int) -> bytes:
 
 @torch.inference_mode()
 def largest_difference(network: Network, other: Network, channels: int, size: int) -> float:
-    """Largest difference between two networks' probabilities, of noise and of a smooth image, one and two at a time."""
+    """Largest difference between two networks' probabilities, for noise and a smooth image, one and two at a time."""
     both = probes(channels, size)
     differences = [
         (torch.sigmoid(network(images)) - torch.sigmoid(other(images))).abs().max() for images in (both[1:], both)
@@ -192,119 +220,21 @@ def probes(channels: int, size: int) -> Tensor:
     return torch.from_numpy(np.stack([noise, smooth]))
 
 
-class _OpenVino:
-    """Logits by OpenVINO, in float32."""
-
-    def __init__(self, model: Any, threads: int | None) -> None:
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 or float16 where the processor has it
-            "PERFORMANCE_HINT": "LATENCY",  # two batches at once are no faster, and take twice the memory
-            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
-            "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
-        }
-        self._compiled = _openvino().Core().compile_model(model, "CPU", settings)
-        self._request = self._compiled.create_infer_request()
-        self._lock = Lock()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        pixels = np.ascontiguousarray(images.cpu().numpy())
-        with self._lock:  # a thread may look at the next image already
-            logits = self._request.infer([pixels], share_inputs=True)[0]
-            self._compiled.release_memory()  # the next member's network needs as much; it costs no time
-        return torch.from_numpy(logits)
+def _missing_packages() -> list[str]:
+    """Of ONNX Runtime and onnx, by which torch exports."""
+    return [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
 
 
-class _OnnxRuntime:
-    """Logits by ONNX Runtime, on the CPU."""
-
-    def __init__(self, model: bytes | str, threads: int | None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        # As in common.process: threads that spin collapse beside a busy neighbour.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False  # one for each member would hold several times the memory of one
-        options.log_severity_level = 3  # errors; its warnings are about its own optimisations
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, images: Tensor) -> Tensor:
-        pixels = np.ascontiguousarray(images.cpu().numpy())
-        return torch.from_numpy(self._session.run(None, {"images": pixels})[0])
-
-
-def _openvino() -> Any:
-    # Without its telemetry, which reports to a server: OpenVINO takes a stub that does nothing where it is missing.
-    sys.modules.setdefault("openvino_telemetry", None)
-    import openvino
-
-    return openvino
-
-
-class Runtime(NamedTuple):
-    """How a runtime takes and keeps a network."""
-
-    package: str
-    suffix: str
-    convert: Callable[[bytes], Any]
-    """From ONNX to what it runs and writes."""
-    open: Callable[[Any, int | None], Network]
-    """Such a model, or the path of a kept one; the threads of it, or None for as many as torch has."""
-    write: Callable[[Any, Path], None]
-
-
-RUNTIMES: dict[Backend, Runtime] = {
-    "openvino": Runtime(
-        package="openvino",
-        suffix=".xml",  # and .bin
-        convert=lambda onnx: _openvino().Core().read_model(onnx),
-        open=lambda model, threads: _OpenVino(model, threads),
-        write=lambda model, path: _openvino().save_model(model, path, compress_to_fp16=False),
-    ),
-    "onnxruntime": Runtime(
-        package="onnxruntime",
-        suffix=".onnx",
-        convert=lambda onnx: onnx,
-        open=lambda model, threads: _OnnxRuntime(model, threads),
-        write=lambda model, path: path.write_bytes(model),
-    ),
-}
-"""The one that `auto` prefers first."""
-
-
-def _require(backend: Backend) -> None:
-    if backend in RUNTIMES and (missing := _missing(backend)):
-        names, packages = " and ".join(missing), " ".join(missing)
-        raise UserError(f"--backend {backend} needs {names}: pip install {packages}. Or use --backend torch.")
-
-
-def _missing(backend: Backend) -> list[str]:
-    """What is not installed of the runtime's package and of onnx, by which torch exports."""
-    return [name for name in (RUNTIMES[backend].package, "onnx") if importlib.util.find_spec(name) is None]
-
-
-def _keep(model: Any, runtime: Runtime, path: Path) -> None:
-    """Write a model whole: its main file appears last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stem = path.stem.rsplit("-", 1)[0]
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as temporary:
-        runtime.write(model, Path(temporary) / path.name)
-        for file in sorted(Path(temporary).iterdir()):
-            file.replace(path.parent / file.name)
-    for stale in path.parent.glob(f"{stem}-{'[0-9a-f]' * 8}.*"):
-        if stale.stem != path.stem:
-            stale.unlink(missing_ok=True)
+def _require_packages() -> None:
+    if missing := _missing_packages():
+        raise UserError(
+            f"the backend onnxruntime needs {' and '.join(missing)}: pip install {' '.join(missing)}. Or use the "
+            "backend torch."
+        )
 
 
 def _name(path: Path) -> str:
     return path.stem.removesuffix("_best")
-
-
-def _digest(path: Path) -> str:
-    """Of a checkpoint's content: of the checksums that the zip archive, which it is, keeps of its parts."""
-    with zipfile.ZipFile(path) as archive:
-        parts = sorted((part.filename, part.CRC, part.file_size) for part in archive.infolist())
-    return f"{zlib.crc32(repr((FORMAT, parts)).encode()):08x}"
 
 
 def _line(error: Exception) -> str:
@@ -313,6 +243,5 @@ def _line(error: Exception) -> str:
 
 
 @functools.cache
-def _note(text: str) -> None:
-    """Print a note once."""
-    print(f"note: {text}")
+def _print_once(text: str) -> None:
+    print(text)

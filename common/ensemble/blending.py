@@ -1,36 +1,47 @@
-"""How the members' maps become one: this is the one place that blends."""
+"""Blending of the members' probability maps: weighted mean, union by maximum, classical evidence."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 
 from common.data.transforms import resize_map
-from common.ensemble.precision import to_single
 
 Role = Literal["average", "union", "evidence", "gate"]
-"""In the weighted mean; joined by the maximum; no network: joined after those (`join_evidence`); without a map: read by
-the image-level decision alone."""
+"""`average`: a network in the weighted mean; `union`: a network joined by the maximum; `evidence`: not a network,
+joined after those (`join_evidence`); `gate`: has no map, and is a feature of the image-level decision alone."""
+
+
+def to_half(values: np.ndarray) -> np.ndarray:
+    """float32 rounded to float16, in which maps are kept. By torch: four times as fast as numpy, with equal results."""
+    return torch.from_numpy(values).half().numpy()
+
+
+def to_single(values: np.ndarray) -> np.ndarray:
+    """float16 as float32; float32 is not copied."""
+    if values.dtype == np.float16 and values.flags.writeable:
+        return torch.from_numpy(values).float().numpy()
+    return values.astype(np.float32, copy=False)  # torch warns of read-only arrays, as memory-mapped ones are
 
 
 def blend(maps: np.ndarray, roles: Sequence[Role], weights: Sequence[float]) -> np.ndarray:
-    """The weighted mean of the networks that are averaged, joined with the others by the maximum.
+    """Blend networks, pixel by pixel: max(Σ w·p / Σ w over `average`, w·p of each member of `union`).
 
-    max(Σ w·p / Σ w over `average`, w·p of each member of `union`), pixel by pixel: a specialist adds what the mean of
-    the others overlooks, and takes nothing away.
+    A specialist joined by the maximum adds what the mean of the others misses, and removes nothing.
 
     Args:
         maps: Probabilities (..., M, h, w), of one image or several.
         roles: Of the members, (M,).
-        weights: Of the members, (M,), at least 0; 0 leaves a member out. A union member's is at most 1: it is the
-            factor that its probabilities are trusted with (seed: 0.8).
+        weights: Of the members, (M,), at least 0; 0 leaves a member out. A union member's is a factor on its
+            probabilities, at most 1 (original recipe: 0.8).
 
     Returns:
         Probabilities, float32 (..., h, w).
 
     Raises:
-        ValueError: Other counts of maps, roles and weights, another role, a weight out of its range, or no averaged
-            member with a weight above 0.
+        ValueError: Counts of maps, roles and weights differ, a role is not one of these two, a weight is out of range,
+            or no averaged member has a weight above 0.
     """
     if not maps.shape[-3] == len(roles) == len(weights):
         raise ValueError(f"{maps.shape[-3]} maps, {len(roles)} roles and {len(weights)} weights")
@@ -43,7 +54,7 @@ def blend(maps: np.ndarray, roles: Sequence[Role], weights: Sequence[float]) -> 
         raise ValueError("no averaged member has a weight above 0")
     blended = np.zeros(maps.shape[:-3] + maps.shape[-2:], np.float32)
     # One member after the other, the averaged ones first: float16 maps are never all float32 at once.
-    for member in sorted(np.flatnonzero(weights), key=lambda member: roles[member]):
+    for member in sorted(np.flatnonzero(weights).tolist(), key=roles.__getitem__):
         prob = to_single(maps[..., member, :, :])
         if roles[member] == "average":
             blended += np.float32(weights[member] / total) * prob
@@ -54,16 +65,15 @@ def blend(maps: np.ndarray, roles: Sequence[Role], weights: Sequence[float]) -> 
 
 
 def join_evidence(blended: np.ndarray, evidence: np.ndarray, weight: float) -> np.ndarray:
-    """The blend of the networks and the map of classical evidence, by the maximum.
+    """The maximum of the networks' blend and the map of classical evidence.
 
     Args:
         blended: Probabilities (h, w).
         evidence: Probabilities (H, W) of what passed as evidence, (1, 1) where nothing did.
-        weight: The factor that they are trusted with, in [0, 1]; 0 leaves them out.
+        weight: Factor on the evidence, in [0, 1]; 0 leaves it out.
 
     Returns:
-        Probabilities, float32: (H, W) where there is evidence, so that thin regions stay as they were drawn, else
-        (h, w).
+        Probabilities, float32: (H, W) where there is evidence, so that thin regions keep their shape, else (h, w).
 
     Raises:
         ValueError: The weight is out of its range.

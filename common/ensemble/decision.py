@@ -1,45 +1,46 @@
-"""The image-level decision: forged or authentic, before any region is drawn.
+"""The image-level decision, forged or authentic: a calibrated logistic model on features of the maps.
 
-A verdict by any pixel above a threshold flags most authentic images. Here a few features of the maps become a
-calibrated probability, and that must reach the mode's threshold. Under oF1 an image is worth calling forged when
-p · F1 > 1 − p, with F1 what its mask will score: at p = 0.65 for an expected F1 of 0.54.
+Calling an image forged for any pixel above a threshold flags most authentic images. Here the probability must reach the
+mode's threshold. Under oF1 an image is worth calling forged when p · F1 > 1 − p, with F1 what its mask will score: at
+p = 0.65 for an expected F1 of 0.54.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 
 from common.data.transforms import resize_image
-from common.ensemble.precision import to_half, to_single
+from common.ensemble.blending import to_half, to_single
 from common.forensics.copy_move import LEAST_SCORE
 from common.metrics.calibration import calibrated, log_odds
 from common.metrics.forgery import IMAGE_SCORE_QUANTILE
 
 Mode = Literal["high-precision", "balanced", "default", "high-recall", "max-recall"]
 
-THRESHOLDS: dict[Mode, float] = {
+MODE_THRESHOLDS: dict[Mode, float] = {
     "high-precision": 0.80,
     "balanced": 0.70,
     "default": 0.65,
     "high-recall": 0.60,
     "max-recall": 0.55,
 }
-"""Probability of being forged that an image must reach, by mode (the seed ensemble's five values)."""
+"""Probability of being forged that an image must reach, by mode (the original recipe's five values)."""
 
 FEATURES = ("quantile_99", "quantile_999", "maximum", "soft_max", "log_area_share", "disagreement")
-"""Of the networks' blend; `map_features` says what they are."""
+"""Of the networks' blend, see `map_features`."""
 
 COPY_FEATURES = ("copy_score", "copy_inliers", "copy_area")
-"""Of the copy-move evidence; `copy_features` says what they are."""
+"""Of the copy-move evidence, see `copy_features`."""
 
 GENERATED_FEATURES = ("generated",)
-"""Of the detector of generated images; `generated_features` says what it is."""
+"""Of the detector of generated images, see `generated_features`."""
 
 FEATURE_SIZE = 256
-"""Side of the maps that features are taken of: a maximum or a quantile grows with the number of pixels."""
+"""Side in pixels of the maps that features are computed on: a maximum or a quantile grows with their number."""
 
 TEMPERATURE = 0.1
 """Of the soft-max pooling: a region of 0.9 outweighs a background of 0.1 from e⁻⁸ = 0.03 % of the image on."""
@@ -51,7 +52,7 @@ _HIGHEST = 1 - 2**-11
 
 def is_forged(forged_probability: float, mode: Mode) -> bool:
     """Whether an image with this calibrated probability in [0, 1] is called forged."""
-    return forged_probability >= THRESHOLDS[mode]
+    return forged_probability >= MODE_THRESHOLDS[mode]
 
 
 def feature_maps(maps: np.ndarray) -> np.ndarray:
@@ -62,11 +63,11 @@ def feature_maps(maps: np.ndarray) -> np.ndarray:
 
 
 def map_features(blend: np.ndarray, members: Mapping[str, np.ndarray], pixel_threshold: float) -> dict[str, float]:
-    """Features of one image's maps, taken at `FEATURE_SIZE` squared whatever the size of the maps.
+    """Features of one image's maps, computed at `FEATURE_SIZE` squared.
 
     Args:
         blend: The networks' blend (h, w), probabilities.
-        members: The map (h, w) of each network by name, at least one, those without a weight in the blend included.
+        members: The map (h, w) of each network by name, at least one, also of those without a weight in the blend.
         pixel_threshold: Pixels of at least this are forged.
 
     Returns:
@@ -74,7 +75,7 @@ def map_features(blend: np.ndarray, members: Mapping[str, np.ndarray], pixel_thr
         Σ p · softmax(p / `TEMPERATURE`); the logarithm of the share of forged pixels, one added to their count so
         that it is finite; and the standard deviation between the members, in [0, 0.5], as its mean over the 0.1 % of
         the pixels where the blend is highest (0 for one member). And `soft_max_<name>` of each member's own map: a
-        model of these is a stacking (Wolpert 1992), which the mean of the maps can't be.
+        model of these is a stacking (Wolpert 1992).
     """
     values = to_single(_resized(blend)).ravel()
     own = {name: to_single(_resized(prob)).ravel() for name, prob in members.items()}
@@ -94,8 +95,8 @@ def copy_features(score: float, inliers: float, area_share: float) -> dict[str, 
     """Features of one image's best group of copies; zeros stand for none.
 
     Returns:
-        `COPY_FEATURES`: the log-odds of its score, none having the least that is returned; ln(1 + inliers); and the
-        logarithm of its area share, to which a pixel of the features' maps is added so that it is finite.
+        `COPY_FEATURES`: the log-odds of its score, at least `LEAST_SCORE`; ln(1 + inliers); and the logarithm of its
+        area share, to which a pixel of the features' maps is added so that it is finite.
     """
     return {
         "copy_score": _log_odds(max(score, LEAST_SCORE)),
@@ -108,15 +109,14 @@ def generated_features(probability: float) -> dict[str, float]:
     """Feature of the probability, in [0, 1], that the image as a whole is generated.
 
     Returns:
-        `GENERATED_FEATURES`: its log-odds, and 0 for all of 0.5 or less. The detector sees whole-image synthesis: that
-        a picture is a photograph is no sign that nothing was pasted into it, so a low score must say nothing. (The fit
-        of a decision that reads it may weigh the maps otherwise than one that does not.)
+        `GENERATED_FEATURES`: its log-odds, and 0 for all of 0.5 or less. The detector is for whole-image synthesis:
+        something may be pasted into a photograph too, so a low probability must change nothing.
     """
     return {"generated": max(0.0, log_odds(probability))}
 
 
 def _upper_quantiles(values: np.ndarray, levels: Sequence[float]) -> list[float]:
-    """`np.quantile`, at a quarter of its cost where the levels, which rise, are high: it moves all that lies below."""
+    """`np.quantile` for ascending, high levels at a sixth of its cost, since it sorts the highest values alone."""
     places = [level * (values.size - 1) for level in levels]
     least = int(places[0])
     highest = np.sort(np.partition(values, least)[least:]).astype(np.float64)
@@ -133,7 +133,7 @@ def _log_odds(probability: float) -> float:
 
 
 def _resized(prob: np.ndarray) -> np.ndarray:
-    """The map at the features' size; one that has it is not copied."""
+    """The map at `FEATURE_SIZE` squared; one that has this size is not copied."""
     size = (FEATURE_SIZE, FEATURE_SIZE)
     return prob if prob.shape == size else resize_image(to_single(prob), FEATURE_SIZE)
 
@@ -143,12 +143,12 @@ class Decision:
     """A logistic model on features, and the calibration of its score. Made by `common.ensemble.fitting`."""
 
     features: tuple[str, ...]
-    """Which of `map_features`, `copy_features` and `generated_features` it reads. `quantile_999` alone is Platt scaling
-    of the image's score."""
+    """Names from `map_features`, `copy_features` and `generated_features`. `quantile_999` alone is Platt scaling of the
+    image's score."""
     mean: tuple[float, ...]
     """Of each feature in the images it was fitted on, but 0 for `GENERATED_FEATURES`; subtracted."""
     scale: tuple[float, ...]
-    """Root mean square of what that leaves, there; divided by."""
+    """Root mean square of the difference, there; divided by."""
     coefficients: tuple[float, ...]
     """Of the standardised features; of `GENERATED_FEATURES` at least 0, so that they only ever add."""
     intercept: float
@@ -157,14 +157,15 @@ class Decision:
 
     def __post_init__(self) -> None:
         known = (*FEATURES, *COPY_FEATURES, *GENERATED_FEATURES)
-        foreign = {name for name in self.features if name not in known and not name.startswith("soft_max_")}
-        if foreign:
-            raise ValueError(f"there is no feature {', '.join(sorted(foreign))}")
+        if unknown := [name for name in self.features if name not in known and not name.startswith("soft_max_")]:
+            raise ValueError(f"there is no feature {', '.join(unknown)}")
         if not len(self.features) == len(self.mean) == len(self.scale) == len(self.coefficients):
             raise ValueError("features, mean, scale and coefficients differ in length")
+        if set(self.calibration) != {"slope", "intercept"}:
+            raise ValueError("calibration needs slope and intercept")
         for name, mean, coefficient in zip(self.features, self.mean, self.coefficients, strict=True):
             if name in GENERATED_FEATURES and (mean != 0 or coefficient < 0):
-                raise ValueError(f"{name} may not speak against a forgery: mean 0, coefficient at least 0")
+                raise ValueError(f"{name} may not count against a forgery: mean 0, coefficient at least 0")
 
     @property
     def reads_generated(self) -> bool:
@@ -175,23 +176,4 @@ class Decision:
         """Probability in (0, 1) that the image with these features is forged."""
         chosen = np.array([features[name] for name in self.features])
         logit = (chosen - self.mean) / self.scale @ np.array(self.coefficients) + self.intercept
-        return calibrated(1 / (1 + math.exp(-min(max(logit, -30), 30))), **self.calibration)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Decision":
-        """From plain values, with lists for tuples as JSON has them.
-
-        Raises:
-            ValueError: Keys are missing or foreign, a value is no number, or values do not belong together.
-        """
-        if wrong := set(values) ^ {field.name for field in fields(cls)}:
-            raise ValueError(f"missing or foreign keys: {', '.join(sorted(wrong))}")
-        if set(values["calibration"]) != {"slope", "intercept"}:
-            raise ValueError("calibration needs slope and intercept")
-        numbers = {name: tuple(map(float, values[name])) for name in ("mean", "scale", "coefficients")}
-        return cls(
-            features=tuple(values["features"]),
-            **numbers,
-            intercept=float(values["intercept"]),
-            calibration={name: float(value) for name, value in values["calibration"].items()},
-        )
+        return calibrated(float(expit(logit)), **self.calibration)

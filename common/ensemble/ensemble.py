@@ -1,19 +1,19 @@
-"""What the members of the ensemble say of an image together."""
+"""The loaded ensemble: the members' maps of images, their blend, and the image-level probability of a forgery."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from common.data.transforms import resize_map
-from common.ensemble.ahead import ahead, threads
-from common.ensemble.blending import blend, join_evidence
+from common.ensemble.blending import blend, join_evidence, to_half, to_single
 from common.ensemble.decision import (
     COPY_FEATURES,
     FEATURE_SIZE,
@@ -24,10 +24,24 @@ from common.ensemble.decision import (
 )
 from common.ensemble.evidence import Evidence, gather
 from common.ensemble.members import COPY_MOVE, Member
-from common.ensemble.precision import to_half, to_single
 from common.ensemble.settings import Settings
-from common.ensemble.views import Network, Pieces, Sight, Viewer, cut, is_large, predict_pieces, streams
+from common.ensemble.views import (
+    InputSpec,
+    Network,
+    PieceNetwork,
+    Pieces,
+    at_a_time,
+    extract_pieces,
+    is_large,
+    predict_pieces,
+    worker_count,
+)
 from common.generated import Detector, Generated
+
+T = TypeVar("T")
+R = TypeVar("R")
+Blend = tuple[np.ndarray, dict[str, float]]
+"""The blend of one fold's networks for an image, float32 (h, w), and its features."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +54,15 @@ class Loaded:
     """Without the weights."""
 
     @property
-    def viewer(self) -> Viewer:
-        """The network, and what it is to be shown."""
-        sight = Sight(self.checkpoint["config"]["image_size"], self.member.tile_share)
-        return Viewer(self.network, sight, self.member.in_channels)
+    def piece_network(self) -> PieceNetwork:
+        """The network with its input."""
+        spec = InputSpec(self.checkpoint["config"]["image_size"], self.member.tile_share)
+        return PieceNetwork(self.network, spec, self.member.in_channels)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the ensemble says of an image."""
+    """The ensemble's result for an image."""
 
     prob: np.ndarray
     """Probability of each pixel, float32 (h, w): the size of the image if it is large or evidence is drawn in it, else
@@ -56,32 +70,33 @@ class Prediction:
     forged_probability: float
     """Calibrated, in (0, 1]."""
     evidence: Evidence | None = None
-    """The copies found; None where none were looked for."""
+    """The copies found; None where copy-move detection is off."""
     generated: Generated | None = None
-    """Whether the image as a whole is generated; None where no detector was asked."""
+    """Whether the image as a whole is generated; None without a detector."""
 
 
 class Ensemble:
-    """The loaded members, and how they are blended. One preprocessing serves them all (`common.ensemble.views`)."""
+    """The loaded members and their settings. Made by `common.ensemble.loading.load_ensemble`."""
 
     def __init__(
         self,
         folds: list[list[Loaded]],
         settings: Settings,
         device: torch.device,
+        *,
         copy_move: bool = False,
         workers: int = 1,
         detector: Detector | None = None,
     ) -> None:
-        """Hold the networks of each fold; see `load_ensemble`.
+        """Move the networks to the device.
 
         Args:
             folds: At least one, with the same members in each; without any, the evidence alone decides.
             settings: With a weight for each member.
             device: Where the networks run.
             copy_move: Whether the evidence is one of the members.
-            workers: Processes that look for copies. As many as `predict` has images at a time can be busy.
-            detector: Of generated images; without a fit that reads it, it changes no decision.
+            workers: Processes for copy-move detection. At most as many as `predict` gets images are busy.
+            detector: Of generated images; it changes no decision unless the settings were fitted with it.
         """
         self.folds = folds
         self.settings = settings
@@ -91,149 +106,120 @@ class Ensemble:
         self.detector = detector
         self.networks = [loaded.member for loaded in folds[0]]
         self.members = [*self.networks, *([COPY_MOVE] if copy_move else [])]
-        self._viewers = [[loaded.viewer for loaded in fold] for fold in folds]
-        self.map_size = max((v.sight.size for viewers in self._viewers for v in viewers), default=FEATURE_SIZE)
-        # The networks look in threads of their own, so many at once; beside them is cut and blended, on CPUs a sixth of
-        # the work at most (docs/SCALING.md).
-        self._streams = streams(self.map_size, device)
-        self._threads = max(1, torch.get_num_threads() // 4)
-        for fold in folds:
-            for loaded in fold:
-                if isinstance(loaded.network, nn.Module):
-                    loaded.network.to(device)
+        self._networks = [[loaded.piece_network for loaded in fold] for fold in folds]
+        self.map_size = max((n.spec.size for fold in self._networks for n in fold), default=FEATURE_SIZE)
+        self._threads = worker_count(self.map_size, device)
+        share = max(1, torch.get_num_threads() // self._threads)
+        self._pool = ThreadPoolExecutor(self._threads, initializer=_limit_threads, initargs=(share,))
+        for loaded in chain.from_iterable(folds):
+            if isinstance(loaded.network, nn.Module):
+                loaded.network.to(device)
 
-    def predict(self, images: list[np.ndarray]) -> list[Prediction]:
-        """Blend and decide RGB images, uint8 (H, W, 3). The folds' maps, and their probabilities, are averaged.
-
-        While networks look at an image, threads cut the next one and blend the last, and processes look for copies.
-        """
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Predict RGB images, uint8 (H, W, 3), of any sizes. The folds' maps, and their probabilities, are averaged."""
         evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
-        # With all of torch's threads, which the networks share out.
-        generated = iter(self.detector.predict(images) if self.detector else [None] * len(images))
-        decided = []
-        with self._looking() as looking, threads(self._threads) as beside:
-            for batch, shown in self._shown(images, range(len(self.folds)), beside):
-                if len(decided) > 1:
-                    decided[-2].result()  # the maps of two large images at a time are enough for the memory
-                by_fold = [
-                    beside.submit(self._blends, fold, len(batch), self._look(fold, shown, looking, beside))
-                    for fold in range(len(self.folds))
-                ]
-                found, own = (list(islice(whole, len(batch))) for whole in (evidence, generated))
-                decided.append(beside.submit(self._decide, by_fold, found, own))
-            predictions = [prediction for batch in decided for prediction in batch.result()]
-        next(evidence, None)  # ends it here: while the garbage collector ends it, Python loses a Ctrl-C
-        return predictions
+        generated = self.detector.predict(images) if self.detector else [None] * len(images)
+        with closing(self._by_batch(self._blend_batch, images)) as batches:
+            # `strict` ends the evidence here: while the garbage collector ends it, Python loses a Ctrl-C.
+            by_image = zip(chain.from_iterable(batches), evidence, generated, strict=True)
+            return [self._prediction(*own) for own in by_image]
 
-    def member_maps(self, images: list[np.ndarray], fold: int = 0) -> Iterator[np.ndarray]:
+    def member_maps(self, images: Sequence[np.ndarray], fold: int = 0) -> Iterator[np.ndarray]:
         """The networks' maps of each image, float16 (M, h, w): at the image's size if it is large, else `map_size`.
 
         Args:
             images: RGB, uint8 (H, W, 3).
             fold: Position in `folds`.
         """
-        with self._looking() as looking, threads(self._threads) as beside:
-            looks = (self._look(fold, shown, looking, beside) for _, shown in self._shown(images, [fold], beside))
-            for stacks in ahead(beside, self._stacks, looks):
-                yield from stacks
 
-    @contextmanager
-    def _looking(self) -> Iterator[ThreadPoolExecutor]:
-        """Threads for the networks, which share out torch's."""
-        total = torch.get_num_threads()
-        each = max(1, total // self._streams)
-        try:
-            with threads(self._streams, initializer=torch.set_num_threads, initargs=(each,)) as looking:
-                yield looking
-        finally:
-            torch.set_num_threads(total)  # for threads that are started later
+        def work(batch: Sequence[np.ndarray], mapped: Callable = map) -> list[np.ndarray]:
+            return self._maps(fold, extract_pieces(batch, self._networks[fold], self.device), len(batch), mapped)
 
-    def _shown(
-        self, images: list[np.ndarray], folds: Iterable[int], beside: ThreadPoolExecutor
-    ) -> Iterator[tuple[list[np.ndarray], dict[Sight, Pieces]]]:
-        """Batches of the images, and what the networks of these folds see of them; one for each thread is cut ahead."""
-        viewers = [viewer for fold in folds for viewer in self._viewers[fold]]
+        with closing(self._by_batch(work, images)) as batches:
+            yield from chain.from_iterable(batches)
+
+    def _by_batch(self, work: Callable[..., R], images: Sequence[np.ndarray]) -> Generator[R]:
+        """The results of `work` on each batch of the images, in order; a single batch's networks share the threads."""
         batches = self._batches(images)
-        pieces = ahead(beside, lambda batch: cut(batch, viewers, device=self.device), batches, self._threads)
-        return zip(batches, pieces, strict=True)
+        if len(batches) == 1:
+            return (work(batch, mapped=self._mapped) for batch in batches)
+        return self._mapped(work, batches)
 
-    def _batches(self, images: list[np.ndarray]) -> list[list[np.ndarray]]:
-        """All at a time, unless one is large: then each is one."""
-        alone = any(is_large(*image.shape[:2], self.map_size) for image in images)
-        return [[image] for image in images] if alone or not images else [images]
+    def _batches(self, images: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:
+        """An equal part of the images for each thread; if any is large, to bound the memory, each on its own."""
+        large = any(is_large(image.shape[0], image.shape[1], self.map_size) for image in images)
+        size = 1 if large else max(1, -(-len(images) // self._threads))
+        return [images[start : start + size] for start in range(0, len(images), size)]
 
-    def _look(
-        self, fold: int, shown: dict[Sight, Pieces], looking: ThreadPoolExecutor, beside: ThreadPoolExecutor
-    ) -> list[Future[list[np.ndarray]]]:
-        """Each network's maps of the images shown, float16, as they come to be."""
-        drawn = []
-        for viewer in self._viewers[fold]:
-            pieces = shown[viewer.sight]
-            probs = looking.submit(predict_pieces, viewer, pieces, self.settings.tta, n_streams=self._streams)
-            drawn.append(beside.submit(_draw, pieces, probs))
-        return drawn
+    def _mapped(self, work: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+        """The results of `work` on each item, in order, by the threads. Closing it drops what has not begun."""
+        if self._threads == 1:  # in this thread, so that an interrupt ends it
+            return (work(item) for item in items)
+        return cast(Generator[R], self._pool.map(work, items))
 
-    def _stacks(self, drawn: list[Future[list[np.ndarray]]]) -> list[np.ndarray]:
-        """`member_maps` of the images that were looked at."""
-        return [self._stack(maps) for maps in zip(*(future.result() for future in drawn), strict=True)]
+    def _blend_batch(self, images: Sequence[np.ndarray], mapped: Callable = map) -> list[tuple[Blend, ...]]:
+        """For each image, the blend of each fold."""
+        pieces = extract_pieces(images, list(chain.from_iterable(self._networks)), self.device)
+        by_fold = [
+            [self._blend(maps) for maps in self._maps(fold, pieces, len(images), mapped)]
+            for fold in range(len(self.folds))
+        ]
+        return list(zip(*by_fold, strict=True))
 
-    def _stack(self, maps: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Maps of one image, float16, at the size of the largest."""
-        size = max((prob.shape for prob in maps), key=lambda shape: shape[0] * shape[1])
-        if size[0] * size[1] < self.map_size**2:
-            size = (self.map_size, self.map_size)
-        return np.stack([prob if prob.shape == size else to_half(resize_map(to_single(prob), *size)) for prob in maps])
+    def _maps(self, fold: int, pieces: dict[InputSpec, Pieces], n_images: int, mapped: Callable) -> list[np.ndarray]:
+        """The networks' maps of each image, float16 (M, h, w), all at the size of the largest, at least `map_size`.
 
-    def _blends(
-        self, fold: int, n_images: int, drawn: list[Future[list[np.ndarray]]]
-    ) -> list[tuple[np.ndarray, dict[str, float]]]:
-        """The blend of a fold's networks for each image, and its features."""
+        `mapped` applies the networks: `map`, one after the other, or `_mapped`, by the threads.
+        """
+
+        def predict(network: PieceNetwork) -> list[np.ndarray]:
+            own, batch_size = pieces[network.spec], at_a_time(network.spec.size, self.device) // self._threads
+            probs = predict_pieces(network, own, self.settings.tta, max(1, batch_size))
+            # As float16 at once: as float32, those of all networks of a large image would take twice the memory.
+            return [to_half(prob) for prob in own.maps(probs)]
+
+        by_network = list(mapped(predict, self._networks[fold]))
+        stacks = []
+        for number in range(n_images):
+            maps = [own[number] for own in by_network]
+            shapes = [*(prob.shape for prob in maps), (self.map_size, self.map_size)]
+            shape = max(shapes, key=lambda shape: shape[0] * shape[1])
+            stack = np.empty((len(maps), *shape), np.float16)
+            for place, prob in enumerate(maps):
+                stack[place] = prob if prob.shape == shape else to_half(resize_map(to_single(prob), *shape))
+            stacks.append(stack)
+        return stacks
+
+    def _blend(self, maps: np.ndarray) -> Blend:
+        """The blend of one fold's maps (M, h, w) of an image."""
         if not self.networks:
-            return [(np.zeros((self.map_size, self.map_size), np.float32), {})] * n_images
+            return np.zeros(maps.shape[1:], np.float32), {}
         roles, weights = zip(*((m.role, self.settings.weights[m.name]) for m in self.networks), strict=True)
-        blends = []
-        for maps in self._stacks(drawn):
-            # The features are of the maps that the decision was fitted on: brought to their size first, then blended.
-            half = feature_maps(maps)
-            small = to_single(half)
-            blended = blend(small, roles, weights)
-            by_name = {member.name: prob for member, prob in zip(self.networks, small, strict=True)}
-            features = map_features(blended, by_name, self.settings.pixel_threshold)
-            blends.append((blended if half is maps else blend(maps, roles, weights), features))
-        return blends
+        # The features are of the maps that the decision was fitted on: brought to their size first, then blended.
+        half = feature_maps(maps)
+        small = to_single(half)
+        blended = blend(small, roles, weights)
+        by_name = {member.name: prob for member, prob in zip(self.networks, small, strict=True)}
+        features = map_features(blended, by_name, self.settings.pixel_threshold)
+        return blended if half is maps else blend(maps, roles, weights), features
 
-    def _decide(
-        self,
-        by_fold: list[Future[list[tuple[np.ndarray, dict[str, float]]]]],
-        evidence: list[Evidence | None],
-        generated: list[Generated | None],
-    ) -> list[Prediction]:
-        """The images, by each fold's blends, the evidence and the detector."""
-        by_image = zip(*(future.result() for future in by_fold), strict=True)
-        return [self._decide_one(*own) for own in zip(by_image, evidence, generated, strict=True)]
-
-    def _decide_one(
-        self,
-        by_fold: Sequence[tuple[np.ndarray, dict[str, float]]],
-        found: Evidence | None,
-        generated: Generated | None,
-    ) -> Prediction:
-        """One image, by each fold's blend with its features, the evidence and the detector."""
-        blends = [blended for blended, _ in by_fold]
-        prob = blends[0] if len(blends) == 1 else np.mean(blends, axis=0)
-        decision, own = self.settings.decision, {}
-        if found is not None:
-            prob = join_evidence(prob, found.prob, self.settings.weights[COPY_MOVE.name])
-            own |= copy_features(found.score, found.inliers, found.area_share)
+    def _prediction(self, folds: Sequence[Blend], evidence: Evidence | None, generated: Generated | None) -> Prediction:
+        """Of one image, by the blend of each fold, the evidence and the detector of generated images."""
+        prob = folds[0][0] if len(folds) == 1 else np.mean([blended for blended, _ in folds], axis=0)
+        decision, others = self.settings.decision, {}
+        if evidence is not None:
+            prob = join_evidence(prob, evidence.prob, self.settings.weights[COPY_MOVE.name])
+            others |= copy_features(evidence.score, evidence.inliers, evidence.area_share)
         if generated is not None:
-            own |= generated_features(generated.probability)
-        probability = float(np.mean([decision.probability(features | own) for _, features in by_fold]))
-        if found is not None and not set(COPY_FEATURES) & set(decision.features):
-            # It is the networks' alone: of two witnesses that know nothing of each other, the surer one counts.
-            probability = max(probability, found.score)
-        return Prediction(prob, probability, found, generated)
+            others |= generated_features(generated.probability)
+        probability = float(np.mean([decision.probability(features | others) for _, features in folds]))
+        if evidence is not None and not set(COPY_FEATURES) & set(decision.features):
+            # The decision is the networks' alone, and evidence is independent of it: the higher probability counts.
+            probability = max(probability, evidence.score)
+        return Prediction(prob, probability, evidence, generated)
 
 
-def _draw(pieces: Pieces, probs: Future[np.ndarray]) -> list[np.ndarray]:
-    # As float16 at once: as float32, those of all networks of a large image would take twice the memory.
-    return [to_half(prob) for prob in pieces.maps(probs.result())]
+def _limit_threads(count: int) -> None:
+    """Give torch so many threads in the calling thread alone; `torch.set_num_threads` would change the process."""
+    torch.get_num_threads()  # its first use in a thread sets the process's number
+    threadpool_limits(count, user_api="openmp")

@@ -1,12 +1,12 @@
-"""Fits how the ensemble decides, on predictions for images that the members were not trained on (out of fold).
+"""Fit of the ensemble's settings on out-of-fold predictions of the members.
 
 In order: the members' weights, the pixel threshold, the minimum area and clean-up of the mask, and the image-level
-decision on features of the resulting maps. What such a fit is worth on images that it has not seen is measured by
-`common.ensemble.variants`.
+decision on features of the resulting maps. `common.ensemble.variants` measures such a fit on held-out images.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,24 +17,29 @@ from sklearn.model_selection import StratifiedGroupKFold
 from common.ensemble.blending import Role, blend, join_evidence
 from common.ensemble.decision import COPY_FEATURES, GENERATED_FEATURES, Decision, generated_features, map_features
 from common.ensemble.instances import MIN_AREA_SHARE, Cleanup, find_instances
-from common.ensemble.settings import Source
+from common.ensemble.settings import WeightSource
 from common.errors import UserError
 from common.generated import DETECTOR
 from common.metrics.calibration import fit_calibration
 from common.metrics.forgery import best_threshold, pixel_f1, pixel_f1_curve
 
 MOST_FORGED = 300
-"""Forged images that weights, threshold and mask are fitted on: the mean F1 of 300 is known to about 0.02, and what
-candidates differ by, on the same images, to much less."""
+"""Forged images that weights, threshold and mask are fitted on: the mean F1 of 300 is known to about 0.02, differences
+of candidates on the same images more precisely."""
 
 MIN_GAIN = 0.002
-"""Mean pixel F1 that another weight, minimum area or clean-up must gain over what is simpler."""
+"""Mean pixel F1 that another weight, minimum area or clean-up must gain over the simpler choice."""
 
 _SEARCH_SIDE = 128  # of the maps that weights are searched on
 _PICKS = 10  # of averaged members: weights in steps of a tenth
 _UNION_FACTORS = (0.4, 0.6, 0.8, 1.0)
 _AREA_SHARES = (0.0, 0.0002, 0.001, 0.002, 0.005)
-_CLEANUPS = ({"closing": 0.005}, {"closing": 0.01}, {"opening": 0.005}, {"fill_holes": True})
+_CLEANUPS: tuple[dict[str, Any], ...] = (
+    {"closing": 0.005},
+    {"closing": 0.01},
+    {"opening": 0.005},
+    {"fill_holes": True},
+)
 _PENALTIES = (0.01, 0.1, 1.0)  # scikit-learn's C: for standardised features, strong to weak
 
 
@@ -46,21 +51,21 @@ class Oof:
     """Of the M members: K networks, and after them the evidence if there is any."""
     roles: tuple[Role, ...]
     """(M,)"""
-    seed_weights: tuple[float, ...]
+    original_weights: tuple[float, ...]
     """The hand-set weights, (M,)."""
     maps: np.ndarray
     """Of the networks, float16 (n, K, S, S), in memory or memory-mapped: it is read image by image."""
     evidence: np.ndarray | None = None
-    """Map of the evidence, float16 (n, S, S), likewise."""
+    """Map of the evidence, float16 (n, S, S), in memory or memory-mapped."""
     copies: np.ndarray | None = None
-    """`COPY_FEATURES`, float64 (n, 3), where there is evidence."""
+    """`COPY_FEATURES`, float64 (n, 3), if there is evidence."""
     generated: np.ndarray | None = None
-    """Probability that each image is generated, float64 (n,), where there is a detector. It has no map, and no weight:
-    `names` is without it."""
+    """Probability that each image is generated, float64 (n,), if there is a detector. It has no map and no weight, and
+    is not in `names`."""
     truths: list[np.ndarray]
     """uint8 (k, S, S) of each image, one channel a forged group; k = 0 for an authentic image."""
     groups: np.ndarray
-    """Source of each image, (n,) strings: images of one source never stand on both sides of a split."""
+    """Source of each image, (n,) strings: images of one source are never on both sides of a split."""
     sizes: np.ndarray
     """`authentic`, or the size of the forgery, (n,) strings."""
 
@@ -70,19 +75,19 @@ class Oof:
         return np.array([len(truth) > 0 for truth in self.truths])
 
     def only(self, members: Sequence[str]) -> "Oof":
-        """The same images seen by some of the members, `DETECTOR` for the detector of generated images.
+        """The same images with some of the members; `DETECTOR` is the detector of generated images.
 
-        A network alone is averaged, whatever its role.
+        A single network is averaged, whatever its role.
         """
-        weights = [w if name in members else 0.0 for name, w in zip(self.names, self.seed_weights, strict=True)]
+        weights = [w if name in members else 0.0 for name, w in zip(self.names, self.original_weights, strict=True)]
         roles = self.roles
         if len(members) == 1:
             roles = tuple("evidence" if role == "evidence" else "average" for role in roles)
         generated = self.generated if DETECTOR in members else None
-        return replace(self, roles=roles, seed_weights=tuple(weights), generated=generated)
+        return replace(self, roles=roles, original_weights=tuple(weights), generated=generated)
 
     def networks(self, image: int, weights: Sequence[float]) -> np.ndarray:
-        """The networks' blend of one image, float16 (S, S): with less than float32 the curves of F1 are exact."""
+        """The networks' blend of one image, float16 (S, S), for which the curves of F1 are exact."""
         maps = self.maps[image]
         count = len(maps)
         if not any(weights[:count]):  # the evidence alone
@@ -100,14 +105,11 @@ class Oof:
         return self.join(image, self.networks(image, weights), weights)
 
     def features(self, image: int, prob: np.ndarray, pixel_threshold: float) -> dict[str, float]:
-        """`map_features` of the networks, whose blend for one image is `prob` (S, S), and what else is known of it.
-
-        That is `copy_features`, and `generated_features`.
-        """
-        used = dict(zip(self.names, self.seed_weights, strict=True))
+        """All features of one image, whose blend of the networks is `prob` (S, S)."""
+        used = dict(zip(self.names, self.original_weights, strict=True))
         networks = {name: own for name, own in zip(self.names, self.maps[image], strict=False) if used[name]}
         features = map_features(prob, networks, pixel_threshold) if networks else {}
-        if self.copies is not None and self.seed_weights[-1]:
+        if self.copies is not None and self.original_weights[-1]:
             features |= dict(zip(COPY_FEATURES, self.copies[image].tolist(), strict=True))
         if self.generated is not None:
             features |= generated_features(float(self.generated[image]))
@@ -116,7 +118,7 @@ class Oof:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What was fitted; the fields of the same names in `common.ensemble.settings.Settings`."""
+    """The result of a fit, with the fields of `common.ensemble.settings.Settings`."""
 
     weights: dict[str, float]
     pixel_threshold: float
@@ -125,21 +127,21 @@ class Fitted:
     decision: Decision | None = None
 
 
-def fit(
+def fit_settings(
     oof: Oof,
     images: np.ndarray | None = None,
     *,
-    weights: Source = "fitted",
+    weights: WeightSource = "fitted",
     fit_mask: bool = True,
     features: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> Fitted:
-    """Fit all parts of the decision.
+    """Fit weights, pixel threshold, mask and decision.
 
     Args:
         oof: Out-of-fold maps and truth.
         images: Positions of the images to fit on, (m,); all by default.
-        weights: Whether the members' weights are the seed's or fitted.
+        weights: Whether the members' weights are the original ones or fitted.
         fit_mask: Whether minimum area and clean-up are fitted, or stay `MIN_AREA_SHARE` and off.
         features: Those that the decision may read, None for all; with an empty tuple, no decision is fitted.
         seed: Of the inner folds and the choice of images.
@@ -153,19 +155,18 @@ def fit(
     some = np.sort(np.random.default_rng(seed).permutation(forged)[:MOST_FORGED])
     if not len(some):
         raise UserError("none of the images is forged: nothing can be fitted. Add forged images to the data folder.")
-    members = fit_weights(oof, some) if weights == "fitted" else np.array(oof.seed_weights)
-    networks = {image: oof.networks(image, members) for image in some}
+    members = fit_weights(oof, some).tolist() if weights == "fitted" else oof.original_weights
+    networks = {image: oof.networks(image, members) for image in some.tolist()}
     maps = {image: oof.join(image, prob, members) for image, prob in networks.items()}
-    unions = {image: oof.truths[image].max(axis=0) for image in some}
-    curve = sum(pixel_f1_curve(maps[image], unions[image]) for image in some)
-    threshold = best_threshold(curve)[1]
-    fitted = Fitted(weights=dict(zip(oof.names, members.tolist(), strict=True)), pixel_threshold=threshold)
+    unions = {image: oof.truths[image].max(axis=0) for image in networks}
+    threshold = best_threshold(np.sum([pixel_f1_curve(maps[image], unions[image]) for image in networks], axis=0))[1]
+    fitted = Fitted(weights=dict(zip(oof.names, members, strict=True)), pixel_threshold=threshold)
     if fit_mask:
         min_area_share, cleanup = fit_regions(list(maps.values()), list(unions.values()), threshold)
         fitted = replace(fitted, min_area_share=min_area_share, cleanup=cleanup)
     if features != ():
-        blends = (networks[i] if i in networks else oof.networks(i, members) for i in images)
-        table = pd.DataFrame([oof.features(i, prob, threshold) for i, prob in zip(images, blends, strict=True)])
+        blends = ((i, networks[i] if i in networks else oof.networks(i, members)) for i in images.tolist())
+        table = pd.DataFrame([oof.features(i, prob, threshold) for i, prob in blends])
         read = table if features is None else table[list(features)]
         decision = fit_decision(read, oof.forged[images], oof.groups[images], seed)
         fitted = replace(fitted, decision=decision)
@@ -175,10 +176,9 @@ def fit(
 def fit_weights(oof: Oof, images: np.ndarray) -> np.ndarray:
     """Weights of the members (M,) by ensemble selection (Caruana et al. 2004).
 
-    The averaged members are picked one after the other, each as often as it helps; what was picked most weighs most.
-    Then the members of the union, and the evidence, try their factors, 0 first. The aim is the mean pixel F1 of forged
-    images at the one threshold that is best for it. The averaged weights are scaled to the sum of the seed's, to be
-    read beside them.
+    Averaged members are picked one at a time, with repetition; the weight is how often each was picked. Then factors
+    are tried for the members of the union and the evidence. Maximised is the mean pixel F1 of forged images at the
+    threshold that is best for it. The averaged weights are scaled to the sum of the original ones, for comparison.
 
     Args:
         oof: Out-of-fold maps and truth.
@@ -186,29 +186,29 @@ def fit_weights(oof: Oof, images: np.ndarray) -> np.ndarray:
     """
     # Every n-th row and column of map and truth alike: F1 counted on a part of the pixels, without a bias.
     step = max(1, oof.maps.shape[-1] // _SEARCH_SIDE)
-    images = [image for image in images if oof.truths[image][:, ::step, ::step].any()]
-    if not images:
-        return np.array(oof.seed_weights)
+    visible = [image for image in images.tolist() if oof.truths[image][:, ::step, ::step].any()]
+    if not visible:
+        return np.array(oof.original_weights)
     small = replace(
         oof,
-        maps=np.stack([oof.maps[image, :, ::step, ::step] for image in images]),
-        evidence=None if oof.evidence is None else np.stack([oof.evidence[i, ::step, ::step] for i in images]),
+        maps=np.stack([oof.maps[image, :, ::step, ::step] for image in visible]),
+        evidence=None if oof.evidence is None else np.stack([oof.evidence[i, ::step, ::step] for i in visible]),
     )
-    truths = [oof.truths[image][:, ::step, ::step].max(axis=0) for image in images]
+    truths = [oof.truths[image][:, ::step, ::step].max(axis=0) for image in visible]
 
     def f1(weights: np.ndarray) -> float:
-        curve = sum(pixel_f1_curve(small.blended(k, weights), truth) for k, truth in enumerate(truths))
-        return best_threshold(curve / len(truths))[0]
+        curves = [pixel_f1_curve(small.blended(k, weights.tolist()), truth) for k, truth in enumerate(truths)]
+        return best_threshold(np.mean(curves, axis=0))[0]
 
-    seeds, averaged = np.array(oof.seed_weights), np.array(oof.roles) == "average"
-    picked, weights, best = np.zeros(len(seeds)), seeds, -np.inf
+    original, averaged = np.array(oof.original_weights), np.array(oof.roles) == "average"
+    picked, weights, best = np.zeros(len(original)), original, -np.inf
     for _ in range(_PICKS):
-        scores = {m: f1(picked + np.eye(len(seeds))[m]) for m in np.flatnonzero(seeds * averaged)}
+        scores = {m: f1(picked + np.eye(len(original))[m]) for m in np.flatnonzero(original * averaged)}
         chosen = max(scores, key=scores.__getitem__)
         picked[chosen] += 1
         if scores[chosen] > best + MIN_GAIN:
-            weights, best = picked * seeds[averaged].sum() / picked.sum(), scores[chosen]
-    for member in np.flatnonzero(seeds * ~averaged):
+            weights, best = picked * original[averaged].sum() / picked.sum(), scores[chosen]
+    for member in np.flatnonzero(original * ~averaged):
         for factor in _UNION_FACTORS:
             candidate = weights.copy()
             candidate[member] = factor
@@ -218,11 +218,11 @@ def fit_weights(oof: Oof, images: np.ndarray) -> np.ndarray:
 
 
 def fit_regions(maps: list[np.ndarray], truths: list[np.ndarray], threshold: float) -> tuple[float, Cleanup]:
-    """Minimum area share and clean-up with the best mean pixel F1, the defaults where less than `MIN_GAIN` is gained.
+    """Minimum area share and clean-up with the best mean pixel F1, the defaults unless `MIN_GAIN` is gained.
 
     Args:
         maps: Blends (S, S) of forged images.
-        truths: Masks (S, S) of the same.
+        truths: Their masks (S, S).
         threshold: Pixels of at least this are forged.
     """
 
@@ -245,12 +245,12 @@ def fit_regions(maps: list[np.ndarray], truths: list[np.ndarray], threshold: flo
 def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray, seed: int = 0) -> Decision:
     """Logistic regression with an L2 penalty on standardised features, calibrated on scores of inner folds.
 
-    The penalty is the one with the lowest logarithmic loss on the inner folds; on the same scores Platt scaling
-    takes back what over-fitting or the penalty did to the probabilities.
+    The penalty is the one with the lowest logarithmic loss on the inner folds; Platt scaling of the same scores
+    corrects the effect of over-fitting or of the penalty on the probabilities.
 
-    `GENERATED_FEATURES` may only add to the evidence. They are not centred, so that the 0 of an image that is not
-    thought generated contributes nothing, and are left out where the fit would count them against a forgery, or where
-    they are the same for all images.
+    `GENERATED_FEATURES` may only raise the probability. They are not centred, so that the 0 of an image that is
+    probably not generated contributes nothing, and are left out if their coefficient would be negative, or if they are
+    equal for all images.
 
     Args:
         features: A row an image, a column for each of its features that may be read.
@@ -277,7 +277,7 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
             held[penalty][~inside] = model.predict_proba(standard[~inside])[:, 1]
     penalty = min(held, key=lambda penalty: log_loss(forged, held[penalty]))
     model = _logistic(penalty).fit(standard, forged)
-    coefficients = dict(zip(features, model.coef_[0].tolist(), strict=True))
+    coefficients = dict(zip(map(str, features), model.coef_[0].tolist(), strict=True))
     if against := [name for name in GENERATED_FEATURES if coefficients.get(name, 0) < 0]:
         return fit_decision(features.drop(columns=against), forged, groups, seed)
     return Decision(
@@ -286,17 +286,17 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
         scale=tuple(scale.tolist()),
         coefficients=tuple(coefficients.values()),
         intercept=float(model.intercept_[0]),
-        calibration=fit_calibration(held[penalty], forged),
+        calibration=fit_calibration(held[penalty].tolist(), forged.tolist()),
     )
 
 
 def _logistic(penalty: float) -> LogisticRegression:
-    # Newton's method: few features make its Hessian nothing, and it needs a tenth of the default's steps.
+    # Newton's method: its Hessian is small for few features, and it needs a tenth of the default's steps.
     return LogisticRegression(C=penalty, solver="newton-cholesky")
 
 
 def grouped_folds(forged: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Fold of each image, (n,), 0 … at most folds − 1: no group is split, each fold has its part of both labels.
+    """Fold of each image, (n,), 0 … at most folds − 1: no group is split, and both labels are in each fold.
 
     Raises:
         UserError: Fewer than two groups with forged or with authentic images.

@@ -1,4 +1,4 @@
-"""From a probability map to the instances that a submission lists."""
+"""From a probability map to the instances of a submission: threshold, morphology, minimum area, grouping."""
 
 import math
 from collections.abc import Sequence
@@ -8,18 +8,17 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from common.ensemble.label_runs import relabel, row_runs
-from common.ensemble.lookalikes import join_lookalikes
+from common.ensemble.lookalikes import join_lookalikes, label_runs, relabel
 from common.forensics.holes import fill_holes
 
 Grouping = Literal["merge", "components", "groups"]
 MIN_AREA_SHARE = 0.0005
-"""Smaller regions are dropped where nothing else was fitted: half of what the smallest forgeries cover."""
+"""Default share of the image below which regions are dropped: half of what the smallest forgeries cover."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cleanup:
-    """What is done to the thresholded mask before its components are measured, in this order; nothing by default."""
+    """Morphology of the thresholded mask before its components are measured, in this order; none by default."""
 
     opening: float = 0.0
     """Radius of the disk that opens the mask, as a share of the image's diagonal: what is thinner vanishes."""
@@ -48,12 +47,12 @@ def find_instances(
         prob: Probabilities (H, W).
         threshold: Pixels of at least this are forged.
         min_area_share: Connected components (8 neighbours) below this share of the image are dropped.
-        grouping: `merge` makes all regions one instance, which the metric pays for when source and copy belong
-            together; `components` makes each connected component one; `groups` joins those components whose content
-            matches, and those of one of `groups` (`join_lookalikes`), as the truth of a copy-move does.
-        image: uint8 (H, W, 3) RGB, needed for `groups` alone.
+        grouping: `merge` makes all regions one instance, which scores best where source and copy belong together;
+            `components` makes each connected component one; `groups` joins components with matching content and those
+            of one of `groups` (`join_lookalikes`), as the truth of a copy-move does.
+        image: uint8 (H, W, 3) RGB, needed for `groups` only.
         cleanup: Morphology of the mask.
-        groups: Masks, bool (H, W), of regions that are known to show the same, read for the grouping `groups` alone.
+        groups: Masks, bool (H, W), of regions with equal content, used for the grouping `groups` only.
 
     Returns:
         int32 (H, W): 0 authentic, 1 … n the instances.
@@ -67,12 +66,12 @@ def find_instances(
     mask = _clean((prob >= threshold).view(np.uint8), cleanup)
     # Not with statistics, nor with labels of 16 bits: neither is spread over the cores.
     count, labels = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
-    runs = row_runs(labels)
+    runs = label_runs(labels)
     keep = np.bincount(*runs, minlength=count) >= min_area_share * mask.size
     keep[0] = False
     numbers = keep.astype(np.int32) if grouping == "merge" else np.where(keep, np.cumsum(keep), 0).astype(np.int32)
     labels = relabel(runs, numbers, mask.shape)
-    return join_lookalikes(image, labels, groups) if grouping == "groups" else labels
+    return labels if image is None or grouping != "groups" else join_lookalikes(image, labels, groups)
 
 
 def _clean(mask: np.ndarray, cleanup: Cleanup) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""From a folder of checkpoints to the ensemble: which members there are, who runs them, which settings count."""
+"""Loading of the ensemble: checkpoints, and the fitted settings if they belong to exactly these checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from common.ensemble.backends import Backend, choose_backend, load_by
+from common.devices import process_state
+from common.ensemble.backends import Backend, choose_backend, load_with
 from common.ensemble.decision import Decision
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import EVIDENCE_THRESHOLD
@@ -22,7 +23,7 @@ from common.ensemble.members import (
     member_path,
 )
 from common.ensemble.settings import Settings
-from common.ensemble.views import TTA, VIEWS, streams
+from common.ensemble.views import TTA, VIEWS, worker_count
 from common.errors import UserError
 from common.generated import find_detector, load_detector
 from common.training.checkpoint import load_checkpoint
@@ -30,37 +31,64 @@ from common.training.checkpoint import load_checkpoint
 
 def load_ensemble(
     models_dir: Path,
-    device: torch.device,
+    device: torch.device | None = None,
+    *,
     allow_missing: bool = False,
     tta: TTA | None = None,
-    fitted: bool = True,
     copy_move: bool = True,
-    workers: int = 1,
     generated: bool = True,
     backend: Backend = "torch",
     n_images: int = 0,
 ) -> Ensemble:
-    """Load every network's checkpoint, and the fitted settings where they belong to these checkpoints.
+    """Load all members and the settings: `load_ensemble(Path("models"), allow_missing=True).predict(images)`.
 
     Args:
-        models_dir: Where the training scripts wrote them. Its folders `fold_*`, where there are any, hold the same
-            members of other folds.
-        device: Where the networks run.
-        allow_missing: Go on without members that were not trained, printing each.
+        models_dir: Where the training scripts wrote the checkpoints. Its folders `fold_*`, if there are any, hold the
+            same members of other folds.
+        device: Where the networks run; by default the process's.
+        allow_missing: Continue without members that were not trained, printing each. With `copy_move`, its evidence
+            decides alone if no network was trained.
         tta: Views of each image; None for those of the settings.
-        fitted: Read the settings; else the seed's count.
-        copy_move: Whether copy-move evidence is one of the members. With `allow_missing` it decides alone where no
-            network was trained.
-        workers: Processes that look for copies.
-        generated: Whether the detector of generated images is asked, if there is one in `models_dir`.
-        backend: What runs the members' networks; which one `auto` takes is printed, and why. Several processes that
-            start at once convert each for itself what is not kept yet: run export_models.py before.
-        n_images: About how many images will be predicted: for few of them `auto` converts no network.
+        copy_move: Whether copy-move evidence is one of the members.
+        generated: Whether to use the detector of generated images, if there is one in `models_dir`.
+        backend: What runs the members' networks; the choice of `auto` is printed with its reason. Several processes
+            that start at once all export what is not kept yet: run export_models.py before.
+        n_images: About how many images will be predicted: for few of them `auto` exports no network.
 
     Raises:
-        UserError: A checkpoint is missing (with the script that makes it) or broken, all that are averaged are
+        UserError: A checkpoint is missing (with the script that makes it) or broken, all networks of the average are
             missing, the folder is, the checkpoints are not of one training in folds, there are several detectors, or
             the backend is not installed or can't run a network.
+    """
+    device = device or cast(torch.device, process_state().device)
+    n_views = n_images * len(VIEWS[tta or "none"])
+    folds = load_members(
+        models_dir, device, allow_missing=allow_missing, copy_move=copy_move, backend=backend, n_views=n_views
+    )
+    path = find_detector(models_dir) if generated else None
+    detector = None if path is None else load_detector(path, device)
+    settings = _settings(models_dir, folds, path, copy_move=copy_move)
+    if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
+        print(f"note: the decision was fitted on maps of the views {settings.tta}; {tta} may shift its probabilities")
+    settings = settings if tta is None else replace(settings, tta=tta)
+    return Ensemble(folds, settings, device, copy_move=copy_move, detector=detector)
+
+
+def load_members(
+    models_dir: Path, device: torch.device, *, allow_missing: bool, copy_move: bool, backend: Backend, n_views: int
+) -> list[list[Loaded]]:
+    """The networks of each fold, one empty fold where copy-move evidence decides alone.
+
+    Args:
+        models_dir: As for `load_ensemble`, like the other arguments.
+        device: Where the networks run.
+        allow_missing: Continue without members that were not trained.
+        copy_move: Whether copy-move evidence is one of the members.
+        backend: What runs the networks.
+        n_views: How many images and views of them each network will be applied to.
+
+    Raises:
+        UserError: As `load_ensemble`.
     """
     networks = map_members()
     missing = [member for member in networks if not member_path(models_dir, member).is_file()]
@@ -72,39 +100,33 @@ def load_ensemble(
         raise UserError(f"no member of the average is trained; missing checkpoints:{listing}\nTrain one.")
     if missing and not allow_missing:
         rest = ", and decide by copy-move evidence alone," if alone else ""
-        raise UserError(f"missing checkpoints:{listing}\nTrain them, or go on without{rest} by --allow-missing.")
+        raise UserError(f"missing checkpoints:{listing}\nTrain them, or go on without{rest} by allow_missing.")
     if missing:
         print(f"the ensemble goes on without:{listing}")
     if alone:
         print("no network is trained: copy-move evidence alone decides")
+        return [[]]
     members = [member for member in networks if member not in missing]
-    n_views = n_images * len(VIEWS[tta or "none"])
-    folds = [[]] if alone else _load_folds(fold_folders(models_dir), members, backend, device, n_views)
+    folds = _load_folds(fold_folders(models_dir), members, backend, device, n_views)
     _check_folds(models_dir, folds)
-    path = find_detector(models_dir) if generated else None
-    detector = None if path is None else load_detector(path, device)
-    settings = _settings(models_dir, folds, copy_move, path) if fitted else seed_settings(folds[0], copy_move)
-    if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
-        print(f"note: the decision was fitted on maps of --tta {settings.tta}; {tta} may shift its probabilities")
-    settings = settings if tta is None else replace(settings, tta=tta)
-    return Ensemble(folds, settings, device, copy_move, workers, detector)
+    return folds
 
 
 def _load_folds(
     folders: list[Path], members: list[Member], backend: Backend, device: torch.device, n_views: int
 ) -> list[list[Loaded]]:
-    """The members of each folder, run by one backend, each to look at so many images and views of them."""
+    """The members of each folder, all with the same backend."""
     folds = [_load_checkpoints(folder, members) for folder in folders]
     paths = [path for fold in folds for path in fold]
     size = max(checkpoint["config"]["image_size"] for checkpoint in folds[0].values())
     chosen, why = choose_backend(backend, device, paths, n_views * size**2)
     if backend == "auto":
         print(f"the networks are run by {chosen}: {why}")
-    loaded, threads = [], max(1, torch.get_num_threads() // streams(size, device))
+    loaded, threads = [], max(1, torch.get_num_threads() // worker_count(size, device))
     for fold in folds:
         loaded.append([])
         for member, (path, checkpoint) in zip(members, fold.items(), strict=True):
-            network = load_by(chosen, path, checkpoint, or_torch=backend == "auto", threads=threads)
+            network = load_with(chosen, path, checkpoint, fall_back=backend == "auto", threads=threads)
             rest = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
             loaded[-1].append(Loaded(member, network, rest))
     return loaded
@@ -130,7 +152,7 @@ def _load_checkpoints(folder: Path, members: list[Member]) -> dict[Path, dict[st
 
 
 def _check_folds(models_dir: Path, folds: list[list[Loaded]]) -> None:
-    """Refuse checkpoints that don't make up folds: their average would be of other data, or count one fold twice."""
+    """Refuse checkpoints that are not folds of one training: one fold would count twice, or the data differ."""
     if len(folds) == 1:
         return
     checkpoints = [loaded.checkpoint for fold in folds for loaded in fold]
@@ -138,18 +160,18 @@ def _check_folds(models_dir: Path, folds: list[list[Loaded]]) -> None:
     numbers = [{loaded.checkpoint.get("fold") for loaded in fold} for fold in folds]
     if len(runs) > 1 or any(len(n) > 1 for n in numbers) or len(set.union(*numbers)) < len(folds):
         raise UserError(
-            f"the checkpoints in {models_dir} and its fold_* folders are not one training in folds: they need the same "
-            "data, --folds and --seed, and a --fold of its own for each folder. Train them again (`make folds`), or "
-            "move the folders that don't belong."
+            f"the checkpoints in {models_dir} and its fold_* folders are not one training in folds: they need equal "
+            "data, `folds` and `seed`, and another `fold` in each folder. Train them again (`make folds`), or move the "
+            "folders that don't belong."
         )
 
 
-def seed_settings(networks: list[Loaded], copy_move: bool = False) -> Settings:
-    """How members are blended before anything was fitted for them together.
+def original_settings(networks: list[Loaded], *, copy_move: bool = False) -> Settings:
+    """Settings before any fit: the original recipe's weights, and the decision of one network.
 
-    The weights are the seed's; threshold and calibration are those of the heaviest averaged network, fitted on its
-    own maps of its validation fold: near the truth for that network alone, a guess for the blend. Without a network
-    the score of the copies, calibrated as it is, decides.
+    Threshold and calibration are those of the averaged network with the highest weight, fitted on its own maps of its
+    validation fold: good for that network alone, a guess for the blend. Without a network the calibrated score of the
+    copies decides.
     """
     weights = {loaded.member.name: loaded.member.weight for loaded in networks}
     if copy_move:
@@ -159,30 +181,31 @@ def seed_settings(networks: list[Loaded], copy_move: bool = False) -> Settings:
     if averaged:
         leader = max(averaged, key=lambda loaded: loaded.member.weight).checkpoint
         feature, threshold, calibration = "quantile_999", leader["threshold"], leader["calibration"]
-    # A model of one feature with coefficient 1 is what Platt scaling of that feature is.
-    platt = {"mean": (0.0,), "scale": (1.0,), "coefficients": (1.0,), "intercept": 0.0}
     return Settings(
         weights=weights,
         pixel_threshold=threshold,
         min_area_share=MIN_AREA_SHARE,
         cleanup=Cleanup(),
         tta="none",
-        decision=Decision(features=(feature,), calibration=calibration, **platt),
-        source="seed",
+        # A model of one feature with coefficient 1 is Platt scaling of that feature.
+        decision=Decision(
+            features=(feature,), mean=(0.0,), scale=(1.0,), coefficients=(1.0,), intercept=0.0, calibration=calibration
+        ),
+        source="original",
         checkpoints={},
     )
 
 
-def _settings(models_dir: Path, folds: list[list[Loaded]], copy_move: bool, detector: Path | None) -> Settings:
-    """The fitted settings if there are any for exactly these members, else the seed's.
+def _settings(models_dir: Path, folds: list[list[Loaded]], detector: Path | None, *, copy_move: bool) -> Settings:
+    """The fitted settings if there are any for exactly these members, else the original ones.
 
-    Those that do not read the detector of generated images are for submissions with and without one.
+    Those that do not read the detector of generated images are valid with and without one.
     """
     path = models_dir / SETTINGS_FILE
     if path.is_file():
         settings = Settings.load(path)
         reads = settings.decision.reads_generated
-        present = identities(models_dir, copy_move, generated=reads and detector is not None)
+        present = identities(models_dir, copy_move=copy_move, generated=reads and detector is not None)
         if settings.checkpoints == present:
             if detector is not None and not reads:
                 print(f"note: the decision of {path} does not read {detector.name}")
@@ -192,8 +215,8 @@ def _settings(models_dir: Path, folds: list[list[Loaded]], copy_move: bool, dete
         if changed == {COPY_MOVE.name}:
             others = "other copy-move evidence, or none,"
         elif changed == {SPAI.name}:
-            others = "a detector of generated images that is not asked now"
-        print(f"{path} was fitted for {others} and is left aside. Fit anew: python fit_ensemble.py")
+            others = "a detector of generated images that is not used now"
+        print(f"{path} was fitted for {others} and is left aside. Fit again: python fit_ensemble.py")
     if len(folds[0]) > 1:
         print(f"the decision is not fitted for this blend: {folds[0][0].member.name}'s stands in (fit_ensemble.py)")
-    return seed_settings(folds[0], copy_move)
+    return original_settings(folds[0], copy_move=copy_move)

@@ -1,8 +1,9 @@
-"""Blobs that show the same: the source and the copy of a copy-move belong to one instance."""
+"""Joining of regions with matching content: the source and the copy of a copy-move become one instance."""
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, pairwise
 
 import cv2
@@ -10,29 +11,45 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from common.components import connected
-from common.ensemble.label_runs import relabel, row_runs
 
-THRESHOLD = 0.7  # correlation of two blobs that show the same; see `join_lookalikes` for what it was measured on
-MOST_BLOBS = 32  # that are compared: 496 pairs take about a second on a core, and among more, chance would join some
-_MAX_RATIO = 3.0  # of areas and of longer sides of blobs on one content: outlines are predicted, not drawn
+THRESHOLD = 0.7  # correlation of two matching blobs; see `join_lookalikes` for what it was measured on
+MOST_BLOBS = 32  # that are compared: among more, chance would join some
+_MAX_RATIO = 3.0  # of areas and of longer sides of blobs with one content: outlines are predicted, not drawn
 _SIDE = 64  # longer side of the smaller blob on the working scale, in pixels
 _PADDING = 0.25  # of that side: how far two outlines of one content lie apart
 _CORE = 0.3  # of a blob's greatest depth: what lies nearer to its outline need not be copied
 _MIN_CORE = 100  # pixels on the working scale; fewer correlate by chance
 _INSIDE = 0.5  # of a blob's pixels that lie in a known group: it belongs to it
-_HOLDS = 0.125  # of a known group's pixels that a blob holds: likewise, however far its outline bleeds beyond
-_FLAT = 0.01  # squared texture of a whole window: below it there are rounding errors alone
+_HOLDS = 0.125  # of a known group's pixels that a blob holds: it belongs to it, however far its outline bleeds beyond
 _MIN_STD = 3.0  # gray levels; below it there is only the noise of an empty background
+
+Runs = tuple[np.ndarray, np.ndarray]
+"""Label and length, both (n,), of each run of equal pixels in a flattened label image. Images have far fewer runs than
+pixels, so that counting and renumbering by runs is several times as fast."""
+
+
+def label_runs(labels: np.ndarray) -> Runs:
+    """The runs of a label image (H, W) of integers."""
+    flat = labels.ravel()
+    starts = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    starts = np.insert(starts, 0, 0) if flat.size else starts
+    return flat[starts[:-1]], np.diff(starts)
+
+
+def relabel(runs: Runs, numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`numbers[labels]`, (H, W), of the label image of that shape with these runs."""
+    values, lengths = runs
+    return np.repeat(numbers[values], lengths).reshape(shape)
 
 
 def join_lookalikes(image: np.ndarray, labels: np.ndarray, groups: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """Give blobs whose content matches a common number.
+    """Give blobs with matching content a common number.
 
     The inner part of the smaller blob of each pair is searched in and around the larger one, by normalised
-    cross-correlation under the eight symmetries of the square, on a scale where it has at most 64 pixels a side. What
-    is compared is fine texture at an even contrast (`_texture`), since plain gray levels correlate above 0.9 for one
-    in four pairs of unrelated cells or bands. Copies that were scaled, turned by other angles, or are flat, tiny or
-    thin stay apart, and so do blobs beyond the `MOST_BLOBS` largest.
+    cross-correlation under the eight symmetries of the square, on a scale where it has at most 64 pixels a side. Fine
+    texture at an even contrast is compared (`_texture`), since plain gray levels correlate above 0.9 for one in four
+    pairs of unrelated cells or bands. Not found are copies that were scaled, turned by other angles, or are flat, tiny
+    or thin, and blobs beyond the `MOST_BLOBS` largest.
 
     Measured on copies under those symmetries, 0.2 to 6 % of the image large, in outlines shifted, grown or shrunk by
     5 to 10 % of a blob's size, half of the images JPEG-compressed at quality 70 to 95; 215 copies and 430 unrelated
@@ -43,14 +60,14 @@ def join_lookalikes(image: np.ndarray, labels: np.ndarray, groups: Sequence[np.n
     Args:
         image: uint8 (H, W, 3) RGB.
         labels: int32 (H, W): 0 background, 1 … n the blobs, each number in use.
-        groups: Masks, bool (H, W), of regions that are known to show the same (`common.forensics.copy_move`). The blobs
-            that belong to one are joined: at least half of such a blob lies in it, or it holds an eighth of it. (Of a
-            copy of half the side, the smaller region is a fifth.)
+        groups: Masks, bool (H, W), of regions with equal content that are known already
+            (`common.forensics.copy_move`). Joined are the blobs of which at least half lies in one, and those that hold
+            an eighth of it. (Of a copy of half the side, the smaller region is a fifth.)
 
     Returns:
         int32 (H, W): 0 background, 1 … m ≤ n the groups, in the order of their first blob. Matches are transitive.
     """
-    boxes, runs = find_objects(labels), row_runs(labels)
+    boxes, runs = find_objects(labels), label_runs(labels)
     areas = np.bincount(*runs, minlength=len(boxes) + 1)[1:]
     sizes = np.column_stack([areas, [max(s.stop - s.start for s in box) for box in boxes]])
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -69,28 +86,23 @@ def join_lookalikes(image: np.ndarray, labels: np.ndarray, groups: Sequence[np.n
         box = slice(y, y + height), slice(x, x + width)
         shared = np.bincount(labels[box][mask[box]], minlength=len(areas) + 1)[1:]
         belong = (shared >= _INSIDE * areas) | (shared >= _HOLDS * np.count_nonzero(mask[box]))
-        pairs += pairwise(np.flatnonzero(belong & (shared > 0)))
-    groups = connected(pairs, len(boxes))
-    return relabel(runs, np.array([0, *(group + 1 for group in groups)], np.int32), labels.shape)
+        pairs += pairwise(np.flatnonzero(belong & (shared > 0)).tolist())
+    numbers = connected(np.array(pairs), len(boxes)) + 1
+    return relabel(runs, np.append(0, numbers).astype(np.int32), labels.shape)
 
 
+@dataclass(frozen=True)
 class _Core:
-    """What of a blob is searched for in larger ones: its inner part, on a working scale."""
+    """The inner part of a blob on a working scale, which is searched for in larger blobs."""
 
-    def __init__(self, patch: np.ndarray, mask: np.ndarray, margin: int, scale: float) -> None:
-        """Hold it under the eight symmetries of the square.
-
-        Args:
-            patch: Texture of its bounding box, float32 (h, w).
-            mask: Which pixels of it count, float32 (h, w) of 0 and 1.
-            margin: Pixels of the image around a larger blob in which it is searched too.
-            scale: Of the patch, on lengths.
-        """
-        self.templates, self.masks = _symmetries(patch), _symmetries(mask)
-        self.margin, self.scale = margin, scale
-        centred = mask * (patch - patch[mask > 0].mean())
-        self.kernels = [_kernels(_symmetries(centred)[turned::2], self.masks[turned::2]) for turned in (0, 1)]
-        self.spectra: dict[tuple[int, tuple[int, ...]], list[np.ndarray]] = {}
+    templates: list[np.ndarray]
+    """Texture of its bounding box, float32 (h, w), under the eight symmetries of the square."""
+    masks: list[np.ndarray]
+    """Which pixels of them count, float32 (h, w) of 0 and 1."""
+    margin: int
+    """Pixels of the image around a larger blob in which it is searched too."""
+    scale: float
+    """Of the working scale, on lengths."""
 
     @classmethod
     def of(cls, gray: np.ndarray, labels: np.ndarray, boxes: list, index: int) -> "_Core | None":
@@ -105,89 +117,30 @@ class _Core:
             return None
         x, y, width, height = cv2.boundingRect(core)
         inner = slice(y, y + height), slice(x, x + width)
-        return cls(_texture(patch)[inner], core[inner].astype(np.float32), margin, scale)
+        return cls(_symmetries(_texture(patch)[inner]), _symmetries(core[inner].astype(np.float32)), margin, scale)
 
     def is_in(self, gray: np.ndarray, labels: np.ndarray, boxes: list, index: int) -> bool:
         """Whether it correlates by `THRESHOLD` with a place in a blob, given by its index of `boxes`, or around it."""
         window = _widened(boxes[index], self.margin)
         field = _texture(_scaled(gray[window], self.scale))
-        likely = self._likely(field)
-        if not likely:
-            return False
         other = _scaled((labels[window] == index + 1).astype(np.uint8), self.scale).astype(np.float32)
-        return any(self._correlation(field, other, number) >= THRESHOLD for number in likely)
-
-    def _likely(self, field: np.ndarray) -> list[int]:
-        """Which symmetries may correlate by `THRESHOLD` somewhere in a field (H, W): all that do, and few others.
-
-        A correlation is a covariance over the deviations of both sides. Over all pixels of a mask the squared deviation
-        from their mean is at least that over some of them: those that the mask shares with its mirror images, which
-        are the same for four of the eight symmetries.
-        """
-        size = tuple(-(-length // 16) * 16 for length in field.shape)  # few sizes: spectra serve for many fields
-        plain = _spectrum(field.astype(np.complex64), size)
-        here = plain, plain, _spectrum(field + 1j * field * field, size)
-        likely = []
-        for turned, kernels in enumerate(self.kernels):
-            height, width = np.subtract(field.shape, self.masks[turned].shape) + 1
-            if min(height, width) < 1:  # lies nowhere inside
-                continue
-            if (turned, size) not in self.spectra:
-                self.spectra[turned, size] = [_spectrum(kernel.conj(), size).conj() for kernel in kernels]
-            first, second, sums = (
-                _inverse(field * kernel)[:height, :width]
-                for field, kernel in zip(here, self.spectra[turned, size], strict=True)
-            )
-            deviation = sums.imag - sums.real**2 / max(kernels[2].real.sum(), 1)
-            bound = (THRESHOLD - 0.01) * np.sqrt(np.maximum(deviation, _FLAT))
-            covariances = first.real, first.imag, second.real, second.imag
-            likely += [turned + 2 * turns for turns, found in enumerate(covariances) if (found >= bound).any()]
-        return likely
-
-    def _correlation(self, field: np.ndarray, other: np.ndarray, number: int) -> float:
-        """Best of one symmetry at a place of which the blob, the mask `other`, covers half; in [-1, 1]."""
-        template, mask = self.templates[number], self.masks[number]
-        if (np.array(mask.shape) > field.shape).any():
-            return -1.0
-        found = cv2.matchTemplate(field, template, cv2.TM_CCOEFF_NORMED, mask=mask)
-        # Beside the larger blob lies perhaps the smaller one, which is not its own copy; flat windows divide by 0.
-        valid = (cv2.matchTemplate(other, mask, cv2.TM_CCORR) >= mask.sum() / 2) & (np.abs(found) <= 1.001)
-        return float(found[valid].max(initial=-1))
+        pairs = zip(self.templates, self.masks, strict=True)
+        return any(_correlation(field, other, template, mask) >= THRESHOLD for template, mask in pairs)
 
 
-def _kernels(centred: list[np.ndarray], masks: list[np.ndarray]) -> list[np.ndarray]:
-    """What is correlated with a field x, for four symmetries of one shape: complex64 (h, w) each.
-
-    One transform carries two sums, its real and its imaginary part. Two kernels are pairs of templates less their mean,
-    of norm 1. The third is the part that the masks share, of n pixels: with x + i x² it gives Σ x + i Σ x², and the
-    squared deviation there is Σ x² − (Σ x)² / n.
-    """
-    first, second, third, fourth = (part / max(np.linalg.norm(centred[0]), 1e-6) for part in centred)
-    return [first + 1j * second, third + 1j * fourth, np.minimum.reduce(masks).astype(np.complex64)]
-
-
-def _spectrum(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Of a part, complex64 (h, w), with zeros up to a size."""
-    padded = np.zeros(size, np.complex64)
-    padded[: part.shape[0], : part.shape[1]] = part
-    return _complex(cv2.dft(_planes(padded)))
-
-
-def _inverse(spectrum: np.ndarray) -> np.ndarray:
-    return _complex(cv2.dft(_planes(spectrum), flags=cv2.DFT_INVERSE | cv2.DFT_SCALE))
-
-
-def _planes(part: np.ndarray) -> np.ndarray:
-    """Complex64 (h, w) as OpenCV has it, float32 (h, w, 2)."""
-    return part.view(np.float32).reshape(*part.shape, 2)
-
-
-def _complex(planes: np.ndarray) -> np.ndarray:
-    return planes.view(np.complex64)[..., 0]
+def _correlation(field: np.ndarray, other: np.ndarray, template: np.ndarray, mask: np.ndarray) -> float:
+    """The best correlation, in [-1, 1], of a masked template at a place of which the blob `other` covers half."""
+    if (np.array(mask.shape) > field.shape).any():
+        return -1.0
+    found = cv2.matchTemplate(field, template, cv2.TM_CCOEFF_NORMED, mask=mask)
+    # Beside the larger blob lies perhaps the smaller one, which is not its own copy; flat windows divide by 0.
+    valid = (cv2.matchTemplate(other, mask, cv2.TM_CCORR) >= mask.sum() / 2) & (np.abs(found) <= 1.001)
+    return float(found[valid].max(initial=-1))
 
 
 def _widened(box: tuple[slice, slice], margin: int) -> tuple[slice, slice]:
-    return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in box)
+    rows, columns = (slice(max(s.start - margin, 0), s.stop + margin) for s in box)
+    return rows, columns
 
 
 def _scaled(part: np.ndarray, scale: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The members of the ensemble: this table is the one place that names them. And where their checkpoints are."""
+"""The table of the ensemble's members, the only place that names them, and the paths of their checkpoints."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ class Member:
     """A network's place in the ensemble, or that of the copy-move evidence."""
 
     name: str
-    """models/<name>_best.pth, of the detector of generated images models/<name>*_best.pth."""
+    """The checkpoint is models/<name>_best.pth, of the detector of generated images models/<name>*_best.pth."""
     script: str | None = None
     """The program that trains it; None for evidence, which is not trained and has no checkpoint."""
     in_channels: int = 3
     weight: float
-    """Of the role `average`: in the weighted mean. Of `union` and `evidence`: the factor on its probabilities (seed's
-    values). Of a `gate`: 0, since it has no map to be weighed."""
+    """Hand-set, before any fit. For `average`: in the weighted mean. For `union` and `evidence`: the factor on its
+    probabilities. For a `gate`: 0, since it has no map. (The networks' weights are those of the original recipe.)"""
     role: Role
     tile_share: float | None = None
-    """For a member trained on crops: it sees an image in tiles of this share of the longer side only."""
+    """For a member trained on crops: it gets an image only as tiles of this share of the longer side."""
 
 
 COPY_MOVE = Member(name="copy_move", weight=1.0, role="evidence")
@@ -49,7 +49,7 @@ SETTINGS_FILE = "ensemble.json"
 
 
 def map_members() -> list[Member]:
-    """The members that draw a map by a network, trained or not."""
+    """The members that are networks with a map, trained or not."""
     return [member for member in MEMBERS if member.role in ("average", "union")]
 
 
@@ -59,21 +59,23 @@ def member_path(models_dir: Path, member: Member) -> Path:
 
 
 def checkpoint_paths(models_dir: Path) -> list[Path]:
-    """The checkpoints of the networks that draw maps, of all folds, as far as they were trained."""
+    """The existing checkpoints of `map_members`, of all folds."""
     paths = [member_path(folder, member) for folder in fold_folders(models_dir) for member in map_members()]
     return [path for path in paths if path.is_file()]
 
 
 def fold_folders(models_dir: Path) -> list[Path]:
-    """One a fold: the folder itself, and its folders `fold_*`."""
+    """The folder of each fold: `models_dir` itself, and its subfolders `fold_*`."""
     return [models_dir, *sorted(models_dir.glob("fold_*"))]
 
 
-def identities(models_dir: Path, copy_move: bool = False, generated: bool = False) -> dict[str, str]:
-    """Name → hash of its checkpoint files, those of `fold_*` folders included, for the networks that have any.
+def identities(models_dir: Path, *, copy_move: bool = False, generated: bool = False) -> dict[str, str]:
+    """Name → hash of the member's checkpoint files, those of `fold_*` folders included, for members that have any.
 
-    With `copy_move`, the version of its detector too; with `generated`, the hash of the detector of generated images,
-    if there is one.
+    Args:
+        models_dir: The folder of checkpoints.
+        copy_move: Add the version of the copy-move detector.
+        generated: Add the hash of the detector of generated images, if there is one.
     """
     found = {}
     for member in map_members():

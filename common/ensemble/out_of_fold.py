@@ -1,12 +1,14 @@
-"""What the members say of images that they were not trained on: the ground that everything fitted stands on."""
+"""Out-of-fold predictions of the members, cached on disk."""
 
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from common.data.images import read_image, read_mask
@@ -18,9 +20,9 @@ from common.ensemble.decision import COPY_FEATURES, FEATURE_SIZE, copy_features,
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import EVIDENCE_THRESHOLD, gather
 from common.ensemble.fitting import Oof
-from common.ensemble.loading import load_ensemble
+from common.ensemble.loading import load_members, original_settings
 from common.ensemble.members import checkpoint_paths, identities, map_members
-from common.ensemble.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA
+from common.ensemble.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA, VIEWS
 from common.errors import UserError
 from common.files import written_whole
 from common.forensics.copy_move import VERSION
@@ -35,6 +37,7 @@ _EVIDENCE = np.dtype([("prob", "<f2", (FEATURE_SIZE, FEATURE_SIZE)), ("features"
 def out_of_fold(
     models_dir: Path,
     samples: list[Sample],
+    *,
     tta: TTA = "none",
     allow_missing: bool = False,
     copy_move: bool = True,
@@ -45,50 +48,49 @@ def out_of_fold(
     """Predict each image with the members that were not trained on its fold.
 
     Args:
-        models_dir: Holds the checkpoints of one fold; its folders `fold_*`, where there are any, those of others.
+        models_dir: The folder of one fold's checkpoints; its folders `fold_*`, if there are any, are those of others.
         samples: All images of the data folder that the members were trained on.
         tta: Views of each image.
-        allow_missing: Go on without members that were not trained, printing each.
+        allow_missing: Continue without members that were not trained, printing each.
         copy_move: Whether copy-move evidence is one of the members.
-        workers: Processes that look for copies.
-        generated: Whether the detector of generated images is asked, if there is one. Its training images must be
-            others: it has no folds.
-        backend: What runs the members' networks. It makes no difference to the maps that counts: those of another one
-            are taken where they are kept.
+        workers: Processes for copy-move detection.
+        generated: Whether to use the detector of generated images, if there is one. It has no folds: its training
+            images must be others.
+        backend: What runs the members' networks. Cached maps are used whichever made them: the differences are too
+            small to count.
 
     Returns:
         Maps and truth of the images of those folds. The maps are memory-mapped from `models_dir`/oof_<tta>_<key>.npy,
-        the evidence from oof_copy_move_<key>.npy, the probabilities of being generated from oof_generated_<key>.npy;
-        while checkpoints, detectors and data stay the same, they are not made again.
+        the evidence from oof_copy_move_<key>.npy, the probabilities of being generated from oof_generated_<key>.npy.
+        They are computed again when checkpoints, detectors or data have changed.
 
     Raises:
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
     """
-    # Whatever shapes the maps: with any other of these, those of an earlier fit are stale.
+    # All that determines the maps: if any of it changes, cached ones are stale.
     checkpoints, data = identities(models_dir, generated=generated), fingerprint(samples)
     detector = checkpoints.pop(DETECTOR, None)
     shares = [member.tile_share for member in map_members() if member.name in checkpoints]
     constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
     maps_key = [checkpoints, data, shares, constants]
-    ensemble = load_ensemble(
+    device = cast(torch.device, process_state().device)
+    members = load_members(
         models_dir,
-        process_state().device,
-        allow_missing,
-        tta,
-        fitted=False,
+        device,
+        allow_missing=allow_missing,
         copy_move=copy_move,
-        generated=False,
-        # Where the maps are kept, no network looks at anything.
-        backend="torch" if _path(models_dir, tta, maps_key).is_file() else backend,
-        n_images=len(samples) // _folds(models_dir),
+        backend="torch" if _path(models_dir, tta, maps_key).is_file() else backend,  # cached: no network is run
+        n_views=len(samples) // _folds(models_dir) * len(VIEWS[tta]),
     )
-    if not ensemble.networks:
+    if not members[0]:
         raise UserError(f"{models_dir} has no trained network, and copy-move evidence alone needs no fit. Train one.")
     parts = []
-    for fold in ensemble.folds:
+    for fold in members:
         runs = {_run(loaded, data) for loaded in fold}
         if len(runs) > 1:
-            raise UserError(f"the members in {models_dir} were trained on different folds; give all the same --fold.")
+            raise UserError(
+                f"the members in {models_dir} were trained on different folds. Train all on the same `fold`."
+            )
         folds, seed, number = runs.pop()
         held_out = np.flatnonzero(assign_folds(samples, folds, seed) == number)
         parts.append([samples[position] for position in held_out])
@@ -97,15 +99,17 @@ def out_of_fold(
     evidence, probabilities = None, None
     if copy_move:
         key = [VERSION, EVIDENCE_THRESHOLD, FEATURE_SIZE, data, names]
-        evidence = _made(models_dir, "copy_move", key, lambda file: _examine(chosen, workers, file))
-    if detector is not None:
+        evidence = _cached(models_dir, "copy_move", key, lambda file: _write_evidence(chosen, workers, file))
+    if detector is not None and (path := find_detector(models_dir)):
         key = [detector, data, names]
-        probabilities = _made(models_dir, "generated", key, lambda file: _detect(models_dir, chosen, file))
-    maps = _made(models_dir, tta, maps_key, lambda file: _predict(ensemble, parts, file))
+        probabilities = _cached(models_dir, "generated", key, lambda file: _write_generated(path, device, chosen, file))
+    settings = replace(original_settings(members[0], copy_move=copy_move), tta=tta)
+    ensemble = Ensemble(members, settings, device, copy_move=copy_move)
+    maps = _cached(models_dir, tta, maps_key, lambda file: _write_maps(ensemble, parts, file))
     return Oof(
         names=tuple(member.name for member in ensemble.members),
         roles=tuple(member.role for member in ensemble.members),
-        seed_weights=tuple(member.weight for member in ensemble.members),
+        original_weights=tuple(member.weight for member in ensemble.members),
         maps=maps,
         evidence=None if evidence is None else evidence["prob"],
         copies=None if evidence is None else evidence["features"],
@@ -116,14 +120,14 @@ def out_of_fold(
     )
 
 
-def _made(models_dir: Path, what: str, key: list, make: Callable[[IO], None]) -> np.ndarray:
-    """The array of oof_<what>_<hash of the key>.npy, memory-mapped; `make` writes it where it is missing."""
+def _cached(models_dir: Path, what: str, key: list, write: Callable[[IO], None]) -> np.ndarray:
+    """The array of oof_<what>_<hash of the key>.npy, memory-mapped; `write` makes the file if it is missing."""
     path = _path(models_dir, what, key)
     if not path.is_file():
         for stale in models_dir.glob(f"oof_{what}_*.npy"):
             stale.unlink()
         with written_whole(path, "wb") as file:
-            make(file)
+            write(file)
     return np.load(path, mmap_mode="r")
 
 
@@ -132,12 +136,12 @@ def _path(models_dir: Path, what: str, key: list) -> Path:
 
 
 def _folds(models_dir: Path) -> int:
-    """Of how many folds each network predicts one; 1 where none is trained."""
+    """The number of folds that the networks were trained in; 1 if there are none."""
     paths = checkpoint_paths(models_dir)
     return load_checkpoint(paths[0], mapped=True)["config"]["folds"] if paths else 1
 
 
-def _examine(samples: list[Sample], workers: int, file: IO) -> None:
+def _write_evidence(samples: list[Sample], workers: int, file: IO) -> None:
     """Write the evidence in each sample, image by image."""
     np.lib.format.write_array_header_2_0(file, _header(_EVIDENCE, len(samples)))
     images = (read_image(sample.image) for sample in samples)
@@ -147,10 +151,10 @@ def _examine(samples: list[Sample], workers: int, file: IO) -> None:
         file.write(record.tobytes())
 
 
-def _detect(models_dir: Path, samples: list[Sample], file: IO) -> None:
-    """Write the probability that each sample is generated, float64 (n,), a few at a time."""
+def _write_generated(path: Path, device: torch.device, samples: list[Sample], file: IO) -> None:
+    """Write the probability that each sample is generated, float64 (n,), by batches."""
     np.lib.format.write_array_header_2_0(file, _header(np.dtype("<f8"), len(samples)))
-    detector = load_detector(find_detector(models_dir), process_state().device)
+    detector = load_detector(path, device)
     with tqdm(total=len(samples), desc=DETECTOR, unit="img", disable=None) as bar:
         for start in range(0, len(samples), BATCH_SIZE):
             images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]
@@ -167,14 +171,14 @@ def _run(loaded: Loaded, data: str) -> tuple[int, int, int]:
     """Number of folds, seed and fold of a member's training, which must have been on the data of this fingerprint."""
     if loaded.checkpoint.get("data_fingerprint") != data:
         raise UserError(
-            f"{loaded.member.name} was trained on other data than these: which of the images it has not seen can't be "
-            "known. Name the data folder that it was trained on, or train it on this one."
+            f"{loaded.member.name} was trained on other data: its held-out images are not known. Name the data folder "
+            "that it was trained on, or train it on this one."
         )
     config = loaded.checkpoint["config"]
     return config["folds"], config["seed"], config["fold"]
 
 
-def _predict(ensemble: Ensemble, parts: list[list[Sample]], file: IO) -> None:
+def _write_maps(ensemble: Ensemble, parts: list[list[Sample]], file: IO) -> None:
     """Write the maps of each fold's samples, float16 (n, M, S, S), image by image."""
     count = sum(map(len, parts))
     header = _header(np.dtype("<f2"), count, len(ensemble.networks), FEATURE_SIZE, FEATURE_SIZE)
@@ -189,7 +193,7 @@ def _predict(ensemble: Ensemble, parts: list[list[Sample]], file: IO) -> None:
 
 
 def _truth(sample: Sample) -> np.ndarray:
-    """Masks uint8 (k, S, S) of an image at the maps' size, none for an authentic one."""
+    """Masks uint8 (k, S, S) of an image at the maps' size; k = 0 for an authentic one."""
     if sample.mask is None:
         return np.zeros((0, FEATURE_SIZE, FEATURE_SIZE), np.uint8)
     return np.stack([resize_mask(channel[None], FEATURE_SIZE) for channel in read_mask(sample.mask)])

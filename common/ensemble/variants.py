@@ -1,7 +1,7 @@
-"""What each way to decide is worth on images that it was not fitted on: the table behind `models/ensemble.json`.
+"""Nested cross-validation of variants of the ensemble: the table by which `models/ensemble.json` is chosen.
 
-Nested: the members' maps are out of fold already; the images are parted once more by groups, everything is fitted on
-the other parts, and the part left out is decided and scored.
+The members' maps are out of fold already. The images are split once more by groups, everything is fitted on all folds
+but one, and that one is scored.
 """
 
 from dataclasses import dataclass, replace
@@ -10,36 +10,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.ensemble.decision import THRESHOLDS, Mode, is_forged
-from common.ensemble.fitting import Fitted, Oof, fit, grouped_folds
+from common.ensemble.decision import MODE_THRESHOLDS, Mode, is_forged
+from common.ensemble.fitting import Fitted, Oof, fit_settings, grouped_folds
 from common.ensemble.instances import find_instances
-from common.ensemble.settings import Source
+from common.ensemble.settings import WeightSource
 from common.generated import DETECTOR
 from common.metrics.forgery import image_auc, image_metrics, of1, pixel_f1, pixel_recall
 from common.sizes import SIZES
 
-SEED, FITTED = "+ regions", "fitted weights"
-"""The two variants that differ by the weights alone."""
+ORIGINAL, FITTED = "+ regions", "fitted weights"
+"""The names of the two complete variants, which differ only in the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to decide."""
+    """Members and settings to fit."""
 
     name: str
     members: tuple[str, ...]
     """As in `Oof.only`."""
-    weights: Source = "seed"
+    weights: WeightSource = "original"
     features: tuple[str, ...] | None = ("quantile_999",)
-    """What the image-level decision reads, None for all. Without any, an image is forged where any pixel is."""
+    """Features of the image-level decision, None for all. Without any, an image is forged if any pixel is."""
     fit_mask: bool = False
     """Whether minimum area and clean-up of the mask are fitted."""
 
 
 def variants(oof: Oof) -> list[Variant]:
-    """The rows of the table: each member, then the ensemble, one step after the other. All fit a pixel threshold.
+    """The rows of the table: each member, the ensemble step by step, and ablations. All fit a pixel threshold.
 
-    Where there is evidence, or a detector of generated images, the last rows are the ensemble fitted without each.
+    The ablations leave out the evidence and the detector of generated images, if there are any.
     """
     averaged = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role == "average")
     networks = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role != "evidence")
@@ -57,7 +57,7 @@ def variants(oof: Oof) -> list[Variant]:
         *union,
         *([both] if evidence else []),
         Variant(name="+ decision", members=everyone, features=None),
-        Variant(name=SEED, members=everyone, features=None, fit_mask=True),
+        Variant(name=ORIGINAL, members=everyone, features=None, fit_mask=True),
         full,
         *([replace(full, name="without copy-move", members=(*networks, *detector))] if evidence else []),
         *([replace(full, name=f"without {DETECTOR}", members=oof.names)] if detector else []),
@@ -65,7 +65,7 @@ def variants(oof: Oof) -> list[Variant]:
 
 
 def nested(oof: Oof, variant: Variant, folds: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Decide every image by what was fitted without its fold. Variants with the same seed share their folds.
+    """Decide every image with settings fitted on the other folds. Variants with the same seed share their folds.
 
     Returns:
         One row an image, in order: `fold`, `forged` (the truth), `size`, `forged_probability`; `called_<mode>`,
@@ -74,13 +74,13 @@ def nested(oof: Oof, variant: Variant, folds: int = 5, seed: int = 0) -> pd.Data
         forgeries without a pixel at the maps' size).
 
     Raises:
-        UserError: Too few groups to be parted.
+        UserError: Too few groups to be split.
     """
     oof = oof.only(variant.members)
     fold_of = grouped_folds(oof.forged, oof.groups, folds, seed)
     rows: dict[int, dict[str, Any]] = {}
     for fold in range(fold_of.max() + 1):
-        fitted = fit(
+        fitted = fit_settings(
             oof,
             np.flatnonzero(fold_of != fold),
             weights=variant.weights,
@@ -94,23 +94,23 @@ def nested(oof: Oof, variant: Variant, folds: int = 5, seed: int = 0) -> pd.Data
 
 
 def _outcome(oof: Oof, image: int, fitted: Fitted) -> dict[str, Any]:
-    """One image as `fitted` decides it."""
+    """One image's row of `nested`."""
     weights = tuple(fitted.weights.values())
     networks, truth = oof.networks(image, weights), oof.truths[image]
     prob = oof.join(image, networks, weights)
-    # Without a decision, any pixel decides, were it the only one.
+    # Without a decision, a single pixel makes an image forged.
     min_area_share = fitted.min_area_share if fitted.decision else 0.0
     mask = find_instances(prob, fitted.pixel_threshold, min_area_share, cleanup=fitted.cleanup) > 0
     found = bool(mask.any())
     probability = float(found)
     if fitted.decision:
         probability = fitted.decision.probability(oof.features(image, networks, fitted.pixel_threshold))
-    union = truth.any(axis=0) if len(truth) else np.zeros(mask.shape, bool)
+    union = np.asarray(truth.any(axis=0))  # all False without a channel
     return {
         "forged": len(truth) > 0,
         "size": oof.sizes[image],
         "forged_probability": probability,
-        **{f"called_{mode}": found and is_forged(probability, mode) for mode in THRESHOLDS},
+        **{f"called_{mode}": found and is_forged(probability, mode) for mode in MODE_THRESHOLDS},
         "mask_of1": of1(mask[None] if found else mask[None][:0], truth),
         "pixel_f1": pixel_f1(mask, union) if union.any() else np.nan,
         "pixel_recall": pixel_recall(mask, union),
@@ -118,12 +118,12 @@ def _outcome(oof: Oof, image: int, fitted: Fitted) -> dict[str, Any]:
 
 
 def summary(table: pd.DataFrame, mode: Mode = "default") -> dict[str, Any]:
-    """The figures of a table of `nested`, at one mode.
+    """Metrics of a table of `nested`, at one mode.
 
     Returns:
         of1, of1_all_authentic, lift (their difference); image_recall, image_fpr; image_auc of the probability; and of
-        the masks whatever was decided: pixel_f1 (mean over forged images), pixel_recall_<size>, n_<size>. nan where
-        there is no image to average over.
+        the masks before the decision: pixel_f1 (mean over forged images), pixel_recall_<size>, n_<size>. nan if there
+        is no image to average over.
     """
     forged, called = table["forged"].to_numpy(), table[f"called_{mode}"].to_numpy()
     scored = float(np.where(called, table["mask_of1"], ~forged).mean())
@@ -144,10 +144,10 @@ def summary(table: pd.DataFrame, mode: Mode = "default") -> dict[str, Any]:
 
 
 def choose(summaries: dict[str, dict[str, Any]]) -> str:
-    """The way to decide with the best oF1 on images that it was not fitted on, among those that fit everything else.
+    """The name of the complete variant with the best oF1.
 
     Args:
-        summaries: `summary` by the ways' names: those that begin with `SEED` or `FITTED` are compared. Of equals the
-            first is taken: the seed's weights stay until others are better, and further views need to gain something.
+        summaries: `summary` by the variants' names: those that begin with `ORIGINAL` or `FITTED` are compared. Of equal
+            ones the first is taken: fitted weights, and further views, must be better to be used.
     """
-    return max((name for name in summaries if name.startswith((SEED, FITTED))), key=lambda n: summaries[n]["of1"])
+    return max((name for name in summaries if name.startswith((ORIGINAL, FITTED))), key=lambda n: summaries[n]["of1"])

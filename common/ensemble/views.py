@@ -1,13 +1,13 @@
-"""How networks look at images: as a whole or in tiles, and each of these mirrored and turned.
+"""The networks' inputs and maps: whole images and overlapping tiles, test-time augmentation, blending of tiles.
 
-Views average out what depends on the orientation alone. Tiles keep small forgeries of large figures visible: the whole
-figure at the network's resolution shows nothing of twelve pixels out of three thousand. Networks that see alike are
-shown the same pieces: an image is analysed, cut and resized once for all of them.
+Test-time augmentation averages out what depends on the orientation alone. Tiles keep small forgeries of large figures
+visible: resized to the network's input, twelve pixels out of three thousand vanish. Networks with the same input share
+their pieces: an image's error levels are computed once, and it is cut and resized once for all of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from math import ceil
 from typing import Literal, NamedTuple
 
@@ -16,27 +16,31 @@ import torch
 from torch import Tensor
 
 from common.data.transforms import resize_image, resize_map, to_channels, to_tensor
-from common.ensemble.tiles import Window, blend_tiles, tile_windows
 
 Network = Callable[[Tensor], Tensor]
-"""Logits (N, 1, S, S) of images (N, C, S, S) uint8: a module in evaluation mode, or what `common.ensemble.backends`
-made of one."""
+"""Logits (N, 1, S, S) of images (N, C, S, S) uint8: a module in evaluation mode, or one of `common.ensemble.backends`.
+"""
+
+Window = tuple[slice, slice]
+"""Rows and columns of a tile."""
 
 TTA = Literal["none", "flips", "full"]
-Tiles = Literal["none", "large"]
 
 LARGE = 2
-"""Longer sides of at least this many times the network's are large: the whole image shows half of their detail."""
+"""An image is large if its longer side is at least this many times the network's: resized, half of its detail is lost.
+"""
 TILES_ALONG = 5
 """Without overlap, along the longer side of a large image: bounds the number of tiles, whatever the image's size."""
 TILE_WEIGHT = 2 / 3
-"""Of the tiles' map beside that of the whole image: what only the tiles see passes thresholds up to 0.67, what only the
-whole shows none above 0.33 (docs/LOG.md)."""
+"""Weight of the tiles' map; the whole image's has the rest. What only the tiles show passes thresholds up to 0.67, what
+only the whole image shows none above 0.33 (docs/LOG.md)."""
 MIN_TILE = 128
 """Least side in pixels of tiles that are a share of the image: smaller ones show too little beside a forgery."""
 BATCH_SIZE = {"cpu": 8, "cuda": 128}
-"""Pieces of 256² that networks look at at a time. Of larger ones fewer, by the cube of their side, since networks for
-them are wider too: on a CPU one of 512², which is as fast there as two and takes half a GB less with FPN-B2."""
+"""Pieces of 256² in the networks at a time. Of larger ones fewer, by the cube of their side, since networks for them
+are wider too: on a CPU one of 512², which is as fast there as two and takes half a GB less with FPN-B2."""
+MOST_WORKERS = 4
+"""Threads that predict batches at once: each holds the maps of a large image, 24 bytes a pixel with six networks."""
 
 
 class View(NamedTuple):
@@ -46,71 +50,71 @@ class View(NamedTuple):
     mirrored: bool
 
     def apply(self, x: Tensor) -> Tensor:
-        """See square images or maps (..., S, S) this way."""
+        """Transform square images or maps (..., S, S)."""
         return torch.rot90(x.flip(-1) if self.mirrored else x, self.turns, (-2, -1))
 
     def undo(self, x: Tensor) -> Tensor:
-        """Bring what was seen this way, (..., S, S), back to the original's orientation."""
+        """The inverse of `apply`."""
         x = torch.rot90(x, -self.turns, (-2, -1))
         return x.flip(-1) if self.mirrored else x
 
 
 VIEWS: dict[TTA, tuple[View, ...]] = {
-    "none": (View(0, False),),
+    "none": (View(0, mirrored=False),),
     "flips": tuple(View(turns, mirrored) for turns in (0, 2) for mirrored in (False, True)),
     "full": tuple(View(turns, mirrored) for turns in range(4) for mirrored in (False, True)),
 }
-"""Test-time augmentation: as it is; with its three mirror images; all eight symmetries of the square."""
+"""Test-time augmentation: the image as it is; with its three mirror images; all eight symmetries of the square."""
 
 
-class Sight(NamedTuple):
-    """What a network sees of an image."""
+class InputSpec(NamedTuple):
+    """How an image is brought to a network's input; networks with equal ones share their pieces."""
 
     size: int
     """S, the side of the network's input in pixels."""
     tile_share: float | None = None
-    """Side of the tiles as a share in (0, 1] of the longer side, for a network trained on such crops: it sees every
-    image through tiles only. None for the others, which see it as a whole, and a large one through tiles too."""
+    """Side of the tiles as a share in (0, 1] of the longer side, for a network trained on such crops: it gets every
+    image as tiles only. None for the others, which get it as a whole, and a large one as tiles too."""
 
 
-class Viewer(NamedTuple):
-    """A network, and what it is to be shown."""
+class PieceNetwork(NamedTuple):
+    """A network and the input that it takes."""
 
     network: Network
-    sight: Sight
+    spec: InputSpec
     in_channels: int = 3
     """C, the network's channels (see `to_channels`)."""
 
-    def look(self, images: Tensor) -> Tensor:
-        """Logits (N, 1, S, S) of pieces that have its channels first, and perhaps more."""
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, 1, S, S) of pieces (N, ≥ C, S, S), of which the first C channels are used."""
         return self.network(images[:, : self.in_channels])
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Images as the networks of one sight see them."""
+    """The pieces of some images for the networks of one `InputSpec`."""
 
-    sight: Sight
+    spec: InputSpec
     shapes: list[tuple[int, int]]
     """Height and width of each image."""
     windows: list[list[Window]]
-    """The tiles of each image, none where it is seen as a whole only."""
+    """The tiles of each image, none where only the whole image is used."""
     pixels: Tensor
-    """uint8 (N, C, S, S): of one image after the other the whole, unless the sight is of tiles only, and its tiles."""
+    """uint8 (N, C, S, S): for each image the whole, unless the network takes tiles only, and then its tiles."""
 
     def maps(self, probs: np.ndarray) -> list[np.ndarray]:
-        """The images' maps of those of their pieces, (N, S, S) float32.
+        """Join the pieces' maps, (N, S, S) float32, to one for each image.
 
         Returns:
             float32 for each image: (H, W) for a large one that was tiled, (S, S) for the others.
         """
-        size, as_whole = self.sight.size, self.sight.tile_share is None
+        size, as_whole = self.spec.size, self.spec.tile_share is None
         rest, maps = iter(probs), []
         for (height, width), windows in zip(self.shapes, self.windows, strict=True):
             prob = next(rest) if as_whole else None
             if windows:
                 tiled = blend_tiles(zip(windows, islice(rest, len(windows)), strict=True), height, width)
-                if as_whole:
+                if prob is not None:
                     # In place: as an expression it would hold the map of a large image four times.
                     whole = resize_map(prob, height, width) * np.float32(1 - TILE_WEIGHT)
                     tiled *= np.float32(TILE_WEIGHT)
@@ -121,44 +125,40 @@ class Pieces:
         return maps
 
 
-def cut(
-    images: Sequence[np.ndarray],
-    viewers: Sequence[Viewer],
-    tiles: Tiles = "large",
-    device: torch.device | str = "cpu",
-) -> dict[Sight, Pieces]:
-    """Show images to networks: each is analysed once, and cut and resized once for all networks of one sight.
+def extract_pieces(
+    images: Sequence[np.ndarray], networks: Sequence[PieceNetwork], device: torch.device | str = "cpu"
+) -> dict[InputSpec, Pieces]:
+    """Cut and resize images for networks: once for all networks of one `InputSpec`.
 
     Args:
         images: RGB (H, W, 3) uint8, of any sizes.
-        viewers: The networks.
-        tiles: `large` shows the tiles of large images too, those with a longer side of at least 2 · S; `none` does not.
-        device: Where the networks run, to which the pieces are brought.
+        networks: Those that the pieces are for.
+        device: Where the networks run, to which the pieces are moved.
 
     Returns:
-        The pieces of each sight, with as many channels as any of its networks reads. Those of one image take at most
-        about 50 · C · S² bytes for each sight, whatever the image's size.
+        The pieces by `InputSpec`, with as many channels as any of its networks reads. Those of one image take at most
+        about 50 · C · S² bytes, whatever the image's size.
     """
-    channels: dict[Sight, int] = {}
-    for viewer in viewers:
-        channels[viewer.sight] = max(viewer.in_channels, channels.get(viewer.sight, 0))
-    shapes = [image.shape[:2] for image in images]
-    shown = {}
-    for sight, count in channels.items():
-        windows = [_windows(*shape, sight, tiles) for shape in shapes]
-        n_pieces = sum(map(len, windows)) + (len(images) if sight.tile_share is None else 0)
-        pixels = torch.empty((n_pieces, count, sight.size, sight.size), dtype=torch.uint8)
-        shown[sight] = Pieces(sight, shapes, windows, pixels)
+    channels: dict[InputSpec, int] = {}
+    for network in networks:
+        channels[network.spec] = max(network.in_channels, channels.get(network.spec, 0))
+    shapes = [(image.shape[0], image.shape[1]) for image in images]
+    found = {}
+    for spec, count in channels.items():
+        windows = [_windows(height, width, spec) for height, width in shapes]
+        n_pieces = sum(map(len, windows)) + (len(images) if spec.tile_share is None else 0)
+        pixels = torch.empty((n_pieces, count, spec.size, spec.size), dtype=torch.uint8)
+        found[spec] = Pieces(spec, shapes, windows, pixels)
     places = dict.fromkeys(channels, 0)
     for number, image in enumerate(images):
-        analysed = to_channels(image, max(channels.values(), default=3))
-        for sight, pieces in shown.items():
-            source = image if channels[sight] == 3 else analysed
-            whole = [np.s_[:, :]] if sight.tile_share is None else []
+        with_levels = to_channels(image, max(channels.values(), default=3))
+        for spec, pieces in found.items():
+            source = image if channels[spec] == 3 else with_levels
+            whole = [np.s_[:, :]] if spec.tile_share is None else []
             for window in chain(whole, pieces.windows[number]):
-                pieces.pixels[places[sight]] = to_tensor(resize_image(source[window], sight.size))
-                places[sight] += 1
-    return {sight: replace(pieces, pixels=pieces.pixels.to(device)) for sight, pieces in shown.items()}
+                pieces.pixels[places[spec]] = to_tensor(resize_image(source[window], spec.size))
+                places[spec] += 1
+    return {spec: replace(pieces, pixels=pieces.pixels.to(device)) for spec, pieces in found.items()}
 
 
 @torch.inference_mode()
@@ -169,52 +169,104 @@ def predict_views(network: Network, images: Tensor, tta: TTA) -> Tensor:
 
 
 def at_a_time(size: int, device: torch.device) -> int:
-    """How many pieces of a side in pixels are looked at at a time, by all networks together."""
+    """How many pieces of a side in pixels are in the networks at a time, by all workers together."""
     return max(1, int(BATCH_SIZE.get(device.type, BATCH_SIZE["cuda"]) * (256 / size) ** 3))
 
 
-def streams(size: int, device: torch.device) -> int:
-    """How many networks look at once, at pieces of a side in pixels, each with its share of torch's threads.
+def worker_count(size: int, device: torch.device) -> int:
+    """How many threads predict batches at once, with pieces of a side in pixels, each with a share of torch's threads.
 
-    On CPUs two with a thread each do more than one with two (docs/LOG.md). At least a piece at a time is left for each.
+    On CPUs two with a thread each do more than one with two (docs/LOG.md), and of many cores some should cut and blend
+    while others run networks. On a GPU one worker cuts and blends while the other's pieces are in the networks.
     """
-    return min(torch.get_num_threads(), at_a_time(size, device)) if device.type == "cpu" else 1
+    if device.type != "cpu":
+        return 2
+    threads = torch.get_num_threads()
+    return min(MOST_WORKERS, threads, max(at_a_time(size, device), threads // 4))
 
 
 def predict_pieces(
-    viewer: Viewer, pieces: Pieces, tta: TTA = "none", batch_size: int | None = None, n_streams: int = 1
+    network: PieceNetwork, pieces: Pieces, tta: TTA = "none", batch_size: int | None = None
 ) -> np.ndarray:
-    """A network's probabilities of what it is shown.
+    """A network's probabilities for pieces.
 
     Args:
-        viewer: The network, on the device where the pieces are.
-        pieces: What `cut` made for its sight.
-        tta: Views of each image and tile, which are averaged.
-        batch_size: Pieces at a time; by default a share of `at_a_time`.
-        n_streams: Networks that share it.
+        network: On the device where the pieces are.
+        pieces: Those that `extract_pieces` made for its spec.
+        tta: Views of each piece, which are averaged.
+        batch_size: Pieces at a time; by default `at_a_time`.
 
     Returns:
         float32 (N, S, S), for `Pieces.maps`.
     """
-    size, pixels = viewer.sight.size, pieces.pixels
-    batch_size = batch_size or max(1, at_a_time(size, pixels.device) // n_streams)
+    size, pixels = network.spec.size, pieces.pixels
+    batch_size = batch_size or at_a_time(size, pixels.device)
     probs = np.empty((len(pixels), size, size), np.float32)
     for start in range(0, len(pixels), batch_size):
         batch = slice(start, start + batch_size)
-        probs[batch] = predict_views(viewer.look, pixels[batch], tta).cpu().numpy()
+        probs[batch] = predict_views(network.logits, pixels[batch], tta).cpu().numpy()
     return probs
 
 
-def _windows(height: int, width: int, sight: Sight, tiles: Tiles) -> list[Window]:
-    """The tiles through which an image is seen, none where it is seen as a whole only."""
-    longer, (size, tile_share) = max(height, width), sight
+def is_large(height: int, width: int, size: int) -> bool:
+    """Whether an image of height × width pixels is tiled too for a network whose input has the side `size`."""
+    return max(height, width) >= LARGE * size
+
+
+def _windows(height: int, width: int, spec: InputSpec) -> list[Window]:
+    """The tiles of an image, none where only the whole image is used."""
+    longer, (size, tile_share) = max(height, width), spec
     if tile_share is not None:
         return tile_windows(height, width, max(MIN_TILE, round(tile_share * longer)))
-    if tiles == "large" and is_large(height, width, size):
+    if is_large(height, width, size):
         return tile_windows(height, width, max(size, ceil(longer / TILES_ALONG)))
     return []
 
 
-def is_large(height: int, width: int, size: int) -> bool:
-    """Whether an image of height × width pixels is seen through tiles too, by a network whose input has side `size`."""
-    return max(height, width) >= LARGE * size
+def tile_windows(height: int, width: int, side: int, overlap: float = 0.25) -> list[Window]:
+    """Square windows, row by row, that cover every pixel of an image: as few as the overlap allows, evenly spread.
+
+    Where the image is shorter than `side` (pixels) they are clipped to it. Neighbours share at least `overlap` of the
+    side, in [0, 1), but advance by a pixel at least.
+    """
+    rows, columns = (_spread(length, side, overlap) for length in (height, width))
+    return [(row, column) for row in rows for column in columns]
+
+
+def blend_tiles(tiles: Iterable[tuple[Window, np.ndarray]], height: int, width: int) -> np.ndarray:
+    """Weighted mean (height, width), float32, of the maps of tiles that cover it, row by row, as `tile_windows` does.
+
+    A tile counts less towards its borders, so that no seam shows where one ends. The mean is a running one (West
+    1979): where all tiles agree it is exactly their value. Maps may have any size, and are resized to their window.
+    """
+    # A tile's weight is a product of one for the row and one for the column: the mean along rows, then that of rows.
+    blend, weights = np.zeros((height, width), np.float32), np.zeros((height, 1), np.float32)
+    for rows, row in groupby(tiles, key=lambda tile: tile[0][0]):
+        band, band_weights = np.zeros_like(blend[rows]), np.zeros((1, width), np.float32)
+        for (_, columns), prob in row:
+            own = band[:, columns]
+            _update_mean(own, band_weights[:, columns], resize_map(prob, *own.shape), _falloff(own.shape[1]))
+        _update_mean(blend[rows], weights[rows], band, _falloff(len(band))[:, None])
+    return blend
+
+
+def _update_mean(mean: np.ndarray, weights: np.ndarray, values: np.ndarray, weight: np.ndarray) -> None:
+    """Add values to a running mean (h, w) with the weights (1, w) or (h, 1) so far. Both change in place."""
+    weights += weight
+    difference = values - mean
+    difference *= weight / weights
+    mean += difference
+
+
+def _spread(length: int, side: int, overlap: float) -> list[slice]:
+    """Windows along one axis, the first at its beginning and the last at its end."""
+    if length <= side:
+        return [slice(0, length)]
+    steps = ceil((length - side) / max(1, int(side * (1 - overlap))))
+    starts = [step * (length - side) // steps for step in range(steps + 1)]
+    return [slice(start, start + side) for start in starts]
+
+
+def _falloff(length: int) -> np.ndarray:
+    """A Hann window without its two zeros: a pixel that one tile alone covers must count."""
+    return np.hanning(length + 2)[1:-1].astype(np.float32)

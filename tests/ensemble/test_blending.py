@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from common.ensemble.blending import blend, join_evidence
+from common.ensemble.blending import blend, join_evidence, to_half, to_single
 
 ROLES = ("average", "average", "union")
 
@@ -76,3 +76,23 @@ def test_no_evidence_and_none_that_is_trusted_change_nothing():
 def test_evidence_stays_a_probability(weight):
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         join_evidence(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float16), weight)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 4)])
+def test_rounding_is_numpys(shape):
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    half = to_half(values)
+    assert half.dtype == np.float16
+    assert (half == values.astype(np.float16)).all()
+    single = to_single(half)
+    assert single.dtype == np.float32
+    assert (single == half.astype(np.float32)).all()
+    assert to_single(values) is values
+
+
+def test_parts_and_mapped_arrays_are_taken_too():
+    half = np.random.default_rng(0).random((4, 6)).astype(np.float16)
+    assert (to_single(half[:, ::2]) == half[:, ::2]).all()
+    assert (to_half(half.astype(np.float32).T) == half.T).all()
+    half.flags.writeable = False
+    assert (to_single(half) == half).all()

@@ -1,4 +1,7 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
+from time import sleep
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from common.ensemble.decision import FEATURES, Decision, copy_features, feature_
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import examine
 from common.ensemble.fitting import Oof
-from common.ensemble.loading import seed_settings
+from common.ensemble.loading import original_settings
 from common.ensemble.members import Member
 from common.generated.detector import load_detector
 
@@ -46,7 +49,7 @@ def loaded(name, weight, probability, image_size=32, threshold=0.5, role="averag
 
 
 def ensemble_of(*members):
-    return Ensemble([list(members)], seed_settings(list(members)), CPU)
+    return Ensemble([list(members)], original_settings(list(members)), CPU)
 
 
 IMAGES = [np.zeros((40, 50, 3), np.uint8), np.full((10, 20, 3), 255, np.uint8)]
@@ -67,7 +70,7 @@ def test_the_specialist_joins_by_union(p, expected):
 
 def test_maps_and_probabilities_of_the_folds_are_averaged():
     folds = [[loaded("a", 1.0, 0.2)], [loaded("a", 1.0, 0.6)]]
-    ensemble = Ensemble(folds, seed_settings(folds[0]), CPU)
+    ensemble = Ensemble(folds, original_settings(folds[0]), CPU)
     assert next(ensemble.member_maps(IMAGES, fold=1)) == pytest.approx(0.6, abs=1e-3)
     for prediction in ensemble.predict(IMAGES):
         assert prediction.prob == pytest.approx(0.4, abs=1e-3)
@@ -86,7 +89,7 @@ def test_an_image_is_decided_as_the_fit_saw_it(finds):
         calibration={"slope": 1.5, "intercept": 0.2},
         **shape,
     )
-    settings = replace(seed_settings(members), weights=weights, decision=decision, pixel_threshold=0.4)
+    settings = replace(original_settings(members), weights=weights, decision=decision, pixel_threshold=0.4)
     ensemble = Ensemble([members], settings, CPU, copy_move=True)
     image = np.random.default_rng(0).integers(130, 256, (50, 60, 3), dtype=np.uint8)
     finds(0.9)
@@ -96,7 +99,7 @@ def test_an_image_is_decided_as_the_fit_saw_it(finds):
     oof = Oof(
         names=(*"abs", "copy_move"),
         roles=("average", "average", "union", "evidence"),
-        seed_weights=(1.5, 1.0, 0.8, 0.7),
+        original_weights=(1.5, 1.0, 0.8, 0.7),
         maps=maps,
         evidence=feature_maps(prediction.evidence.prob[None]),
         copies=np.array([list(copies.values())]),
@@ -104,7 +107,7 @@ def test_an_image_is_decided_as_the_fit_saw_it(finds):
         groups=np.array(["0"]),
         sizes=np.array(["authentic"]),
     )
-    features = oof.features(0, oof.networks(0, oof.seed_weights), 0.4)
+    features = oof.features(0, oof.networks(0, oof.original_weights), 0.4)
     assert prediction.forged_probability == pytest.approx(decision.probability(features), abs=2e-3)
 
 
@@ -124,7 +127,7 @@ def test_threads_change_nothing(cores, finds, torch_threads):
     folds = [
         [replace(loaded(name, 1.0, 0.5), network=Gray(fold + k)) for k, name in enumerate("ab")] for fold in (0, 1)
     ]
-    settings = seed_settings(folds[0], copy_move=True)
+    settings = original_settings(folds[0], copy_move=True)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (side, side + 3, 3), dtype=np.uint8) for side in (90, 30, 100, 64, 110, 80)]
     expected = [Ensemble(folds, settings, CPU, copy_move=True).predict([image])[0] for image in images]
@@ -135,6 +138,65 @@ def test_threads_change_nothing(cores, finds, torch_threads):
         assert np.abs(own.prob - alone.prob).max() < 1e-6
     for maps, image in zip(ensemble.member_maps(images, fold=1), images, strict=True):
         assert np.array_equal(maps, next(ensemble.member_maps([image], fold=1)))
+
+
+class Recorder(Constant):
+    """Keeps the number of torch's threads where it runs; with a barrier, it runs together with others only."""
+
+    def __init__(self, barrier=None, seconds=0.0):
+        super().__init__(0.5)
+        self.threads, self.barrier, self.seconds = [], barrier, seconds
+
+    def forward(self, x):
+        self.threads.append(torch.get_num_threads())
+        sleep(self.seconds)
+        if self.barrier:
+            self.barrier.wait(30)
+        return super().forward(x)
+
+
+def test_the_networks_threads_are_their_own(torch_threads):
+    torch_threads(9)
+    ensemble = ensemble_of(replace(loaded("a", 1.0, 0.5), network=(recorder := Recorder())))
+    ensemble.predict([IMAGES[0]] * 8)
+    assert recorder.threads == [2] * 4
+    assert torch.get_num_threads() == 9
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 9
+
+
+@pytest.mark.parametrize("images", [IMAGES, [np.zeros((90, 70, 3), np.uint8)] * 2])
+def test_batches_are_predicted_at_once(torch_threads, images):
+    torch_threads(2)
+    ensemble = ensemble_of(replace(loaded("a", 1.0, 0.5), network=(recorder := Recorder(Barrier(2)))))
+    assert len(ensemble.predict(images)) == len(list(ensemble.member_maps(images))) == 2
+    assert recorder.threads == [1] * 4
+
+
+@pytest.mark.parametrize("image", [IMAGES[0], np.zeros((90, 70, 3), np.uint8)])
+def test_for_a_single_image_networks_run_at_once(torch_threads, image):
+    torch_threads(2)
+    recorder = Recorder(Barrier(2))
+    members = [replace(loaded(name, 1.0, 0.5), network=recorder) for name in "ab"]
+    ensemble_of(*members).predict([image])
+    assert recorder.threads == [1] * 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_drops_what_has_not_begun(torch_threads, monkeypatch, threads):
+    torch_threads(threads)
+    ensemble = ensemble_of(replace(loaded("a", 1.0, 0.5), network=(recorder := Recorder(seconds=0.05))))
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ensemble, "_prediction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ensemble.predict([np.zeros((90, 70, 3), np.uint8)] * 20)
+    sleep(0.5)
+    assert len(recorder.threads) < 10
+    monkeypatch.undo()
+    assert len(ensemble.predict(IMAGES)) == 2
 
 
 def test_a_large_image_has_its_own_size():
@@ -153,7 +215,7 @@ def test_before_a_fit_the_heaviest_averaged_member_decides():
     members[2] = replace(members[2], member=replace(members[2].member, weight=0.8))
     ensemble = ensemble_of(*members)
     assert ensemble.settings.pixel_threshold == 0.4
-    assert ensemble.settings.source == "seed"
+    assert ensemble.settings.source == "original"
     expected = 1 / (1 + np.exp(-(2 * np.log(0.8 / 0.2) - 1)))
     assert ensemble.predict(IMAGES)[0].forged_probability == pytest.approx(expected, abs=2e-3)
 
@@ -164,7 +226,7 @@ def test_nothing_to_predict():
 
 
 def with_evidence(*networks, workers=1):
-    settings = seed_settings(list(networks), copy_move=True)
+    settings = original_settings(list(networks), copy_move=True)
     return Ensemble([list(networks)], settings, CPU, copy_move=True, workers=workers)
 
 
@@ -180,7 +242,7 @@ def test_evidence_joins_by_union_at_the_images_size(finds):
 
 
 @pytest.mark.parametrize(("p", "score", "expected"), [(0.2, 0.9, 0.9), (0.7, 0.6, 0.7)])
-def test_before_a_fit_the_surer_witness_decides(finds, p, score, expected):
+def test_before_a_fit_the_higher_probability_decides(finds, p, score, expected):
     finds(score)
     dark, bright = with_evidence(loaded("a", 1.5, p)).predict(IMAGES)
     assert dark.forged_probability == pytest.approx(p, abs=1e-3)
@@ -241,10 +303,10 @@ def test_each_image_has_its_own_probability_of_being_generated(save_detector, tm
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((30, 40), (90, 70), (64, 64))]
     networks = [loaded("a", 1.0, 0.2)]
-    ensemble = Ensemble([networks], seed_settings(networks), CPU, detector=real)
+    ensemble = Ensemble([networks], original_settings(networks), CPU, detector=real)
     expected = [found.probability for found in real.predict(images)]
     assert [p.generated.probability for p in ensemble.predict(images)] == pytest.approx(expected, abs=1e-5)
-    assert Ensemble([networks], seed_settings(networks), CPU).predict(images)[0].generated is None
+    assert Ensemble([networks], original_settings(networks), CPU).predict(images)[0].generated is None
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.99])
@@ -258,13 +320,13 @@ def test_before_a_fit_generated_is_another_question(finds, detector, probability
         assert own.generated.probability == pytest.approx(probability)
 
 
-def test_a_fitted_decision_hears_the_detector_but_a_low_score_vetoes_nothing(detector):
+def test_a_fitted_decision_reads_the_detector_but_a_low_score_vetoes_nothing(detector):
     """Networks sure of a forgery, and others sure of none; 0.5 times the log-odds of being generated."""
     shape = {"mean": (0.0, 0.0), "scale": (1.0, 1.0), "coefficients": (1.0, 0.5), "intercept": 0.0}
     decision = Decision(features=("quantile_999", "generated"), calibration={"slope": 1.0, "intercept": 0.0}, **shape)
 
     def decide(p, generated):
-        settings = replace(seed_settings(networks := [loaded("a", 1.0, p)]), decision=decision)
+        settings = replace(original_settings(networks := [loaded("a", 1.0, p)]), decision=decision)
         return Ensemble([networks], settings, CPU, detector=detector(generated)).predict(IMAGES)[0].forged_probability
 
     for generated in (0.001, 0.3, 0.5):
@@ -274,12 +336,12 @@ def test_a_fitted_decision_hears_the_detector_but_a_low_score_vetoes_nothing(det
     assert decide(0.2, 0.9) == pytest.approx(1 / (1 + 4 / 3), abs=1e-3)  # odds 1 / 4 times the root of 9
 
 
-def test_members_and_folds_share_one_analysis_of_an_image(monkeypatch):
+def test_members_and_folds_share_one_error_level_analysis_of_an_image(monkeypatch):
     from common.ensemble import views
 
     whole, tiles = loaded("a", 1.0, 0.5), loaded("s", 0.8, 0.5, role="union")
     tiles = replace(tiles, member=replace(tiles.member, tile_share=0.5, in_channels=4))
-    ensemble = Ensemble([[whole, tiles]] * 2, seed_settings([whole, tiles]), CPU)
+    ensemble = Ensemble([[whole, tiles]] * 2, original_settings([whole, tiles]), CPU)
     analysed, real = [], views.to_channels
     monkeypatch.setattr(views, "to_channels", lambda *given: analysed.append(given) or real(*given))
     ensemble.predict([*IMAGES, np.zeros((90, 70, 3), np.uint8)])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from common.ensemble.decision import COPY_FEATURES, FEATURES, copy_features, generated_features
-from common.ensemble.fitting import Oof, fit, fit_decision, fit_regions, fit_weights, grouped_folds
+from common.ensemble.fitting import Oof, fit_decision, fit_regions, fit_settings, fit_weights, grouped_folds
 from common.ensemble.instances import MIN_AREA_SHARE, Cleanup
 from common.errors import UserError
 from common.metrics.forgery import image_auc
@@ -28,7 +28,7 @@ def make_oof(n=24, seed=0, **skills):
     return Oof(
         names=tuple(skills),
         roles=("average",) * len(skills),
-        seed_weights=(1.0,) * len(skills),
+        original_weights=(1.0,) * len(skills),
         maps=maps,
         truths=truths,
         groups=np.array([f"source {image // 2}" for image in range(n)]),
@@ -43,12 +43,13 @@ def forged_images(oof):
 def test_a_good_member_is_preferred_to_noise():
     weights = fit_weights(oof := make_oof(noise=0.0, good=0.6), forged_images(oof))
     assert weights[1] > 3 * weights[0]
-    assert weights.sum() == pytest.approx(2)  # the sum of the seed's
+    assert weights.sum() == pytest.approx(2)  # the sum of the original ones
 
 
 def test_of_members_alike_one_is_enough():
     oof = make_oof(a=0.6)
-    oof = replace(oof, names=("a", "b"), roles=("average",) * 2, seed_weights=(1.5, 0.5), maps=oof.maps.repeat(2, 1))
+    names, weights = ("a", "b"), (1.5, 0.5)
+    oof = replace(oof, names=names, roles=("average",) * 2, original_weights=weights, maps=oof.maps.repeat(2, 1))
     assert fit_weights(oof, forged_images(oof)).tolist() == [2.0, 0.0]
 
 
@@ -61,23 +62,23 @@ def test_members_that_see_different_forgeries_share_the_weight():
     assert weights == pytest.approx([1.0, 1.0], abs=0.35)
 
 
-def test_a_member_without_a_seed_weight_stays_out():
-    oof = replace(make_oof(noise=0.0, good=0.9), seed_weights=(1.0, 0.0))
+def test_a_member_without_an_original_weight_stays_out():
+    oof = replace(make_oof(noise=0.0, good=0.9), original_weights=(1.0, 0.0))
     assert fit_weights(oof, forged_images(oof)).tolist() == [1.0, 0.0]
 
 
 def test_a_noisy_union_is_dropped_and_a_good_one_stays_a_probability():
-    oof = replace(make_oof(good=0.6, joined=0.0), roles=("average", "union"), seed_weights=(1.0, 0.8))
+    oof = replace(make_oof(good=0.6, joined=0.0), roles=("average", "union"), original_weights=(1.0, 0.8))
     assert fit_weights(oof, forged_images(oof))[1] < 0.6
-    oof = replace(make_oof(noise=0.0, joined=1.0), roles=("average", "union"), seed_weights=(1.0, 0.4))
+    oof = replace(make_oof(noise=0.0, joined=1.0), roles=("average", "union"), original_weights=(1.0, 0.4))
     assert 0.4 < fit_weights(oof, forged_images(oof))[1] <= 1
 
 
 def test_only_members_asked_for_have_a_weight_and_one_alone_is_averaged():
     oof = replace(make_oof(a=0.6, b=0.5, c=0.4), roles=("average", "average", "union"))
-    assert (oof.only(["a", "b"]).seed_weights, oof.only(["a", "b"]).roles) == ((1, 1, 0), oof.roles)
+    assert (oof.only(["a", "b"]).original_weights, oof.only(["a", "b"]).roles) == ((1, 1, 0), oof.roles)
     alone = oof.only(["c"])
-    assert alone.blended(1, alone.seed_weights) == pytest.approx(oof.maps[1, 2])
+    assert alone.blended(1, alone.original_weights) == pytest.approx(oof.maps[1, 2])
 
 
 def with_copies(oof, found):
@@ -87,8 +88,8 @@ def with_copies(oof, found):
     for image in found:
         evidence[image] = 0.9 * oof.truths[image].max(axis=0)
         copies[image] = list(copy_features(0.9, 30, float(oof.truths[image].mean())).values())
-    names, roles, weights = (*oof.names, "copy_move"), (*oof.roles, "evidence"), (*oof.seed_weights, 1.0)
-    return replace(oof, names=names, roles=roles, seed_weights=weights, evidence=evidence, copies=copies)
+    names, roles, weights = (*oof.names, "copy_move"), (*oof.roles, "evidence"), (*oof.original_weights, 1.0)
+    return replace(oof, names=names, roles=roles, original_weights=weights, evidence=evidence, copies=copies)
 
 
 def test_evidence_joins_the_blend_but_not_the_features_of_the_networks():
@@ -108,10 +109,10 @@ def test_evidence_joins_the_blend_but_not_the_features_of_the_networks():
 def test_evidence_can_stand_alone_or_be_left_out():
     oof = with_copies(make_oof(a=0.6), found=[1])
     alone, without = oof.only(["copy_move"]), oof.only(["a"])
-    assert (alone.blended(1, alone.seed_weights) == oof.evidence[1]).all()
-    assert not alone.blended(3, alone.seed_weights).any()
-    assert tuple(alone.features(1, alone.networks(1, alone.seed_weights), 0.5)) == COPY_FEATURES
-    assert (without.blended(1, without.seed_weights) == oof.maps[1, 0]).all()
+    assert (alone.blended(1, alone.original_weights) == oof.evidence[1]).all()
+    assert not alone.blended(3, alone.original_weights).any()
+    assert tuple(alone.features(1, alone.networks(1, alone.original_weights), 0.5)) == COPY_FEATURES
+    assert (without.blended(1, without.original_weights) == oof.maps[1, 0]).all()
     assert not set(COPY_FEATURES) & set(without.features(1, oof.maps[1, 0], 0.5))
 
 
@@ -126,7 +127,7 @@ def test_evidence_gets_a_factor_where_it_helps():
 def test_the_decision_reads_the_copies():
     """Networks of noise, and copies found in the forged images alone."""
     oof = make_oof(n=48, noise=0.0)
-    fitted = fit(oof := with_copies(oof, found=forged_images(oof)), weights="seed")
+    fitted = fit_settings(oof := with_copies(oof, found=forged_images(oof)), weights="original")
     assert set(COPY_FEATURES) <= set(fitted.decision.features)
     noise = oof.networks(0, (1, 1))
     found, nothing = (fitted.decision.probability(oof.features(i, noise, fitted.pixel_threshold)) for i in (1, 0))
@@ -136,7 +137,7 @@ def test_the_decision_reads_the_copies():
 def test_the_probability_of_being_generated_is_a_feature_of_those_who_ask():
     oof = replace(make_oof(a=0.6), generated=np.linspace(0.3, 0.9, 24))
     asked, not_asked = oof.only(["a", "spai"]), oof.only(["a"])
-    assert asked.seed_weights == not_asked.seed_weights == (1.0,)
+    assert asked.original_weights == not_asked.original_weights == (1.0,)
     for image in (0, 23):
         features = not_asked.features(image, oof.maps[image, 0], 0.5)
         assert "generated" not in features
@@ -149,7 +150,7 @@ def test_the_decision_reads_the_detector_where_it_tells():
     oof = make_oof(n=96, noise=0.0)
     generated = np.full(96, 0.1)
     generated[1::4] = 0.9
-    fitted = fit(oof := replace(oof, generated=generated), weights="seed")
+    fitted = fit_settings(oof := replace(oof, generated=generated), weights="original")
     assert (fitted.weights, fitted.decision.reads_generated) == ({"noise": 1.0}, True)
     noise = oof.networks(0, (1,))
     known, unknown = (
@@ -163,7 +164,7 @@ def test_a_map_that_shows_a_forgery_is_never_vetoed():
     oof = make_oof(n=96, good=0.6)
     generated = np.random.default_rng(0).uniform(0, 0.4, 96)
     generated[1:24:2] = 0.95
-    fitted = fit(oof := replace(oof, generated=generated), weights="seed")
+    fitted = fit_settings(oof := replace(oof, generated=generated), weights="original")
     decision = fitted.decision
     assert decision.reads_generated
     for image in forged_images(oof):
@@ -269,7 +270,7 @@ def test_a_detector_that_says_the_same_of_all_images_is_left_out(logit):
 
 def test_all_parts_are_fitted():
     oof = make_oof(noise=0.0, good=0.6)
-    fitted = fit(oof, weights="fitted")
+    fitted = fit_settings(oof, weights="fitted")
     assert list(fitted.weights) == ["noise", "good"]
     # The good member's forged pixels lie in [0.6, 1], the others in [0, 0.4].
     assert 0.3 < fitted.pixel_threshold < 0.65
@@ -282,7 +283,7 @@ def test_all_parts_are_fitted():
 
 
 def test_parts_that_are_not_asked_for_are_not_fitted():
-    fitted = fit(make_oof(noise=0.0, good=0.6), weights="seed", fit_mask=False, features=())
+    fitted = fit_settings(make_oof(noise=0.0, good=0.6), weights="original", fit_mask=False, features=())
     assert fitted.weights == {"noise": 1.0, "good": 1.0}
     assert (fitted.min_area_share, fitted.cleanup, fitted.decision) == (MIN_AREA_SHARE, Cleanup(), None)
 
@@ -291,7 +292,7 @@ def test_the_fit_sees_the_images_that_it_is_given_alone():
     oof = make_oof(noise=0.0, good=0.6)
     spoilt = replace(oof, maps=oof.maps.copy())
     spoilt.maps[12:] = np.nan
-    assert fit(spoilt, np.arange(12)) == fit(oof, np.arange(12))
+    assert fit_settings(spoilt, np.arange(12)) == fit_settings(oof, np.arange(12))
 
 
 def test_groups_are_never_split_and_every_fold_has_both_labels():
@@ -305,4 +306,4 @@ def test_groups_are_never_split_and_every_fold_has_both_labels():
 def test_one_label_alone_can_not_be_fitted(label):
     oof = make_oof(a=0.6)
     with pytest.raises(UserError, match="forged"):
-        fit(oof, np.flatnonzero(oof.forged == label))
+        fit_settings(oof, np.flatnonzero(oof.forged == label))

@@ -6,7 +6,7 @@ import torch
 
 from common.ensemble import members
 from common.ensemble.backends import BREAK_EVEN
-from common.ensemble.loading import load_ensemble
+from common.ensemble.loading import load_ensemble, original_settings
 from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, Member, identities
 from common.errors import UserError
 from common.training.checkpoint import load_checkpoint, save_checkpoint
@@ -28,7 +28,7 @@ def two_members(monkeypatch, save_network, tmp_path):
 
 
 def test_a_missing_checkpoint_is_named_with_its_script(two_members):
-    with pytest.raises(UserError, match=r"b_best\.pth \(made by script_b\.py\)\n.*--allow-missing"):
+    with pytest.raises(UserError, match=r"b_best\.pth \(made by script_b\.py\)\n.*by allow_missing"):
         load_ensemble(two_members, CPU)
 
 
@@ -41,11 +41,16 @@ def test_allow_missing_goes_on_and_says_so(two_members, capsys):
     assert all(0 < p.forged_probability < 1 and ((p.prob > 0) & (p.prob < 1)).all() for p in predictions)
 
 
+def test_a_notebook_needs_a_folder_and_images_alone(two_members):
+    predictions = load_ensemble(two_members, allow_missing=True).predict(IMAGES)
+    assert all(0 < prediction.forged_probability < 1 for prediction in predictions)
+
+
 def test_nothing_at_all_is_an_error_also_then(two_members):
     (two_members / "a_best.pth").unlink()
     with pytest.raises(UserError, match=r"a_best\.pth.*\n.*b_best\.pth"):
         load_ensemble(two_members, CPU, allow_missing=True, copy_move=False)
-    with pytest.raises(UserError, match=r"decide by copy-move evidence alone, by --allow-missing"):
+    with pytest.raises(UserError, match=r"decide by copy-move evidence alone, by allow_missing"):
         load_ensemble(two_members, CPU)
 
 
@@ -117,12 +122,13 @@ def test_fitted_settings_count(fitted):
     ensemble = load_ensemble(fitted, CPU)
     assert ensemble.settings.weights == {"a": 0.0, "b": 2.0, "copy_move": 0.6}
     assert ensemble.settings.tta == "flips"
-    assert load_ensemble(fitted, CPU, fitted=False).settings.weights == {"a": 1.0, "b": 1.0, "copy_move": 1.0}
+    original = original_settings(ensemble.folds[0], copy_move=True)
+    assert (original.weights, original.source) == ({"a": 1.0, "b": 1.0, "copy_move": 1.0}, "original")
 
 
 def test_other_views_than_the_fits_are_noted(fitted, capsys):
     assert load_ensemble(fitted, CPU, tta="none").settings.tta == "none"
-    assert "fitted on maps of --tta flips; none may shift" in capsys.readouterr().out
+    assert "fitted on maps of the views flips; none may shift" in capsys.readouterr().out
 
 
 def test_without_a_fit_the_stand_in_is_named(two_folds, capsys):
@@ -133,13 +139,13 @@ def test_without_a_fit_the_stand_in_is_named(two_folds, capsys):
 def test_settings_for_other_checkpoints_are_left_aside(fitted, capsys):
     checkpoint = load_checkpoint(fitted / "a_best.pth")
     save_checkpoint(checkpoint | {"epoch": 1}, fitted / "a_best.pth")
-    assert load_ensemble(fitted, CPU).settings.source == "seed"
+    assert load_ensemble(fitted, CPU).settings.source == "original"
     assert "fitted for other checkpoints" in capsys.readouterr().out
 
 
 def test_settings_for_another_detector_are_left_aside(fitted, monkeypatch, capsys):
     monkeypatch.setattr(members, "VERSION", 0)
-    assert load_ensemble(fitted, CPU).settings.source == "seed"
+    assert load_ensemble(fitted, CPU).settings.source == "original"
     assert "fitted for other copy-move evidence" in capsys.readouterr().out
 
 
@@ -150,7 +156,7 @@ def test_settings_with_evidence_are_left_aside_without_it(fitted, capsys):
 
 def test_settings_for_more_members_are_left_aside(fitted, capsys):
     (fitted / "b_best.pth").unlink()
-    assert load_ensemble(fitted, CPU, allow_missing=True).settings.source == "seed"
+    assert load_ensemble(fitted, CPU, allow_missing=True).settings.source == "original"
     assert "fitted for other checkpoints" in capsys.readouterr().out
 
 
@@ -181,7 +187,9 @@ def fitted_with_detector(fitted, save_detector):
     save_detector(fitted / "spai_best.pth")
     settings = load_ensemble(fitted, CPU).settings
     decision = replace(settings.decision, features=("generated",))
-    replace(settings, decision=decision, checkpoints=identities(fitted, True, True)).save(fitted / SETTINGS_FILE)
+    replace(settings, decision=decision, checkpoints=identities(fitted, copy_move=True, generated=True)).save(
+        fitted / SETTINGS_FILE
+    )
     return fitted
 
 
@@ -199,31 +207,34 @@ def test_settings_with_a_detector_are_left_aside_without_it(fitted_with_detector
     if what == "none":
         path.unlink()
     settings = load_ensemble(fitted_with_detector, CPU, generated=what != "not asked").settings
-    assert settings.source == "seed"
+    assert settings.source == "original"
     assert not settings.decision.reads_generated
-    assert "fitted for a detector of generated images that is not asked now" in capsys.readouterr().out
+    assert "fitted for a detector of generated images that is not used now" in capsys.readouterr().out
 
 
-def test_the_backend_changes_nothing_but_who_runs_the_networks(two_folds, capsys):
-    folder, rng = two_folds(), np.random.default_rng(0)
+def test_the_backend_changes_nothing_but_who_runs_the_networks(two_members, save_network, monkeypatch, capsys):
+    """One member of two folds."""
+    monkeypatch.setattr(members, "MEMBERS", (member("a"), COPY_MOVE))
+    save_network(two_members / "fold_1" / "a_best.pth", fold=1)
+    folder, rng = two_members, np.random.default_rng(0)
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((50, 60), (150, 140))]
     plain = load_ensemble(folder, CPU).predict(images)
     assert "run by" not in capsys.readouterr().out
     other = load_ensemble(folder, CPU, backend="onnxruntime")
-    assert len(list(folder.glob("**/exported/*.onnx"))) == 4
+    assert len(list(folder.glob("**/exported/*.onnx"))) == 2
     for prediction, expected in zip(other.predict(images), plain, strict=True):
         assert prediction.forged_probability == pytest.approx(expected.forged_probability, abs=1e-3)
         assert np.abs(prediction.prob - expected.prob).max() < 2e-3
 
 
-def test_auto_says_what_it_chose(two_folds, capsys):
-    load_ensemble(two_folds(), CPU, backend="auto", n_images=3)
+def test_auto_says_what_it_chose(two_members, capsys):
+    load_ensemble(two_members, CPU, allow_missing=True, backend="auto", n_images=3)
     assert "the networks are run by torch: too few images" in capsys.readouterr().out
 
 
-def test_auto_counts_the_views(two_folds, capsys):
-    """Images of 64², too few to look at each once for any conversion to pay."""
+def test_auto_counts_the_views(two_members, capsys):
+    """Images of 64², too few for the export to pay if each is predicted once."""
     n_images = BREAK_EVEN // 64**2 // 4
-    for tta, why in (("none", "too few images"), ("full", "for so many images the conversion pays")):
-        load_ensemble(two_folds(), CPU, tta=tta, backend="auto", n_images=n_images)
+    for tta, why in (("none", "too few images"), ("full", "for so many images the export pays")):
+        load_ensemble(two_members, CPU, allow_missing=True, tta=tta, backend="auto", n_images=n_images)
         assert why in capsys.readouterr().out

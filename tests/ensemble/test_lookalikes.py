@@ -1,11 +1,15 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from common.ensemble import lookalikes
-from common.ensemble.lookalikes import join_lookalikes
+from common.ensemble.lookalikes import join_lookalikes, label_runs, relabel
 
 SIDE = 40
+LABELS = hnp.arrays(np.int32, st.tuples(st.integers(0, 7), st.integers(0, 7)), elements=st.integers(0, 3))
 PLACES = [(10, 10), (10, 90), (10, 170), (100, 10), (100, 90), (100, 170)]
 
 
@@ -187,13 +191,13 @@ def plainly(gray, labels, small, large):
     side = max(np.ptp(y), np.ptp(x)) + 1
     margin, scale = int(np.ceil(0.25 * side)), min(1.0, 64 / side)
 
-    def cut(number, y, x):
+    def scaled(number, y, x):
         window = np.s_[max(y.min() - margin, 0) : y.max() + 1 + margin, max(x.min() - margin, 0) : x.max() + 1 + margin]
         parts = gray[window], (labels[window] == number).astype(np.uint8)
         size = [max(round(length * scale), 1) for length in parts[0].shape[::-1]]
         return [cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts]
 
-    (patch, blob), (field, other) = cut(small, y, x), cut(large, y2, x2)
+    (patch, blob), (field, other) = scaled(small, y, x), scaled(large, y2, x2)
     depth = cv2.distanceTransform(blob, cv2.DIST_L2, 5)
     core = depth > 0.3 * depth.max()
     if core.sum() < 100 or patch[core].std() < 3:
@@ -214,9 +218,9 @@ def plainly(gray, labels, small, large):
     return best
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_what_is_skipped_would_not_have_matched(seed):
-    """Ellipses of all sizes over weakly textured ground, some of them noisy copies: as if all were searched in full."""
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+def test_matches_are_those_of_a_plain_search(seed):
+    """Ellipses of all sizes over weakly textured ground, some of them noisy copies."""
     rng = np.random.default_rng(seed)
     image, labels = texture(rng, 400), np.zeros((400, 400), np.int32)
     image[:, :200] = (118 + image[:, :200] // 12).astype(np.uint8)
@@ -241,3 +245,19 @@ def test_what_is_skipped_would_not_have_matched(seed):
     ours = numbers(image, labels)
     assert [ours.index(group) for group in ours] == [joined.index(group) for group in joined]
     assert max(ours) < number  # some are joined
+
+
+def test_runs_hand_computed():
+    values, lengths = label_runs(np.array([[0, 1, 1], [1, 2, 0]], np.int32))
+    assert values.tolist() == [0, 1, 2, 0]
+    assert lengths.tolist() == [1, 3, 1, 1]  # the second one goes on in the next row
+
+
+@given(LABELS)
+def test_runs_measure_and_relabel_the_image(labels):
+    runs = label_runs(labels)
+    assert np.bincount(*runs, minlength=4).tolist() == np.bincount(labels.ravel(), minlength=4).tolist()
+    numbers = np.array([0, 7, 0, 5], np.int32)
+    relabelled = relabel(runs, numbers, labels.shape)
+    assert relabelled.dtype == np.int32
+    assert (relabelled == numbers[labels]).all()

@@ -1,7 +1,7 @@
 from common.ensemble.members import COPY_MOVE, MEMBERS, SPAI
 
 
-def test_the_members_are_those_of_the_seed():
+def test_the_members_are_those_of_the_original_recipe():
     assert {m.name: m.weight for m in MEMBERS} == {
         "highres_no_ela": 1.5,
         "hard_negative": 1.2,

@@ -20,9 +20,19 @@ from common.errors import UserError
 from common.generated.detector import load_detector
 
 
+@pytest.fixture(scope="session")
+def few_pairs(pairs_dir, tmp_path_factory):
+    """The first four pairs of `pairs_dir`."""
+    folder = shutil.copytree(pairs_dir, tmp_path_factory.mktemp("few") / "data")
+    for path in folder.rglob("*.*"):
+        if path.stem not in "0123":
+            path.unlink()
+    return folder
+
+
 @pytest.fixture
-def samples(pairs_dir):
-    return load_samples(pairs_dir)
+def samples(few_pairs):
+    return load_samples(few_pairs)
 
 
 @pytest.fixture
@@ -44,11 +54,11 @@ def test_each_image_is_predicted_by_the_fold_that_it_was_held_out_of(save, sampl
         save(name, "fold_1", fold=1)
     oof = out_of_fold(tmp_path, samples, copy_move=False)
     assert (oof.names, oof.evidence, oof.copies) == (("a", "b"), None, None)
-    assert oof.maps.shape == (20, 2, 256, 256)
+    assert oof.maps.shape == (8, 2, 256, 256)
     folds = assign_folds(samples, 2, 0)
     expected = [1 / (1 + np.exp(-fold)) for fold in sorted(folds)]
     assert oof.maps.mean(axis=(1, 2, 3), dtype=np.float64) == pytest.approx(expected, abs=1e-3)
-    assert oof.forged.sum() == 10
+    assert oof.forged.sum() == 4
     in_order = [s for fold in (0, 1) for s, f in zip(samples, folds, strict=True) if f == fold]
     assert oof.sizes.tolist() == [s.size for s in in_order]
     for truth, sample in zip(oof.truths, in_order, strict=True):
@@ -72,13 +82,13 @@ def test_maps_that_are_kept_need_no_other_runtime(save, samples, tmp_path):
     first = out_of_fold(tmp_path, samples, copy_move=False).maps.filename
     assert out_of_fold(tmp_path, samples, copy_move=False, backend="onnxruntime").maps.filename == first
     assert not (tmp_path / "exported").exists()
-    out_of_fold(tmp_path, samples, "flips", copy_move=False, backend="onnxruntime")
+    out_of_fold(tmp_path, samples, tta="flips", copy_move=False, backend="onnxruntime")
     assert len(list(tmp_path.glob("exported/*.onnx"))) == 2
 
 
-def test_the_evidence_is_looked_for_once(save, pairs_dir, copied_images, tmp_path, monkeypatch):
+def test_the_evidence_is_looked_for_once(save, few_pairs, copied_images, tmp_path, monkeypatch):
     """For all views, and whatever becomes of the networks; again for another detector. One image holds a copy."""
-    data = shutil.copytree(pairs_dir, tmp_path / "data")
+    data = shutil.copytree(few_pairs, tmp_path / "data")
     cv2.imwrite(str(data / "train_images/forged/3.png"), cv2.resize(copied_images[1], (96, 72)))
     samples = load_samples(data)
     for name in "ab":
@@ -87,8 +97,8 @@ def test_the_evidence_is_looked_for_once(save, pairs_dir, copied_images, tmp_pat
     looked = []
     monkeypatch.setattr(tested, "gather", lambda images, workers: (looked.append(1) or examine(i) for i in images))
     oof = out_of_fold(tmp_path, samples)
-    assert (oof.names, oof.roles[-1], oof.seed_weights[-1]) == (("a", "b", "copy_move"), "evidence", 1.0)
-    assert (oof.evidence.shape, oof.copies.shape, len(looked)) == ((20, 256, 256), (20, len(COPY_FEATURES)), 20)
+    assert (oof.names, oof.roles[-1], oof.original_weights[-1]) == (("a", "b", "copy_move"), "evidence", 1.0)
+    assert (oof.evidence.shape, oof.copies.shape, len(looked)) == ((8, 256, 256), (8, len(COPY_FEATURES)), 8)
     folds = assign_folds(samples, 2, 0)
     in_order = [s for fold in (0, 1) for s, f in zip(samples, folds, strict=True) if f == fold]
     for k, sample in enumerate(in_order):
@@ -97,11 +107,11 @@ def test_the_evidence_is_looked_for_once(save, pairs_dir, copied_images, tmp_pat
         assert oof.evidence[k].max() == found.prob.max()
 
     save("a", data=fingerprint(samples), epochs=5)
-    assert (out_of_fold(tmp_path, samples, "flips").evidence == oof.evidence).all()
-    assert len(looked) == 20
+    assert (out_of_fold(tmp_path, samples, tta="flips").evidence == oof.evidence).all()
+    assert len(looked) == 8
     monkeypatch.setattr(tested, "VERSION", 0)
     out_of_fold(tmp_path, samples)
-    assert len(looked) == 40
+    assert len(looked) == 16
     assert len(list(tmp_path.glob("oof_copy_move_*.npy"))) == 1
 
 
@@ -113,7 +123,7 @@ def test_the_detector_is_asked_once(save, samples, tmp_path, save_detector):
     assert plain.generated is None
     path = save_detector(tmp_path / "spai_best.pth")
     oof = out_of_fold(tmp_path, samples, copy_move=False)
-    assert (oof.names, oof.roles, oof.seed_weights) == (("a", "b"), ("average",) * 2, (1.0, 1.0))
+    assert (oof.names, oof.roles, oof.original_weights) == (("a", "b"), ("average",) * 2, (1.0, 1.0))
     assert oof.maps.filename == plain.maps.filename
     held_out = [s for s, fold in zip(samples, assign_folds(samples, 2, 0), strict=True) if fold == 0]
     found = load_detector(path, torch.device("cpu")).predict([read_image(sample.image) for sample in held_out])
@@ -122,7 +132,7 @@ def test_the_detector_is_asked_once(save, samples, tmp_path, save_detector):
 
     file = Path(oof.generated.filename)
     written = file.stat().st_mtime_ns
-    assert (out_of_fold(tmp_path, samples, "flips", copy_move=False).generated == oof.generated).all()
+    assert (out_of_fold(tmp_path, samples, tta="flips", copy_move=False).generated == oof.generated).all()
     assert out_of_fold(tmp_path, samples, copy_move=False, generated=False).generated is None
     assert file.stat().st_mtime_ns == written
     save_detector(path, calibration={"slope": 0.0, "intercept": 0.0})

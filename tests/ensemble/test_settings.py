@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -29,9 +29,24 @@ SETTINGS = Settings(
 )
 
 
+DECISION = asdict(SETTINGS.decision)
+
+
 def test_round_trip(tmp_path):
     SETTINGS.save(tmp_path / "new" / "ensemble.json")
     assert Settings.load(tmp_path / "new" / "ensemble.json") == SETTINGS
+
+
+def test_the_original_weights_source_has_an_earlier_name(tmp_path):
+    path = tmp_path / "ensemble.json"
+    path.write_text(json.dumps(asdict(SETTINGS) | {"source": "seed"}))
+    assert Settings.load(path) == replace(SETTINGS, source="original")
+
+
+def test_whole_numbers_are_numbers(tmp_path):
+    path = tmp_path / "ensemble.json"
+    path.write_text(json.dumps(asdict(SETTINGS) | {"pixel_threshold": 0}))
+    assert Settings.load(path) == replace(SETTINGS, pixel_threshold=0.0)
 
 
 def test_the_detector_of_generated_images_is_listed_where_it_is_read(tmp_path):
@@ -42,7 +57,7 @@ def test_the_detector_of_generated_images_is_listed_where_it_is_read(tmp_path):
     assert Settings.load(path) == settings
     for wrong in (replace(settings, decision=SETTINGS.decision), replace(settings, checkpoints=SETTINGS.checkpoints)):
         wrong.save(path)
-        with pytest.raises(UserError, match="not of the same members"):
+        with pytest.raises(UserError, match="of different members"):
             Settings.load(path)
 
 
@@ -54,18 +69,25 @@ def test_nan_figures_come_back_as_none(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": ...}, "missing keys: weights"),
-        ({"colour": 1}, "foreign keys: colour"),
-        ({"tta": "some"}, "tta is 'some', not one of none, flips, full"),
-        ({"source": "guess"}, "source is 'guess'"),
-        ({"pixel_threshold": None}, "pixel_threshold"),
-        ({"min_area_share": "small"}, "min_area_share"),
-        ({"weights": [1.5]}, "weights"),
-        ({"cleanup": {"sharpen": 1}}, "cleanup: .*sharpen"),
-        ({"decision": {"features": []}}, "decision: missing or foreign keys: calibration"),
-        ({"decision": None}, "decision"),
-        ({"checkpoints": 1}, "checkpoints"),
-        ({"weights": {"highres_no_ela": 1.5}}, "not of the same members"),
+        ({"weights": ...}, "weights: Field required"),
+        ({"colour": 1}, "colour: Unexpected"),
+        ({"tta": "some"}, "tta: Input should be 'none', 'flips' or 'full'"),
+        ({"source": "guess"}, "source: Input should be 'original' or 'fitted'"),
+        ({"pixel_threshold": None}, "pixel_threshold: Input should be a valid number"),
+        ({"min_area_share": "small"}, "min_area_share: Input should be a valid number"),
+        ({"weights": [1.5]}, "weights: Input should be an object"),
+        ({"cleanup": {"sharpen": 1}}, r"cleanup\.sharpen: Unexpected"),
+        ({"cleanup": {"closing": 2.0}}, "cleanup: .*opening and closing are shares"),
+        ({"decision": {"features": []}}, r"decision\.calibration: Field required"),
+        ({"decision": None}, "decision: Input should be"),
+        ({"decision": DECISION | {"bias": 1.0}}, r"decision\.bias: Unexpected"),
+        ({"decision": DECISION | {"scale": ["wide"]}}, r"decision\.scale\.0: Input should be a valid number"),
+        ({"decision": DECISION | {"features": ["colour"]}}, "decision: .*there is no feature colour"),
+        ({"checkpoints": 1}, "checkpoints: Input should be an object"),
+        ({"weights": {"highres_no_ela": 1.5}}, "of different members"),
+        ({"pixel_threshold": math.nan}, "pixel_threshold: Input should be a finite number"),
+        ({"weights": {"highres_no_ela": math.inf}}, r"weights\.highres_no_ela: Input should be a finite number"),
+        ({"decision": DECISION | {"intercept": math.nan}}, r"decision\.intercept: Input should be a finite number"),
     ],
 )
 def test_a_fault_is_named_with_the_file(tmp_path, change, message):

@@ -6,7 +6,7 @@ import pytest
 
 from common.ensemble.decision import copy_features
 from common.ensemble.fitting import Oof
-from common.ensemble.variants import FITTED, SEED, Variant, choose, nested, summary, variants
+from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, nested, summary, variants
 
 S = 32
 
@@ -23,7 +23,7 @@ def make_oof(n=24, good=0.6, seed=0):
     return Oof(
         names=("noise", "good"),
         roles=("average", "average"),
-        seed_weights=(1.0, 1.0),
+        original_weights=(1.0, 1.0),
         maps=maps.astype(np.float16),
         truths=truths,
         groups=np.array([f"source {image // 2}" for image in range(n)]),
@@ -94,9 +94,9 @@ def test_any_pixel_flags_authentic_images():
 def test_each_step_of_the_ladder_and_the_choice():
     oof = make_oof(n=16)
     summaries = {variant.name: summary(nested(oof, variant, folds=2)) for variant in variants(oof)}
-    assert list(summaries) == ["noise", "good", "any pixel", "average", "+ decision", SEED, FITTED]
+    assert list(summaries) == ["noise", "good", "any pixel", "average", "+ decision", ORIGINAL, FITTED]
     assert summaries["good"]["pixel_f1"] > summaries["average"]["pixel_f1"] > summaries["noise"]["pixel_f1"]
-    assert summaries[FITTED]["pixel_f1"] > summaries[SEED]["pixel_f1"]
+    assert summaries[FITTED]["pixel_f1"] > summaries[ORIGINAL]["pixel_f1"]
 
 
 def test_the_union_has_a_row_of_its_own():
@@ -115,20 +115,20 @@ def test_the_ensemble_is_shown_with_and_without_evidence():
         oof,
         names=(*oof.names, "copy_move"),
         roles=(*oof.roles, "evidence"),
-        seed_weights=(1.0, 1.0, 1.0),
+        original_weights=(1.0, 1.0, 1.0),
         evidence=np.float16(0.9) * np.array(truths),
         copies=np.array(copies),
     )
     rows = {variant.name: variant for variant in variants(oof)}
     assert list(rows) == [
-        "noise", "good", "copy_move", "any pixel", "average", "+ copy-move", "+ decision", SEED, FITTED,
+        "noise", "good", "copy_move", "any pixel", "average", "+ copy-move", "+ decision", ORIGINAL, FITTED,
         "without copy-move",
     ]  # fmt: skip
     figures = {name: summary(nested(oof, rows[name])) for name in ("copy_move", "+ copy-move", "without copy-move")}
     assert figures["copy_move"]["of1"] == figures["copy_move"]["image_auc"] == 1
     assert figures["+ copy-move"]["image_auc"] == 1
     assert figures["without copy-move"]["of1"] < 0.7
-    assert choose({SEED: {"of1": 0.5}, FITTED: {"of1": 0.4}, "without copy-move": {"of1": 0.9}}) == SEED
+    assert choose({ORIGINAL: {"of1": 0.5}, FITTED: {"of1": 0.4}, "without copy-move": {"of1": 0.9}}) == ORIGINAL
 
 
 def test_the_ensemble_is_shown_with_and_without_the_detector():
@@ -136,17 +136,17 @@ def test_the_ensemble_is_shown_with_and_without_the_detector():
     oof = make_oof(n=32, good=0.0)
     oof = replace(oof, generated=np.where(oof.forged, 0.95, 0.05))
     rows = {variant.name: variant for variant in variants(oof)}
-    assert list(rows) == ["noise", "good", "any pixel", "average", "+ decision", SEED, FITTED, "without spai"]
+    assert list(rows) == ["noise", "good", "any pixel", "average", "+ decision", ORIGINAL, FITTED, "without spai"]
     tables = {name: summary(nested(oof, rows[name])) for name in ("good", "average", FITTED, "without spai")}
     assert tables[FITTED]["image_auc"] == 1
     assert max(tables[name]["image_auc"] for name in ("good", "average", "without spai")) < 0.8
     copies = np.array([list(copy_features(0.0, 0, 0.0).values())] * 32)
     evidence = np.zeros((32, S, S), np.float16)
     names, roles, weights = (*oof.names, "copy_move"), (*oof.roles, "evidence"), (1.0,) * 3
-    both = replace(oof, names=names, roles=roles, seed_weights=weights, evidence=evidence, copies=copies)
+    both = replace(oof, names=names, roles=roles, original_weights=weights, evidence=evidence, copies=copies)
     members = {variant.name: variant.members for variant in variants(both)}
     assert list(members)[-2:] == ["without copy-move", "without spai"]
-    assert members[SEED] == members[FITTED] == ("noise", "good", "copy_move", "spai")
+    assert members[ORIGINAL] == members[FITTED] == ("noise", "good", "copy_move", "spai")
     assert members["without copy-move"] == ("noise", "good", "spai")
     assert members["without spai"] == ("noise", "good", "copy_move")
 
@@ -174,12 +174,12 @@ def test_summary_by_hand():
     assert summary(table, "max-recall")["of1"] == pytest.approx((0.6 + 0.5 + 1 + 0) / 4)
 
 
-@pytest.mark.parametrize(("fitted", "choice"), [(0.52, FITTED), (0.5, SEED), (0.48, SEED)])
+@pytest.mark.parametrize(("fitted", "choice"), [(0.52, FITTED), (0.5, ORIGINAL), (0.48, ORIGINAL)])
 def test_fitted_weights_must_be_better(fitted, choice):
-    assert choose({"average": {"of1": 0.9}, SEED: {"of1": 0.5}, FITTED: {"of1": fitted}}) == choice
+    assert choose({"average": {"of1": 0.9}, ORIGINAL: {"of1": 0.5}, FITTED: {"of1": fitted}}) == choice
 
 
 def test_further_views_must_be_better_too():
-    figures = {SEED: {"of1": 0.5}, FITTED: {"of1": 0.4}, f"{SEED}, flips": {"of1": 0.5}}
-    assert choose(figures) == SEED
+    figures = {ORIGINAL: {"of1": 0.5}, FITTED: {"of1": 0.4}, f"{ORIGINAL}, flips": {"of1": 0.5}}
+    assert choose(figures) == ORIGINAL
     assert choose(figures | {f"{FITTED}, flips": {"of1": 0.6}}) == f"{FITTED}, flips"

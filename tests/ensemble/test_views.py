@@ -1,12 +1,25 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from common.data import transforms
 from common.data.transforms import resize_image, to_channels
 from common.ensemble import views
-from common.ensemble.views import VIEWS, Sight, View, Viewer, cut, predict_pieces, predict_views, tile_windows
+from common.ensemble.views import (
+    VIEWS,
+    InputSpec,
+    PieceNetwork,
+    View,
+    blend_tiles,
+    extract_pieces,
+    predict_pieces,
+    predict_views,
+    tile_windows,
+    worker_count,
+)
 
 CPU = torch.device("cpu")
 
@@ -65,9 +78,9 @@ def by_pixel(image):
 
 
 def predict(network, images, size=32, in_channels=3, **options):
-    viewer = Viewer(network, Sight(size, options.pop("tile_share", None)), in_channels)
-    (pieces,) = cut(images, [viewer], options.pop("tiles", "large")).values()
-    return pieces.maps(predict_pieces(viewer, pieces, **options))
+    own = PieceNetwork(network, InputSpec(size, options.pop("tile_share", None)), in_channels)
+    (pieces,) = extract_pieces(images, [own]).values()
+    return pieces.maps(predict_pieces(own, pieces, **options))
 
 
 def test_the_views_are_the_symmetries_of_the_square():
@@ -141,7 +154,7 @@ def test_a_constant_stays_constant(shape, tile_share, tta):
 def test_a_small_forgery_of_a_large_figure_survives():
     image = np.zeros((2000, 3000, 3), np.uint8)
     image[1203:1215, 777:789] = 255
-    whole = predict(Bright(), [image], size=128, tiles="none")[0]
+    whole = predict(Bright(), [resize_image(image, 128)], size=128)[0]
     assert whole.shape == (128, 128)
     assert whole.max() < 0.01
     tiled = predict(Bright(), [image], size=128)[0]
@@ -156,7 +169,6 @@ def test_only_large_images_are_tiled():
     maps = predict(recorder, [noise(63, 50), noise(64, 50)])
     assert [prob.shape for prob in maps] == [(32, 32), (64, 50)]
     assert len(recorder.seen) == 1 + 1 + 3 * 2
-    assert [prob.shape for prob in predict(Recorder(), [noise(64, 50)], tiles="none")] == [(32, 32)]
 
 
 def test_tiles_are_at_least_a_fifth_of_the_longer_side():
@@ -170,7 +182,7 @@ def test_tiles_are_at_least_a_fifth_of_the_longer_side():
 
 def test_a_specialist_sees_tiles_only():
     image, recorder = noise(300, 400), Recorder()
-    maps = predict(recorder, [image, noise(40, 30)], size=256, tile_share=0.5, tiles="none")
+    maps = predict(recorder, [image, noise(40, 30)], size=256, tile_share=0.5)
     assert [prob.shape for prob in maps] == [(256, 256), (256, 256)]  # neither is large
     windows = tile_windows(300, 400, 200)
     assert len(recorder.seen) == len(windows) + 1
@@ -233,36 +245,109 @@ class Weighted(nn.Module):
 
 
 @pytest.mark.parametrize("tta", VIEWS)
-def test_networks_that_see_together_see_what_each_saw_alone(tta, monkeypatch):
-    """Two sights, RGB and four channels, images of all kinds: as one network after the other, to the last bit."""
-    whole, tiled = Sight(32), Sight(32, 0.4)
-    viewers = [
-        Viewer(Weighted(channels, seed), sight, channels)
-        for seed, (sight, channels) in enumerate([(whole, 3), (tiled, 3), (whole, 4), (whole, 3), (Sight(64), 3)])
+def test_networks_with_common_pieces_predict_as_each_alone(tta, monkeypatch):
+    """Three specs, RGB and four channels, images of all kinds: equal to the last bit."""
+    whole, tiled = InputSpec(32), InputSpec(32, 0.4)
+    networks = [
+        PieceNetwork(Weighted(channels, seed), spec, channels)
+        for seed, (spec, channels) in enumerate([(whole, 3), (tiled, 3), (whole, 4), (whole, 3), (InputSpec(64), 3)])
     ]
     images = [noise(30, 50), noise(150, 90, 1), noise(64, 20, 2)]
     expected = [
-        predict(v.network, images, v.sight.size, v.in_channels, tile_share=v.sight.tile_share, tta=tta) for v in viewers
+        predict(n.network, images, n.spec.size, n.in_channels, tile_share=n.spec.tile_share, tta=tta) for n in networks
     ]
     analysed = []
     monkeypatch.setattr(views, "to_channels", lambda *given: analysed.append(given[1]) or to_channels(*given))
-    shown = cut(images, viewers)
+    found = extract_pieces(images, networks)
     assert analysed == [4] * 3  # once for each image
-    for viewer, alone in zip(viewers, expected, strict=True):
-        pieces = shown[viewer.sight]
-        maps = pieces.maps(predict_pieces(viewer, pieces, tta, batch_size=3))
+    for network, alone in zip(networks, expected, strict=True):
+        pieces = found[network.spec]
+        maps = pieces.maps(predict_pieces(network, pieces, tta, batch_size=3))
         assert all(np.array_equal(prob, own) for prob, own in zip(maps, alone, strict=True))
 
 
 def test_the_analysis_of_errors_is_made_only_for_those_who_read_it(monkeypatch):
     monkeypatch.setattr(transforms, "error_level", lambda image: pytest.fail("nobody reads it"))
-    viewer = Viewer(ByPixel(), Sight(32))
-    assert cut([noise(40, 40)], [viewer])[viewer.sight].pixels.shape == (1, 3, 32, 32)
+    network = PieceNetwork(ByPixel(), InputSpec(32))
+    assert extract_pieces([noise(40, 40)], [network])[network.spec].pixels.shape == (1, 3, 32, 32)
 
 
-def test_what_was_cut_for_several_serves_one():
-    first, second = Viewer(ByPixel(), Sight(32)), Viewer(ByPixel(), Sight(32, 0.5))
+def test_pieces_for_several_networks_serve_one():
+    first, second = PieceNetwork(ByPixel(), InputSpec(32)), PieceNetwork(ByPixel(), InputSpec(32, 0.5))
     image = noise(40, 40)
-    pieces = cut([image], [first, second])[second.sight]
+    pieces = extract_pieces([image], [first, second])[second.spec]
     (prob,) = pieces.maps(predict_pieces(second, pieces))
     assert np.array_equal(prob, predict(ByPixel(), [image], tile_share=0.5)[0])
+
+
+@pytest.mark.parametrize(
+    ("threads", "size", "expected"),
+    [(1, 256, 1), (2, 256, 2), (16, 256, 4), (2, 512, 1), (8, 512, 2), (64, 512, 4)],
+)
+def test_workers_share_the_threads_and_bound_the_memory(torch_threads, threads, size, expected):
+    torch_threads(threads)
+    assert worker_count(size, CPU) == expected
+    assert worker_count(size, torch.device("cuda")) == 2
+
+
+@settings(deadline=None)
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(8, 60), st.floats(0, 0.75))
+def test_windows_cover_and_overlap(height, width, side, overlap):
+    windows = tile_windows(height, width, side, overlap)
+    covered = np.zeros((height, width), bool)
+    for window in windows:
+        covered[window] = True
+        assert covered[window].shape == (min(side, height), min(side, width))
+    assert covered.all()
+    assert len(set(map(str, windows))) == len(windows)
+    for length, axis in ((height, 0), (width, 1)):
+        spans = sorted({(window[axis].start, window[axis].stop) for window in windows})
+        assert (spans[0][0], spans[-1][1]) == (0, length)
+        steps = np.diff([start for start, _ in spans])
+        assert (side - steps >= overlap * side - 1e-9).all()
+        assert len(steps) == 0 or np.ptp(steps) <= 1
+
+
+def test_windows_of_a_known_image():
+    assert tile_windows(100, 250, 100) == [np.s_[0:100, 0:100], np.s_[0:100, 75:175], np.s_[0:100, 150:250]]
+    assert tile_windows(60, 100, 100) == [np.s_[0:60, 0:100]]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(16, 60), st.floats(0, 1, width=32))
+def test_a_blend_of_equals_is_exact(height, width, side, value):
+    windows = tile_windows(height, width, side)
+    tiles = [(window, np.full((min(side, height), min(side, width)), value, np.float32)) for window in windows]
+    blend = blend_tiles(tiles, height, width)
+    assert blend.dtype == np.float32
+    assert blend.shape == (height, width)
+    assert (blend == np.float32(value)).all()
+
+
+def test_a_blend_has_no_seam():
+    """Tiles that disagree as much as they can: the one passes into the other over the part that they share."""
+    windows = [np.s_[0:40, 0:40], np.s_[0:40, 30:70]]
+    tiles = [np.zeros((40, 40), np.float32), np.ones((40, 40), np.float32)]
+    blend = blend_tiles(zip(windows, tiles, strict=True), 40, 70)
+    assert (blend[:, :30] == 0).all()
+    assert (blend[:, 40:] == 1).all()
+    steps = np.diff(blend, axis=1)
+    assert (steps >= 0).all()
+    assert steps.max() < 0.2  # the seam of a plain mean: 0.5
+    assert blend[:, 34:36].mean() == pytest.approx(0.5)
+    reverse = blend_tiles(zip(windows[::-1], tiles[::-1], strict=True), 40, 70)
+    assert np.abs(reverse - blend).max() < 1e-6
+
+
+@settings(deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(8, 40), st.floats(0, 0.75), st.integers(0, 9))
+def test_a_blend_is_the_mean_by_weights_that_fall_off_on_both_axes(height, width, side, overlap, seed):
+    rng, total, weights = np.random.default_rng(seed), np.zeros((height, width)), np.zeros((height, width))
+    tiles = []
+    for window in tile_windows(height, width, side, overlap):
+        prob = rng.random((min(side, height), min(side, width)), dtype=np.float32)
+        weight = np.outer(*(np.hanning(length + 2)[1:-1] for length in prob.shape))
+        total[window] += weight * prob
+        weights[window] += weight
+        tiles.append((window, prob))
+    assert np.allclose(blend_tiles(tiles, height, width), total / weights, rtol=0, atol=1e-5)

@@ -13,16 +13,14 @@ def models_dir(save_network, tmp_path):
 
 
 def test_the_files_are_for_other_programs(run_program, models_dir, tmp_path):
-    result = run_program(
-        "export_models.py", "--models-dir", models_dir, "--format", "onnx", "--output", tmp_path / "out"
-    )
+    result = run_program("export_models.py", "--models-dir", models_dir, "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     rows = [line.split("|")[1:-1] for line in result.stdout.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["highres_no_ela", "fold_1/highres_no_ela"]
     for row in rows:
-        assert 0 <= float(row[4]) < 1e-3
+        assert 0 <= float(row[3]) < 1e-3
         (file,) = (tmp_path / "out" / row[0].strip()).parent.glob("*.onnx")
-        assert str(file) == row[5].strip()
+        assert str(file) == row[4].strip()
         session = onnxruntime.InferenceSession(file)
         (logits,) = session.run(["logits"], {"images": np.zeros((3, 3, 64, 64), np.uint8)})
         assert logits.shape == (3, 1, 64, 64)
