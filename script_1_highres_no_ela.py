@@ -1,14 +1,14 @@
 """Script 1, the base of the ensemble: RGB at 512 px, EfficientNet-B2, feature pyramid, attention gate. No ELA.
 
-It learns visual inconsistency alone, on all forgeries; those below 3 % of the image are drawn three times as often.
-Focal loss (Lin et al. 2017) for the few forged pixels, Dice for compact regions.
+It is trained on all images; forgeries below 3 % of their image are drawn three times as often. Focal loss (Lin et al.
+2017) for the few forged pixels, Dice for compact regions.
 
     python script_1_highres_no_ela.py --data-dir data
     python script_1_highres_no_ela.py --data-dir data/demo --profile quick
 
 Writes models/highres_no_ela_best.pth (weight 1.5), highres_no_ela_last.pth, highres_no_ela_metrics.json.
 Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 384 px, 7 epochs on CASIA v1: validation
-pixel AUC 0.895, pixel F1 0.435 after 32 minutes on two CPU cores (README).
+pixel AUC 0.895, pixel F1 0.435 after 32 minutes on two CPU cores (docs/RESULTS.md).
 """
 
 from common.process import prepare

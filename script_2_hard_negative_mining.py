@@ -1,9 +1,9 @@
-"""Script 2: authentic images that script 1 calls forged, drawn more often until it no longer does.
+"""Script 2: fine-tuning of script 1 on hard negatives, the authentic images that it calls forged.
 
-Fine-tunes script 1's checkpoint. The authentic images of the *training* folds are scanned; those with more than 0.1 %
-of their pixels above 0.5 are hard negatives, the worst 500 get weight 2 (bootstrapping, Sung and Poggio 1994).
-Forgeries are drawn 3, 2 or 1 times as often: below 1 % of the image, up to 5 %, above. With --rounds N the network as
-it then is scans again and trains on, up to N times or until no hard negative is new.
+The authentic images of the *training* folds are scanned; those with more than 0.1 % of their pixels above 0.5 are hard
+negatives, and the worst 500 get weight 2 in the draws (bootstrapping, Sung and Poggio 1994). Forgeries get weight 3, 2
+or 1: below 1 % of the image, up to 5 %, above. With --rounds N the network scans again and trains on, up to N times or
+until there is no new hard negative.
 
     python script_2_hard_negative_mining.py --data-dir data
     python script_2_hard_negative_mining.py --data-dir data --rounds 3 --extra-authentic my_false_alarms
@@ -12,7 +12,7 @@ it then is scans again and trains on, up to N times or until no hard negative is
 Writes models/hard_negative_best.pth (weight 1.2), ..._last.pth, ..._metrics.json, and the list of each round,
 models/hard_negative_round_<k>.csv. Prints what changed on the validation fold, which mining never sees.
 Measured: the full recipe not yet. Quick from script 1's MobileNetV2 at 384 px, 2 rounds of 2 epochs on CASIA v1: Dice
-0.398 → 0.462, flagged share of authentic images 0.049 → 0.036; 936 s on two CPU cores (README).
+0.398 → 0.462, flagged share of authentic images 0.049 → 0.036; 936 s on two CPU cores (docs/RESULTS.md).
 """
 
 from common.process import prepare
@@ -38,7 +38,7 @@ def main(config: HardNegativeConfig) -> None:
     train = split.train
     if config.extra_authentic is not None:
         with main_process_prints():
-            train = train + load_authentic(config.extra_authentic, split.val, config.skip_bad_files)
+            train = train + load_authentic(config.extra_authentic, split.val, skip_bad_files=config.skip_bad_files)
             print(f"{config.name}: {len(train) - len(split.train)} more authentic images from {config.extra_authentic}")
     find = partial(hard_negatives, most=config.most)
     mine_and_fit(config, split, train, name="hard_negative", forged=False, find=find)

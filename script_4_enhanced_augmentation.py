@@ -1,17 +1,16 @@
-"""Script 4: forgeries made on the fly. Three images in ten get one more, and all of them stronger augmentation.
+"""Script 4: copy-paste augmentation. Three images in ten get a new forgery, and all of them stronger augmentation.
 
-Half of the new forgeries are true copy-moves: source and copy lie in one image and both are marked, which is what
-the competition's masks say; the other half are splices from another training image. About half of what is pasted is
-scaled by 0.5 to 1.5, turned or mirrored; all is blended at its edge. Then jitter for seven in ten, JPEG of quality 70
-to 100, and holes.
-The network can't learn by heart where the forgeries of the training images lie: that is what this member adds.
+Half of the new forgeries are copy-moves within the image, with source and copy in the mask, as in the competition's;
+the other half are splices from another training image. About half of the pasted parts are scaled by 0.5 to 1.5, rotated
+or mirrored; all are blended at the edge. Then colour jitter for seven in ten, JPEG of quality 70 to 100, and holes.
+Since the forgeries differ in every epoch, the network can't memorise where those of the training images are.
 
     python script_4_enhanced_augmentation.py --data-dir data
     python script_4_enhanced_augmentation.py --data-dir data/demo --profile quick
 
 Writes models/enhanced_aug_best.pth (weight 0.8), enhanced_aug_last.pth, enhanced_aug_metrics.json.
 Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 384 px, 4 epochs on CASIA v1: validation
-pixel AUC 0.892, pixel F1 0.420, recall 0.603 after 16 minutes on two CPU cores (README).
+pixel AUC 0.892, pixel F1 0.420, recall 0.603 after 16 minutes on two CPU cores (docs/RESULTS.md).
 """
 
 from common.process import prepare

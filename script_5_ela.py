@@ -1,17 +1,17 @@
 """Script 5: RGB and error level analysis, four channels.
 
-A JPEG compression changes what was compressed before less than what was not, so that a pasted region with another
-history stands out (Krawetz 2007). The levels (quality 90, amplified 10 times) are taken from the file's own pixels,
-before anything is resized or turned, and then moved with the image; jitter and blur leave them alone. Pretrained
-weights of the first convolution are adapted to the fourth channel.
+A JPEG compression changes pixels that were compressed before less than others, so that a pasted region with another
+history stands out (Krawetz 2007). The error levels (quality 90, amplified 10 times) are computed from the file's own
+pixels, before resizing, and then resized and flipped with the image; colour jitter and blur do not touch them.
+Pretrained weights of the first convolution are adapted to the fourth channel.
 
     python script_5_ela.py --data-dir data
     python script_5_ela.py --data-dir data/demo --profile quick
 
 Writes models/ela_best.pth (weight 0.5), ela_last.pth, ela_metrics.json. The weight is low because error levels depend
-on the file's last compression as much as on forgery: the member helps where the others see nothing.
+on the file's last compression as much as on forgery.
 Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 384 px, 5 epochs on CASIA v1: validation
-pixel AUC 0.891, pixel F1 0.438 after 29 minutes on two CPU cores beside other work (README).
+pixel AUC 0.891, pixel F1 0.438 after 29 minutes on two CPU cores beside other work (docs/RESULTS.md).
 """
 
 from common.process import prepare

@@ -1,18 +1,19 @@
-"""Script 6: the specialist for forgeries below 2 % of the image, which a whole image resized to a square loses.
+"""Script 6: the specialist for forgeries below 2 % of the image, which are lost when the image is resized to a square.
 
-It sees crops alone: squares of 2 to 4 times the forgery's size, at least 128 px, with the forgery anywhere in them;
-tiny forgeries (below 0.5 %) are drawn five times, small ones twice as often as their number says. Focal loss with
-α 0.85, γ 4. It starts from a pretrained encoder, not from script 1: it shall err differently. It has seen no image
-without a forgery, so it does not vote with the others but joins by union, max(average, 0.8 · p), and looks at an image
-through tiles as large as its crops.
+It is trained on crops alone: squares of 2 to 4 times the forgery's size, at least 128 px, with the forgery anywhere in
+them; tiny forgeries (below 0.5 %) have weight 5 in the draws, the others 2. Focal loss with α 0.85, γ 4. It starts from
+a pretrained encoder, not from script 1, so that its errors are independent. Since every training image has a forgery,
+it is not averaged with the other members but joined by union, max(average, 0.8 · p), and predicts on tiles as large as
+its crops.
 
     python script_6_small_forgery_specialist.py --data-dir data
     python script_6_small_forgery_specialist.py --data-dir data/demo --profile quick
 
-Writes models/small_forgery_specialist_best.pth, ..._last.pth, ..._metrics.json. Its validation is on crops too: around
+Writes models/small_forgery_specialist_best.pth, ..._last.pth, ..._metrics.json. It is validated on crops too: around
 the fold's small forgeries, and anywhere in its authentic images.
 Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 256 px, 40 epochs on the 53 small
-forgeries of CASIA v1's training folds: on crops pixel AUC 0.905, recall 0.685; 331 s on two CPU cores (README).
+forgeries of CASIA v1's training folds: on crops pixel AUC 0.905, recall 0.685; 331 s on two CPU cores
+(docs/RESULTS.md).
 """
 
 from common.process import prepare

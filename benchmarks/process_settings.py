@@ -1,10 +1,10 @@
-"""The process settings of `common.process`: training steps with and without them, alone and beside a busy neighbour.
+"""Effect of the process settings of `common.process` on training steps, alone and beside a busy process.
 
     python -m benchmarks.process_settings
 
 Each cell is a process of its own (the settings must precede torch): median seconds of a step of the quick profile's
-network, batch 8 at 256 px, without and with the settings; above 1 is faster. The neighbour is one process that keeps
-one core busy, as a data loader's worker or another program does.
+network, batch 8 at 256 px, without and with the settings; a ratio above 1 is faster. The neighbour is a process that
+keeps one core busy, like a data loader's worker or another program.
 """
 
 import os

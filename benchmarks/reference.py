@@ -1,14 +1,13 @@
-"""The seed's loop as it stands, only for measuring: what `benchmarks.training` and `benchmarks.inference` are held to.
+"""The original recipe in plain PyTorch, the baseline of `benchmarks.training` and `benchmarks.inference`.
 
     python -m benchmarks.reference train --data-dir data/demo --images 200 --profile quick
     python -m benchmarks.reference submit --input data/demo/test_images --models-dir models --output reference.csv
 
-Straightforward PyTorch as such pipelines are written: eager fp32, every file decoded and resized in every epoch, a full
-`np.load` of all masks at the start to weigh the images, an optimiser that is not fused, contiguous tensors; members one
-after the other on one image at a time, each reading the image for itself; masks to text by a loop over pixels. `train`
-is script 1's recipe: its network, images, sizes, augmentation, loss. `submit` is what `make_submission.py
---no-copy-move --no-generated` computes, with the definitions of tiles, blend, features and decision taken from
-`common`, so that the two can be compared. Neither uses the process settings of `common.process`.
+Eager fp32; every file decoded and resized in every epoch; a full `np.load` of all masks at the start to weight the
+images; an optimiser that is not fused; contiguous tensors; members one after the other on one image at a time, each
+reading the image itself; masks to text by a loop over pixels. `train` is script 1's recipe: network, images, sizes,
+augmentation, loss. `submit` computes what `make_submission.py --no-copy-move --no-generated` computes; tiles, blend,
+features and decision are those of `common`. Neither uses the process settings of `common.process`.
 """
 
 import csv
@@ -16,17 +15,12 @@ import json
 import os
 import sys
 import time
-import types
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
-# Importing `common` the ordinary way tunes malloc, and glibc can't be brought back to its self-adjusting thresholds
-# after that: the package's own first lines are passed by. A program that started this one hands its variables down.
-_untuned = types.ModuleType("common")
-_untuned.__path__ = [str(Path(__file__).parent.parent / "common")]
-sys.modules.setdefault("common", _untuned)
+# A program that started this one hands its process settings down.
 os.environ.pop("GOMP_SPINCOUNT", None)
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
@@ -41,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from benchmarks.spai_speed import high_water
+from benchmarks import high_water
 from common.config.segmentation import OversamplingConfig
 from common.data.images import find_images
 from common.data.samples import Sample, assign_folds, find_samples
@@ -50,20 +44,19 @@ from common.ensemble.blending import blend
 from common.ensemble.decision import FEATURE_SIZE, is_forged, map_features
 from common.ensemble.ensemble import Loaded
 from common.ensemble.instances import find_instances
-from common.ensemble.loading import seed_settings
+from common.ensemble.loading import original_settings
 from common.ensemble.members import MEMBERS, SETTINGS_FILE, Member, identities, member_path
 from common.ensemble.settings import Settings
-from common.ensemble.tiles import blend_tiles, tile_windows
-from common.ensemble.views import MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS, is_large
+from common.ensemble.views import MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS, blend_tiles, is_large, tile_windows
 from common.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIRST_STEPS = 2
-"""They allocate, and choose algorithms; the rate is that of the others."""
+"""Not counted in the rate: they allocate memory and choose algorithms."""
 
 
 class Network(nn.Module):
-    """Feature pyramid and attention gate; the names are those of `common.networks.segmentation.AttentionFPN`."""
+    """Feature pyramid and attention gate, with the names of `common.networks.segmentation.AttentionFPN`."""
 
     def __init__(self, config: dict) -> None:
         super().__init__()
@@ -83,7 +76,7 @@ class Network(nn.Module):
 
 
 class Gate(nn.Module):
-    """The seed's attention gate."""
+    """The original recipe's attention gate."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -99,12 +92,12 @@ class Gate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (N, C, H, W), weighed by the attention."""
+        """Features (N, C, H, W), weighted by the attention."""
         return x * self.conv(x)
 
 
 class Images(Dataset):
-    """Images and masks, read, resized and augmented whenever they are asked for; and the weights of the sampler."""
+    """Images and masks, read, resized and augmented on every access, and the weights of the sampler."""
 
     def __init__(self, samples: list[Sample], config: OversamplingConfig, transform: A.Compose) -> None:
         self.samples, self.size, self.transform = samples, config.image_size, transform
@@ -133,17 +126,17 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def union(mask: np.ndarray) -> np.ndarray:
-    """The mask of all groups, uint8 (H, W)."""
+    """Union of a mask's groups, uint8 (H, W)."""
     return ((mask.max(axis=0) if mask.ndim == 3 else mask) > 0).astype(np.uint8)
 
 
 def measured(sample: Sample) -> Sample:
-    """With the forged share of the image, for which its whole mask is read."""
+    """The sample with its forged share, computed from the whole mask."""
     return sample if sample.mask is None else replace(sample, area_share=float(union(np.load(sample.mask)).mean()))
 
 
 class FocalLoss(nn.Module):
-    """The seed's."""
+    """The original recipe's focal loss."""
 
     def __init__(self, alpha: float, gamma: float) -> None:
         super().__init__()
@@ -159,7 +152,7 @@ class FocalLoss(nn.Module):
 
 
 class DiceLoss(nn.Module):
-    """Of each image; of an authentic one's background, as `common.training.losses.DiceLoss`."""
+    """Dice loss, for authentic images of the background, as `common.training.losses.DiceLoss`."""
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean over the images of logits and targets (N, 1, S, S)."""
@@ -174,14 +167,15 @@ def train(
     images: int = 200,
     profile: Literal["quick", "full"] = "quick",
     save: Path | None = None,
+    *,
     json: bool = False,
 ) -> None:
-    """Train script 1's network from random weights and say how fast that was.
+    """Train script 1's network from random weights, and print its speed.
 
     Args:
-        data_dir: Data folder; fold 0 is left out, as script 1 leaves it out.
-        images: How many are trained on, in whole batches.
-        profile: Of script 1.
+        data_dir: Data folder; fold 0 is left out, as in script 1.
+        images: Number of images to train on, in whole batches.
+        profile: Profile of script 1.
         save: Checkpoint to write; models/reference_best.pth is scored by script 1 with `--init reference --epochs 0`.
         json: Print the figures as one line of JSON.
     """
@@ -230,11 +224,11 @@ def train(
     }
     if save is not None:
         _save(save, model, config)
-    _print(figures, json)
+    _print(figures, as_json=json)
 
 
 def _save(path: Path, model: nn.Module, config: OversamplingConfig) -> None:
-    """A checkpoint as script 1 writes it, but for what only its validation knows."""
+    """Write a checkpoint like script 1's, without what its validation adds."""
     normalisation = {"mean": torch.tensor(MEAN).view(1, 3, 1, 1), "std": torch.tensor(STD).view(1, 3, 1, 1)}
     checkpoint = {"model_state_dict": model.state_dict() | normalisation, "config": config.plain(), "epoch": 0}
     checkpoint |= {"best_dice": 0.0, "metrics": {}, "threshold": 0.5, "calibration": {"slope": 1.0, "intercept": 0.0}}
@@ -243,7 +237,7 @@ def _save(path: Path, model: nn.Module, config: OversamplingConfig) -> None:
 
 
 def _transform() -> A.Compose:
-    """Script 1's augmentation, and what follows it."""
+    """Script 1's augmentation, and normalisation."""
     return A.Compose(
         [
             A.HorizontalFlip(p=0.5),
@@ -257,13 +251,13 @@ def _transform() -> A.Compose:
     )
 
 
-def submit(input: Path, models_dir: Path, output: Path, json: bool = False) -> None:
-    """Write a submission, and beside it scores.csv with the probability of each image.
+def submit(input: Path, models_dir: Path, output: Path, *, json: bool = False) -> None:
+    """Write a submission, and next to it scores.csv with the probability of each image.
 
     Args:
         input: Folder of images.
-        models_dir: Folder of checkpoints; those that are there make up the ensemble.
-        output: case_id,annotation.
+        models_dir: Folder of checkpoints, all of which form the ensemble.
+        output: CSV file to write, case_id,annotation.
         json: Print the figures as one line of JSON.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -296,30 +290,30 @@ def submit(input: Path, models_dir: Path, output: Path, json: bool = False) -> N
             csv.writer(file).writerows([head, *lines])
     seconds = time.perf_counter() - start
     figures = {"images": len(paths), "images_per_second": len(paths) / (seconds - load_seconds)}
-    _print(figures | {"load_seconds": load_seconds, "seconds": seconds, "peak_mb": high_water()}, json)
+    _print(figures | {"load_seconds": load_seconds, "seconds": seconds, "peak_mb": high_water()}, as_json=json)
 
 
 def _load(checkpoint: dict) -> Network:
     model = Network(checkpoint["config"])
-    # This network is given normalised images.
+    # This network expects normalised images.
     weights = {name: w for name, w in checkpoint["model_state_dict"].items() if name not in ("mean", "std")}
     model.load_state_dict(weights)
     return model.eval()
 
 
 def _settings(models_dir: Path, members: list[Member], checkpoints: list[dict]) -> Settings:
-    """The fitted ones where they are for these checkpoints alone, else the seed's."""
+    """The fitted settings if they are for exactly these checkpoints, else the original recipe's."""
     if (models_dir / SETTINGS_FILE).is_file():
         settings = Settings.load(models_dir / SETTINGS_FILE)
         if settings.checkpoints == identities(models_dir):
             return settings
-    return seed_settings([Loaded(m, nn.Identity(), c) for m, c in zip(members, checkpoints, strict=True)])
+    return original_settings([Loaded(m, nn.Identity(), c) for m, c in zip(members, checkpoints, strict=True)])
 
 
 def _predict(
     member: Member, model: nn.Module, size: int, path: Path, settings: Settings, device: torch.device
 ) -> np.ndarray:
-    """A member's map of an image: at its size if it is large, else at the network's."""
+    """A member's map of an image: at the image's size if it is large, else at the network's."""
     image = read_image(path)
     if member.in_channels == 4:
         image = np.dstack([image, error_level(image)])
@@ -367,7 +361,7 @@ def _decide(
 ) -> tuple[str, float]:
     """Annotation, and the probability that the image is forged."""
     roles, weights = [m.role for m in members], [settings.weights[m.name] for m in members]
-    maps = [prob.astype(np.float16).astype(np.float32) for prob in maps]  # as the decision was fitted on them
+    maps = [prob.astype(np.float16).astype(np.float32) for prob in maps]  # as the decision was fitted
     small = np.stack([resize_image(prob, FEATURE_SIZE) for prob in maps]).astype(np.float16)
     by_name = {member.name: prob for member, prob in zip(members, small, strict=True)}
     features = map_features(blend(small, roles, weights), by_name, settings.pixel_threshold)
@@ -394,7 +388,7 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return runs
 
 
-def _print(figures: dict[str, float], as_json: bool) -> None:
+def _print(figures: dict[str, float], *, as_json: bool) -> None:
     rounded = {name: round(value, 3) for name, value in figures.items()}
     print(json.dumps(rounded) if as_json else "\n".join(f"{name:<18} {value}" for name, value in rounded.items()))
 

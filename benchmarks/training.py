@@ -1,14 +1,13 @@
-"""Training images a second: script 1 against the seed's loop, and against what the network alone could do.
+"""Training speed of script 1, compared with the original recipe's loop and with the network alone.
 
     python -m benchmarks.training --data-dir data/casia1
     python -m benchmarks.training --data-dir data/casia1 --profile full --images 2000      # on a GPU
-    python -m benchmarks.training --data-dir data/casia1 --compile
 
 Plain is `benchmarks.reference train`. Ours is script 1's own path through `fit_member`: an epoch in which the cache of
-decoded images is empty, then one in which it holds all. The limit is a loop of the same network, loss and optimiser
-over one batch of random pixels that is on the device already. Every run is a process of its own; the rounds are
-interleaved, and a cell is the median of its rounds. The peak of memory is that of the whole process (Linux). The plain
-rate leaves out the first two steps; ours does not.
+decoded images is empty, then one in which it is full. The limit is a loop of the same network, loss and optimiser over
+one batch of random pixels on the device. Every run is a process of its own; the rounds are interleaved, and a cell is
+the median of its rounds. The peak of memory is that of the whole process (Linux). The plain rate leaves out the first
+two steps; ours does not.
 """
 
 from common.process import prepare
@@ -35,7 +34,7 @@ from typing import Literal
 import torch
 import tyro
 
-from benchmarks.spai_speed import high_water
+from benchmarks import high_water
 from common.config.segmentation import OversamplingConfig
 from common.data.dataset import ForgeryDataset
 from common.data.samples import Sample
@@ -48,34 +47,27 @@ from common.training.losses import CombinedLoss
 from common.training.member import fit_member, load_split, start_network
 
 VALIDATED = 8
-"""Images; enough for an epoch to end, and validation is not in the rate."""
+"""Number of validation images, few because validation is not in the rate."""
 FIRST_STEPS = 2
 
 Figures = dict[str, float]
 Profile = Literal["quick", "full"]
 
 
-def main(
-    data_dir: Path, images: int = 200, profile: Profile = "quick", rounds: int = 2, *, compile: bool = False
-) -> None:
+def main(data_dir: Path, images: int = 200, profile: Profile = "quick", rounds: int = 2) -> None:
     """Run all ways in turn, and print the table.
 
     Args:
         data_dir: Data folder.
-        images: How many each way trains on.
-        profile: Of script 1.
+        images: Number of training images of each run.
+        profile: Profile of script 1.
         rounds: Runs of each way.
-        compile: Instead, what `--compile` takes and gains.
     """
     config = replace(OversamplingConfig(name="measured"), data_dir=data_dir, encoder_weights="none", tracker="none")
     config = config.quick() if profile == "quick" else config
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else platform.machine()
     print(f"{device}, {os.cpu_count()} cores, torch {torch.__version__}; {profile} profile, {images} images\n")
-    if compile:
-        _, said = _in_a_process(_ours, replace(config, compile=True), images)
-        print("\n".join(line for line in said.splitlines() if line.startswith("compile: ")) or "too few steps")
-        return
     found: dict[str, list[Figures]] = {}
     for _ in range(rounds):
         command = ["benchmarks.reference", "train", "--data-dir", data_dir, "--images", images, "--profile", profile]
@@ -85,7 +77,7 @@ def main(
         found.setdefault("plain", []).append(json.loads(result.stdout.splitlines()[-1]))
         for precision in ("bf16", "fp32") if gpu else ("fp32",):
             of_run = replace(config, precision=precision)
-            for way, figures in zip(("cold", "warm"), _in_a_process(_ours, of_run, images)[0], strict=True):
+            for way, figures in zip(("cold", "warm"), _in_a_process(_ours, of_run, images), strict=True):
                 found.setdefault(f"ours, {precision}, cache {way}", []).append(figures)
             found.setdefault(f"no data, {precision}", []).append(_in_a_process(_no_data, of_run, images))
     print(_table(found))
@@ -108,10 +100,10 @@ def _table(found: dict[str, list[Figures]]) -> str:
     return markdown_table(["training", "images/s", "ratio", "of no data", "peak MB", "waiting"], rows)
 
 
-def _ours(config: OversamplingConfig, images: int) -> tuple[list[Figures], str]:
-    """Figures of an epoch with an empty cache and of one with a full one; and what the training said."""
-    said = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said):
+def _ours(config: OversamplingConfig, images: int) -> list[Figures]:
+    """Figures of an epoch with an empty cache, and of one with a full cache."""
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed):
         config = replace(config, models_dir=Path(folder), epochs=2)
         split = load_split(config)
         split = replace(split, train=_some(split.train, images), val=_some(split.val, VALIDATED))
@@ -127,21 +119,20 @@ def _ours(config: OversamplingConfig, images: int) -> tuple[list[Figures], str]:
 
         val_set = ForgeryDataset(split.val, config.image_size)
         fit_member(config, split, model, train_set, val_set, WeightedSampler(weights, config.seed), fill)
-    epochs = re.findall(r"([\d.]+) img/s, (\d+)% waiting", said.getvalue())
+    epochs = re.findall(r"([\d.]+) img/s, (\d+)% waiting", printed.getvalue())
     peak = high_water()
-    figures = [
+    return [
         {"images_per_second": float(rate), "waiting_share": int(share) / 100, "peak_mb": peak} for rate, share in epochs
     ]
-    return figures, said.getvalue()
 
 
 def _some(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """That many, spread over all of them."""
+    """`count` samples, spread over all of them."""
     return list(samples)[:: max(1, len(samples) // count)][:count]
 
 
 def _no_data(config: OversamplingConfig, images: int) -> Figures:
-    """The rate of training steps on pixels that are there."""
+    """The rate of training steps on pixels that are on the device."""
     device, size = process_state().device, config.image_size
     torch.backends.cudnn.benchmark = True
     image = torch.randint(0, 256, (config.batch_size, 3, size, size), dtype=torch.uint8, device=device)

@@ -1,7 +1,7 @@
-"""The device of this process, and the other processes of its run."""
+"""Device and rank of this process, and printing from the main process alone."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
@@ -12,17 +12,17 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 PATIENCE = timedelta(days=2)
-"""How long processes wait for each other: the main one goes first where data are indexed, decoded or fetched. One
-that dies is not waited for, since the launcher ends the others."""
+"""Timeout of processes that wait for each other, as for the main one to index, decode or fetch data. If one dies, the
+launcher ends the others."""
 
 
 def process_state(**options: Any) -> PartialState:
-    """Device, rank and number of processes; the first call of a run joins them (`torchrun`, `accelerate launch`).
+    """Device, rank and number of processes; the first call joins the processes of `torchrun` or `accelerate launch`.
 
-    Several processes without a GPU talk through gloo. Left to itself accelerate takes them for several runs.
+    Several processes without a GPU are joined by gloo, where accelerate by itself would start several runs.
 
     Args:
-        options: Of `PartialState`; only those of the first call count.
+        options: Those of `PartialState`, in the first call.
     """
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
@@ -30,8 +30,8 @@ def process_state(**options: Any) -> PartialState:
 
 
 @contextmanager
-def main_process_prints() -> Iterator[None]:
-    """Keep the other processes from printing what the main one prints."""
+def main_process_prints() -> Generator[None]:
+    """Within the block, drop what processes other than the main one print."""
     # Into a file, not None: libraries flush the output before they start processes.
     main = process_state().is_main_process
     with Path(os.devnull).open("w") as nowhere, nullcontext() if main else redirect_stdout(nowhere):

@@ -1,10 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -13,14 +13,14 @@ from common.errors import UserError
 
 
 @contextmanager
-def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
+def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
     """Open a temporary file beside `path`, and rename it to `path` when the block ends.
 
-    Whatever interrupts the block, `path` is afterwards what it was before, or the new file, whole. Of several processes
-    that write it at once, on whatever machines, the last one's is kept.
+    If the block is interrupted, `path` stays as it was. If several processes write it at once, on one machine or
+    several, the last one's file is kept.
 
     Args:
-        path: Its folder is made when it is missing.
+        path: Its folder is created if it is missing.
         mode: `w` (UTF-8 text) or `wb`.
 
     Raises:
@@ -29,7 +29,7 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""}))
+        file = temporary.open(mode) if "b" in mode else temporary.open(mode, encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror}). Choose another place.") from error
     try:
@@ -43,7 +43,7 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def write_json(value: dict, path: Path) -> None:
-    """Write plain values as JSON, whole or not at all; nan, which JSON does not have, becomes null."""
+    """Write plain values as JSON, atomically; nan, which JSON does not have, becomes null."""
     with written_whole(path) as file:
         json.dump(_without_nan(value), file, indent=2, allow_nan=False)
 

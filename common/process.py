@@ -1,8 +1,8 @@
-"""Settings of the process that every program makes before it imports torch.
+"""Process settings that every program makes before it imports torch: OpenMP, malloc, Pillow, uncaught errors.
 
-Two of them can be worth more than any change of framework on a CPU: OpenMP threads that do not spin while they wait,
-and a malloc that keeps its memory instead of giving it back to the kernel after every layer. What they bring on a
-machine, alone and beside a busy neighbour: `python -m benchmarks.process_settings`.
+On a CPU the first two can be worth more than a change of framework: OpenMP threads that do not spin while they wait,
+and a malloc that keeps freed memory instead of returning it to the kernel after every layer. To measure their effect:
+`python -m benchmarks.process_settings`.
 """
 
 import ctypes
@@ -20,24 +20,24 @@ M_MMAP_MAX = -4
 
 
 def prepare() -> None:
-    """Tune OpenMP and malloc (Linux with glibc), take large images, and show a `UserError` as one message.
+    """Tune OpenMP and malloc (Linux with glibc), allow large images, and print a `UserError` as its message alone.
 
-    To be called before torch is imported: OpenMP reads its environment once. What the user has set there stays.
+    To be called before torch is imported, since OpenMP reads its environment once. Variables set by the user stay.
     """
-    # Threads that spin collapse when anything else wants a core (a data loader's worker is enough).
+    # Spinning threads become very slow when another process, such as a data loader's worker, needs a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    # What OpenCV says of a broken file names no file; our errors do.
+    # OpenCV's messages on broken files name no file; our errors do.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    # albumentations asks its server for a newer version at every import otherwise.
+    # albumentations otherwise asks its server for a newer version at every import.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    # Pillow warns of a quarter of this and refuses twice that as a decompression bomb. Slide scans lie below it.
+    # Above this Pillow warns of a decompression bomb, above twice this it refuses. Slide scans are smaller.
     Image.MAX_IMAGE_PIXELS = 250_000_000
     _keep_freed_memory()
     sys.excepthook = _show_exception
 
 
 def _keep_freed_memory() -> None:
-    """Serve large blocks from the heap and never trim it: activations are reused, not mapped anew."""
+    """Serve large blocks from the heap and never trim it, so that the memory of activations is reused."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -48,8 +48,7 @@ def _keep_freed_memory() -> None:
 
 def _show_exception(kind, error, traceback) -> None:
     if int(os.environ.get("RANK", 0)) > 0:
-        # The main process most likely says the same, or has gone while it was waited for: the launcher then ends the
-        # others before they say it.
+        # The main process most likely reports the same; the launcher then ends the others before they do.
         time.sleep(2)
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)

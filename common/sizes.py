@@ -1,10 +1,9 @@
-"""The five names for the size of a forgery, by the share of the image that it covers."""
+"""Size classes of forgeries, by their share of the image area."""
 
 from bisect import bisect_right
 
-# Upper limits of tiny, small, medium and large as shares of the image area; the limit itself belongs to the
-# next larger size. The competition's data has about a quarter, a quarter, 16 %, 20 % and 15 % of its
-# forgeries in the five.
+# Upper limits of tiny, small, medium and large; the limit itself belongs to the next larger size. About a quarter, a
+# quarter, 16 %, 20 % and 15 % of the competition's forgeries are in the five.
 LIMITS = (0.005, 0.02, 0.05, 0.10)
 SIZES = ("tiny", "small", "medium", "large", "xlarge")
 

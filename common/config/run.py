@@ -1,111 +1,117 @@
-"""What every training run is told, whatever it trains. The fields are flags of every training script."""
+"""Configuration of a training run; its fields are the flags that every training script has."""
 
 import dataclasses
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import tyro
+from tyro.conf import Suppress, arg
 
 from common.errors import UserError
 
 Plain = str | int | float | bool
 
 
+@dataclass(frozen=True)
+class Range:
+    """The values that a field may have, as metadata of its type."""
+
+    holds: Callable[[Any], bool]
+    wanted: str
+    """What holds, for the error message."""
+
+
+Count = Annotated[int, Range(lambda value: value >= 1, "1 or more"), arg(metavar="INT≥1")]
+Natural = Annotated[int, Range(lambda value: value >= 0, "0 or more"), arg(metavar="INT≥0")]
+Positive = Annotated[float, Range(lambda value: value > 0, "above 0"), arg(metavar="FLOAT>0")]
+NonNegative = Annotated[float, Range(lambda value: value >= 0, "0 or more"), arg(metavar="FLOAT≥0")]
+Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "from 0 to 1"), arg(metavar="FLOAT[0,1]")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A training run. The kinds of networks add their fields in subclasses."""
+    """A training run. Subclasses add the fields of a kind of network.
 
-    FREE: ClassVar[frozenset[str]] = frozenset(
-        {"models_dir", "workers", "tracker", "resume", "skip_bad_files", "compile"}
-    )
+    A suppressed field is a flag of those subclasses only that declare it again.
+    """
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"models_dir", "workers", "tracker", "resume", "skip_bad_files"})
     """Fields that may differ between a run and its continuation: they do not shape the weights."""
     INHERITED: ClassVar[frozenset[str]] = frozenset()
-    """Those of them whose value a continuation takes over from the checkpoint."""
+    """Free fields whose value a continuation takes over from the checkpoint."""
     RECIPES: ClassVar[dict[tuple[str, str], str]] = {("profile", "quick"): "quick"}
     """Flags and values that change the other defaults, and the methods that do."""
 
     name: str
-    """Of the member: writes models/<name>_best.pth."""
+    """Name of the member, which is that of its files: models/<name>_best.pth."""
     models_dir: Path = Path("models")
-    """Where checkpoints, metrics and the tracker's logs go."""
+    """Folder of the checkpoints, the metrics and the tracker's logs."""
     profile: Literal["full", "quick"] = "full"
-    """quick is the same recipe shrunk for two CPU cores. Other flags win."""
+    """quick shrinks the recipe for two CPU cores; other flags win over it."""
 
-    batch_size: int = 4
-    """Images a step and process."""
-    accumulation: int = 1
+    batch_size: Count = 4
+    """Images per step and process."""
+    accumulation: Count = 1
     """Steps whose gradients are added up before the weights change."""
-    epochs: int = 30
+    epochs: Natural = 30
     """Passes over the training images; 0 saves and scores the untrained network."""
-    lr: float = 3e-4
-    """Learning rate (of one_cycle and cosine: its peak)."""
+    lr: Positive = 3e-4
+    """Learning rate, for one_cycle and cosine the peak."""
     schedule: Literal["constant", "one_cycle", "cosine", "warm_restarts"] = "constant"
-    """constant as in the seed; one_cycle (Smith and Topin 2018) reaches more in few epochs; cosine (Loshchilov and
-    Hutter 2017) after a warm-up is the usual one for transformers; warm_restarts begins it again (ibid.)."""
-    restart_epochs: int = 5
-    """Of warm_restarts: epochs of the first cycle; each next one is twice as long."""
-    warmup_epochs: float = 0.0
-    """Of cosine: epochs in which the rate rises to --lr."""
-    weight_decay: float = 0.0
-    """Of AdamW; 0 makes it the seed's Adam."""
-    clip_grad: float = 0.0
+    """Course of the learning rate: constant, one_cycle (Smith and Topin 2018), cosine (Loshchilov and Hutter 2017), or
+    warm_restarts, which repeats the cosine in cycles (ibid.)."""
+    restart_epochs: Suppress[Count] = 5
+    """Epochs of the first cycle of warm_restarts; each next cycle is twice as long."""
+    warmup_epochs: Suppress[NonNegative] = 0.0
+    """Epochs of cosine in which the rate rises to --lr."""
+    weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW; 0 makes it Adam."""
+    clip_grad: Suppress[NonNegative] = 0.0
     """Largest norm of the gradient; 0 does not clip."""
-    ema_decay: float = 0.0
-    """Validates and keeps an exponential moving average of the weights, of which a step leaves this share (0.999 for
-    runs of thousands of steps); 0 keeps the weights themselves."""
-    patience: int = 0
+    patience: Suppress[Natural] = 0
     """Epochs without a better score after which the training ends; 0 never ends it early."""
 
-    seed: int = 0
-    """Decides the initial weights, the draws and the augmentation."""
-    workers: int = 4
-    """Processes that load images, 0 for none."""
+    seed: Natural = 0
+    """Random seed of the initial weights, the draws and the augmentation."""
+    workers: Natural = 4
+    """Processes that load images; 0 loads them in the main process."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the network's arithmetic; auto is bf16 on a GPU that has it, else fp32."""
-    compile: bool = False
-    """Compile the training steps, of scripts 1 to 6 (torch.compile; needs a C++ compiler). After twelve steps it is
-    printed what that took, and after how many steps it pays."""
+    """Floating-point format of the network's arithmetic; auto is bf16 on a GPU that supports it, else fp32."""
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
-    """Where the metrics of each epoch go (logs in models/runs; wandb and mlflow must be installed)."""
+    """Where each epoch's metrics are logged: tensorboard in models/runs; wandb and mlflow must be installed."""
     resume: bool = False
-    """Go on from models/<name>_last.pth."""
+    """Continue the run from models/<name>_last.pth."""
     skip_bad_files: bool = False
-    """Train without the files that can't be read, naming each, instead of stopping."""
+    """Train without the files that can't be read, after listing them, instead of stopping."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have.
+        """Check the ranges of the fields, which hold in subclasses that declare a field again too, and `_rules`.
 
         Raises:
-            UserError: With the flag, its value and what it must be.
+            UserError: A field is out of its range; the message names the flag, its value and what it must be.
         """
-        for name, (holds, wanted) in self._rules().items():
+        ranges = [
+            (name, entry.holds(getattr(self, name)), entry.wanted)
+            for kind in type(self).__mro__
+            for name, annotation in inspect.get_annotations(kind).items()
+            for entry in getattr(annotation, "__metadata__", ())
+            if isinstance(entry, Range)
+        ]
+        for name, holds, wanted in [*ranges, *((name, *rule) for name, rule in self._rules().items())]:
             if not holds:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {wanted}.")
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
-        """By field: does its rule hold, and what is wanted. A subclass adds its own."""
-        # An untrained network (--epochs 0) has no warm-up; a recipe that has one need not be told so.
-        warms_up = self.schedule == "cosine" and (self.epochs == 0 or 0 <= self.warmup_epochs < self.epochs)
-        return {
-            "batch_size": (self.batch_size > 0, "1 or more"),
-            "accumulation": (self.accumulation > 0, "1 or more"),
-            "epochs": (self.epochs >= 0, "0 or more"),
-            "lr": (self.lr > 0, "above 0"),
-            "warmup_epochs": (
-                warms_up or self.warmup_epochs == 0,
-                f"0, or with --schedule cosine from 0 to below --epochs ({self.epochs})",
-            ),
-            "restart_epochs": (self.restart_epochs > 0, "1 or more"),
-            "clip_grad": (self.clip_grad >= 0, "0 or more"),
-            "ema_decay": (0 <= self.ema_decay < 1, "0 or more, below 1"),
-            "patience": (self.patience >= 0, "0 or more"),
-            "workers": (self.workers >= 0, "0 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
-        }
+        """Rules of several fields at once, by the name of one: whether it holds, and what is wanted."""
+        # An untrained network (--epochs 0) has no warm-up, whatever its recipe's is.
+        warms_up = self.schedule == "cosine" and (self.epochs == 0 or self.warmup_epochs < self.epochs)
+        wanted = f"0, or with --schedule cosine from 0 to below --epochs ({self.epochs})"
+        return {"warmup_epochs": (warms_up or self.warmup_epochs == 0, wanted)}
 
     def quick(self) -> Self:
         """The recipe for two CPU cores, which have none to spare for loading. A subclass shrinks its own fields."""
@@ -120,17 +126,17 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def parse_config(config: Config, commands: Mapping[str, type] = MappingProxyType({})) -> Any:
-    """Read a script's command line over its configuration, whose defaults `--profile` and its like change first.
+    """Parse a script's command line into its configuration, whose defaults `--profile` and the like change first.
 
     Args:
         config: The configuration of the script, with its defaults.
-        commands: What the script does besides training, a dataclass by the name of each subcommand.
+        commands: What the script does besides training: by the name of each subcommand, a dataclass of its flags.
 
     Returns:
         The configuration of a training where no subcommand is named, else the subcommand's dataclass.
     """
     docs = sys.modules["__main__"].__doc__
-    # Read alone first: beside defaults that they replace, other flags that suit them could break a rule.
+    # Parsed alone first: beside defaults that they replace, other flags that suit them could break a rule.
     flags = {flag: None for flag, _ in config.RECIPES}
     recipes = dataclasses.make_dataclass("Recipes", [(flag, str | None, None) for flag in flags])
     chosen, _ = tyro.cli(recipes, return_unknown_args=True, add_help=False)
@@ -140,10 +146,10 @@ def parse_config(config: Config, commands: Mapping[str, type] = MappingProxyType
             default = getattr(default, recipe)()
     if not commands:
         return tyro.cli(type(config), default=default, description=docs)
-    kinds = Annotated[type(config), tyro.conf.subcommand("train")]
+    kinds: Any = Annotated[type(config), tyro.conf.subcommand("train")]  # pyrefly: ignore[invalid-annotation]
     for name, kind in commands.items():
         kinds |= Annotated[kind, tyro.conf.subcommand(name)]
-    # Flags of the training may stand without its name.
+    # CascadeSubcommandArgs: flags of the training may stand without its name.
     return tyro.cli(kinds, default=default, description=docs, config=(tyro.conf.CascadeSubcommandArgs,))
 
 

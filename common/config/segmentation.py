@@ -1,81 +1,78 @@
-"""The configurations of the segmentation scripts."""
+"""Configurations of the segmentation scripts 1 to 6: the recipes, with what differs in subclasses."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from common.config.run import RunConfig
+from tyro.conf import Suppress, arg
+
+from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Share
+
+Multiple = Annotated[
+    int, Range(lambda value: value > 0 and value % 32 == 0, "a positive multiple of 32"), arg(metavar="INT=32·n")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
-    """A segmentation member of the ensemble. Defaults are those of the seed's script 1.
-
-    What only some of the scripts need is in the subclasses below, so that no script has a flag without effect.
-    """
+    """A segmentation member of the ensemble. The defaults are those of script 1 in the original recipe."""
 
     FREE: ClassVar[frozenset[str]] = RunConfig.FREE | {"data_dir", "encoder_weights", "cache_gb", "cache_dir"}
     # A continuation loads no encoder weights: only the checkpoint knows which ones the run began with.
     INHERITED: ClassVar[frozenset[str]] = frozenset({"encoder_weights"})
 
     data_dir: Path = Path("data")
-    """Data folder (data/README.md shows the layout)."""
-    cache_gb: float = 4.0
-    """Gigabytes that decoded images may take on disk, those of other runs included; 0 decodes in every epoch."""
+    """Data folder, in the layout that data/README.md shows."""
+    cache_gb: NonNegative = 4.0
+    """Gigabytes of disk for decoded images, shared with other runs; 0 decodes all images in every epoch."""
     cache_dir: Path | None = None
-    """Where they are kept; by default the folder cache in --models-dir (of models/fold_1: in models, for all folds). It
-    can be deleted at any time."""
+    """Folder of the decoded images, which can be deleted at any time; by default cache in --models-dir, and for
+    models/fold_1 that of models, so that all folds share it."""
     profile: Literal["full", "quick"] = "full"
-    """quick is the same recipe shrunk for two CPU cores: lighter encoder, 256 px, fewer epochs. Other flags win."""
+    """quick shrinks the recipe for two CPU cores: lighter encoder, 256 px, fewer epochs; other flags win over it."""
 
     init: str = "none"
-    """Member whose checkpoint in --models-dir gives network, image size and first weights, whatever the flags for them
-    say; none starts from --encoder-weights."""
+    """Member whose checkpoint in --models-dir gives network, image size and first weights, whatever their own flags
+    are; none starts from --encoder-weights."""
     encoder_name: str = "tu-efficientnet_b2"
     """Encoder of segmentation-models-pytorch; tu-NAME takes timm's NAME."""
     encoder_weights: str = "imagenet"
-    """imagenet (from the hub), none, auto (imagenet, or none when the hub can't be reached), or a file."""
-    in_channels: int = 3
-    """Channels of the network's input: 3 for RGB; 4, of script 5 alone, for RGB and error level analysis."""
-    decoder_channels: int = 256
-    """Width of the feature pyramid."""
-    segmentation_channels: int = 128
-    """Width of the features that the attention gate and the segmentation head see; a multiple of 32."""
+    """First weights of the encoder: imagenet (from the hub), none (random), auto (imagenet, or none when the hub can't
+    be reached), or a file."""
+    in_channels: Suppress[int] = 3
+    """Channels of the network's input: 3 for RGB, 4 for RGB and error level analysis (script 5)."""
+    decoder_channels: Count = 256
+    """Channels of the feature pyramid."""
+    segmentation_channels: Multiple = 128
+    """Channels of the features that enter the attention gate and the segmentation head."""
 
-    image_size: int = 512
-    """Side of the square that images are resized to, in pixels; a multiple of 32."""
-    reduced_decode: bool = False
-    """Decode a JPEG at a half, a quarter or an eighth of its sides, as long as both keep --image-size: faster, and
-    slightly other pixels. A submission always decodes fully: it looks at large images through tiles too."""
+    image_size: Multiple = 512
+    """Side in pixels of the square that images are resized to."""
+    schedule: Literal["constant", "one_cycle", "cosine"] = "constant"
+    """Course of the learning rate: constant, as in the original recipe; one_cycle (Smith and Topin 2018), which reaches
+    more in few epochs; or cosine (Loshchilov and Hutter 2017)."""
 
-    focal_alpha: float = 0.75
-    """Weight of forged pixels in the focal loss; authentic ones get the rest."""
-    focal_gamma: float = 3.0
-    """How strongly easy pixels are weighed down."""
-    focal_weight: float = 0.7
-    """Share of the focal loss."""
-    dice_weight: float = 0.3
-    """Share of the Dice loss."""
-    recall_weight: float = 0.0
-    """Share of pixel recall in the score that picks the best epoch; the rest is Dice."""
+    focal_alpha: Share = 0.75
+    """Weight of forged pixels in the focal loss; authentic ones get the rest of 1."""
+    focal_gamma: NonNegative = 3.0
+    """Exponent of the focal loss, which weighs down easy pixels; 0 is weighted cross-entropy."""
+    focal_weight: NonNegative = 0.7
+    """Weight of the focal loss."""
+    dice_weight: NonNegative = 0.3
+    """Weight of the Dice loss."""
+    recall_weight: Suppress[Share] = 0.0
+    """Weight of pixel recall in the score that selects the best epoch; Dice gets the rest of 1."""
 
-    folds: int = 5
-    """Parts of the data; one validates, the others train. Images of one source stay in one fold."""
-    fold: int = 0
-    """The fold that validates."""
-    seed: int = 0
-    """Decides the folds, the initial weights, the draws and the augmentation."""
+    folds: Annotated[int, Range(lambda value: value >= 2, "2 or more"), arg(metavar="INT≥2")] = 5
+    """Number of folds, one of which validates while the others train; images of one source stay in one fold."""
+    fold: Natural = 0
+    """Fold that validates, from 0 to --folds - 1."""
+    seed: Natural = 0
+    """Random seed of the folds, the initial weights, the draws and the augmentation."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
-        return super()._rules() | {
-            "in_channels": (self.in_channels == 3, "3; script_5_ela.py reads 4"),
-            "image_size": (self.image_size > 0 and self.image_size % 32 == 0, "a positive multiple of 32"),
-            "folds": (self.folds > 1, "2 or more"),
-            "fold": (0 <= self.fold < self.folds, f"from 0 to {self.folds - 1}"),
-            "recall_weight": (0 <= self.recall_weight <= 1, "from 0 to 1"),
-            "cache_gb": (self.cache_gb >= 0, "0 or more"),
-        }
+        return super()._rules() | {"fold": (self.fold < self.folds, f"from 0 to {self.folds - 1}")}
 
     @property
     def cache_folder(self) -> Path:
@@ -87,7 +84,7 @@ class TrainConfig(RunConfig):
         """The recipe for two CPU cores.
 
         A MobileNet with a narrow decoder trains 7 to 8 times faster than EfficientNet-B2 with the wide one; two fifths
-        of the epochs want a learning rate that rises, to more than three times the full recipe's, and falls.
+        of the epochs need a learning rate that rises, to more than three times the full recipe's, and falls.
         """
         return dataclasses.replace(
             super().quick(),
@@ -108,68 +105,48 @@ class TrainConfig(RunConfig):
 class OversamplingConfig(TrainConfig):
     """Training on all images, small forgeries more often (scripts 1, 4 and 5)."""
 
-    small_forgery_threshold: float = 0.03
-    """Forgeries that cover less than this share of their image are drawn more often."""
-    oversample_factor: float = 3.0
-    """How many times as often."""
-
-    def _rules(self) -> dict[str, tuple[bool, str]]:
-        return super()._rules() | {"oversample_factor": (self.oversample_factor > 0, "above 0")}
+    small_forgery_threshold: Share = 0.03
+    """Share of the image below which a forgery is small, and drawn more often."""
+    oversample_factor: Positive = 3.0
+    """Weight of an image with a small forgery in the draws; others have 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ElaConfig(OversamplingConfig):
     """Training on RGB and error level analysis (script 5)."""
 
-    in_channels: int = 4
-    """Channels of the network's input: RGB and error level analysis."""
-
-    def _rules(self) -> dict[str, tuple[bool, str]]:
-        return super()._rules() | {
-            "in_channels": (self.in_channels == 4, "4"),
-            "reduced_decode": (not self.reduced_decode, "False: error levels are those of the untouched pixels"),
-        }
+    in_channels: Suppress[int] = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyPasteConfig(OversamplingConfig):
     """Training with new forgeries (script 4)."""
 
-    paste_probability: float = 0.3
+    paste_probability: Share = 0.3
     """Share of the images that get one more forgery."""
     paste_scales: tuple[float, float] = (0.5, 1.5)
-    """Smallest and largest scale of what is not pasted as it is (about half)."""
+    """Smallest and largest scale, above 0, of the pasted parts that are transformed, about half of them."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         low, high = self.paste_scales
-        return super()._rules() | {
-            "paste_probability": (0 <= self.paste_probability <= 1, "from 0 to 1"),
-            "paste_scales": (0 < low <= high, "two numbers above 0, the smaller one first"),
-            "reduced_decode": (not self.reduced_decode, "False: parts are moved at their image's own size"),
-        }
+        return super()._rules() | {"paste_scales": (0 < low <= high, "two numbers above 0, the smaller one first")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiningConfig(TrainConfig):
-    """Fine-tuning on what a trained member gets wrong (scripts 2 and 3). Defaults are the ensemble's known recipe."""
+    """Fine-tuning on what a trained member gets wrong (scripts 2 and 3). Defaults are the original recipe's."""
 
     init: str = "highres_no_ela"
-    """Member whose checkpoint in --models-dir gives network, image size and first weights, whatever the flags for them
-    say, and which is mined first; none starts from --encoder-weights."""
-    lr: float = 1e-4
-    """Learning rate (of one_cycle and cosine: its peak)."""
-    focal_gamma: float = 2.0
-    """How strongly easy pixels are weighed down."""
-    rounds: int = 1
-    """How often to mine; each round looks with the newest weights, and then trains for --epochs."""
-    hard_weight: float = 2.0
-    """How many times as often the hard examples are drawn as an easy authentic image."""
-
-    def _rules(self) -> dict[str, tuple[bool, str]]:
-        return super()._rules() | {
-            "rounds": (self.rounds > 0, "1 or more"),
-            "hard_weight": (self.hard_weight > 0, "above 0"),
-        }
+    """Member whose checkpoint in --models-dir is mined first and gives network, image size and first weights, whatever
+    their own flags are; none starts from --encoder-weights."""
+    lr: Positive = 1e-4
+    """Learning rate, for one_cycle and cosine the peak."""
+    focal_gamma: NonNegative = 2.0
+    """Exponent of the focal loss, which weighs down easy pixels; 0 is weighted cross-entropy."""
+    rounds: Count = 1
+    """Rounds of mining; each scans with the newest weights and then trains for --epochs."""
+    hard_weight: Positive = 2.0
+    """Weight of a hard example in the draws; an easy authentic image has 1."""
 
     def quick(self) -> Self:
         """The recipe for two CPU cores: what has been trained before needs few epochs, and no warm-up."""
@@ -180,45 +157,48 @@ class MiningConfig(TrainConfig):
 class HardNegativeConfig(MiningConfig):
     """Fine-tuning on authentic images that were called forged (script 2)."""
 
-    most: int = 500
-    """At most so many hard negatives a round, the worst first."""
+    most: Count = 500
+    """Largest number of hard negatives per round; the worst ones are taken."""
     extra_authentic: Path | None = None
-    """Folder of more authentic images to mine, of the kind that raises false alarms; the same on --resume."""
+    """Folder of more authentic images to mine, such as known false alarms; --resume needs the same one."""
 
-    def _rules(self) -> dict[str, tuple[bool, str]]:
-        return super()._rules() | {"most": (self.most > 0, "1 or more")}
+
+@dataclass(frozen=True, kw_only=True)
+class HardFalseNegativeConfig(MiningConfig):
+    """Fine-tuning on forgeries that were missed (script 3)."""
+
+    hard_weight: Positive = 5.0
+    """Weight of a hard example in the draws; an easy authentic image has 1."""
+    recall_weight: Share = 0.6
+    """Weight of pixel recall in the score that selects the best epoch; Dice gets the rest of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialistConfig(TrainConfig):
-    """Training on crops around small forgeries (script 6). Defaults are the ensemble's known recipe."""
+    """Training on crops around small forgeries (script 6). Defaults are the original recipe's."""
 
-    epochs: int = 40
+    epochs: Natural = 40
     """Passes over the training images; 0 saves and scores the untrained network."""
-    lr: float = 1e-4
-    """Learning rate (of one_cycle and cosine: its peak)."""
-    focal_alpha: float = 0.85
-    """Weight of forged pixels in the focal loss; authentic ones get the rest."""
-    focal_gamma: float = 4.0
-    """How strongly easy pixels are weighed down."""
-    max_area_share: float = 0.02
-    """Only forgeries below this share of their image are trained on."""
-    tiny_weight: float = 5.0
-    """How often those below 0.5 % are drawn ..."""
-    small_weight: float = 2.0
-    """... and the others, relative to each other."""
+    lr: Positive = 1e-4
+    """Learning rate, for one_cycle and cosine the peak."""
+    focal_alpha: Share = 0.85
+    """Weight of forged pixels in the focal loss; authentic ones get the rest of 1."""
+    focal_gamma: NonNegative = 4.0
+    """Exponent of the focal loss, which weighs down easy pixels; 0 is weighted cross-entropy."""
+    max_area_share: Share = 0.02
+    """Share of the image below which a forgery is trained on, above 0."""
+    tiny_weight: Positive = 5.0
+    """Weight of forgeries below 0.5 % of their image in the draws."""
+    small_weight: Positive = 2.0
+    """Weight of the other forgeries in the draws."""
     crop_factors: tuple[float, float] = (2.0, 4.0)
-    """Smallest and largest side of a crop, in sizes of the forgery."""
-    min_crop: int = 128
-    """Smallest side of a crop, in pixels."""
+    """Smallest and largest side of a crop in sizes of the forgery, 1 or more."""
+    min_crop: Count = 128
+    """Smallest side of a crop in pixels."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         low, high = self.crop_factors
         return super()._rules() | {
-            "max_area_share": (0 < self.max_area_share <= 1, "above 0, at most 1"),
-            "tiny_weight": (self.tiny_weight > 0, "above 0"),
-            "small_weight": (self.small_weight > 0, "above 0"),
+            "max_area_share": (self.max_area_share > 0, "above 0, at most 1"),
             "crop_factors": (1 <= low <= high, "two numbers of 1 or more, the smaller one first"),
-            "min_crop": (self.min_crop > 0, "1 or more"),
-            "reduced_decode": (not self.reduced_decode, "False: crops are cut at their image's own size"),
         }

@@ -1,4 +1,4 @@
-"""From matches to aligned regions: matches that agree, their transform, and the pixels that bear it out."""
+"""Alignment of matched regions: clusters of matches, their transforms, and the pixels that correlate under them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,41 +6,41 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from common.components import connected
 from common.forensics.holes import fill_holes
 from common.forensics.matches import Matches
 
 MIN_MATCHES = 3
-"""Matches that must agree before their transform is looked at; what they say is then tested pixel by pixel."""
+"""Smallest number of matches in agreement whose transform is tested pixel by pixel."""
 MAX_SCALE, MAX_STRETCH = 2.5, 1.35
-"""Of a copy: the factor on lengths, up or down, and the ratio of the scales of its two axes."""
+"""Limits for a copy: the factor on lengths, up or down, and the ratio of the scales of its two axes."""
 
 _NEIGHBOURS = 12
-_TOLERANCE = 4.0, 0.25  # pixels, and of the distance: a key point knows its scale and turn to some 20 %
+_TOLERANCE = 4.0, 0.25  # pixels, and share of the distance: scale and rotation of a key point are known to about 20 %
 _REACH = 0.1, 48.0  # of the diagonal, at least pixels: how far apart two matches of one region may lie
 _RESIDUAL = 2.5  # pixels
 _MANY = 8  # points that determine an affine map
-_MARGIN = 48.0  # pixels around the points that are looked at first
+_MARGIN = 48.0  # pixels around the points, of the first window
 _SIGMA = 2.5  # pixels, of the local correlation's window
 _NOISE = 0.5  # gray levels: detail much weaker than that does not correlate
 _CORRELATION = 0.7
-_SEPARATION = 12.0  # pixels between a place and its copy: nearer ones are alike without a copy
-_RIM = 3  # pixels, where it falls below that although the rim is alike
-_ALIKE = 2.0, 1.0  # of a region's mean difference, and gray levels: places that differ by no more may belong to it
+_SEPARATION = 12.0  # pixels between a place and its copy: nearer places are alike anyway
+_RIM = 3  # pixels: width of the rim that the correlation window loses
+_ALIKE = 2.0, 1.0  # factor on a region's mean difference, and gray levels: largest difference of a place inside
 _SLACK = 8  # pixels around the target that a refinement may move it by
-_SPECK, _GAP = 3, 7  # pixels: what is thinner is no region, and what is narrower no gap in one
+_SPECK, _GAP = 3, 7  # pixels: thinner regions are removed, narrower gaps closed
 
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """A region, and the transform under which it recurs."""
+    """A region and the transform to its copy."""
 
     matrix: np.ndarray
     """float64 (2, 3): x, y ↦ x, y of the other region."""
     points: np.ndarray
-    """float32 (n, 2, 2): the matches that it was fitted to before the pixels refined it, x, y of source and target."""
+    """float32 (n, 2, 2): the matches that `matrix` was first fitted to, x, y of source and target."""
     source: np.ndarray
     """bool (H, W), not empty."""
     target: np.ndarray
@@ -49,7 +49,7 @@ class Aligned:
     """Mean local correlation over the source, in [-1, 1]."""
 
     def explains(self, points: np.ndarray, tolerance: float = 5.0) -> bool:
-        """Whether matches (n, 2, 2) say of the same places the same, to some pixels, or its reverse."""
+        """Whether most of the matches (n, 2, 2) lie in the region and agree with its transform or the inverse."""
         return any(self._agrees(points[:, here], points[:, there], tolerance) for here, there in ((0, 1), (1, 0)))
 
     def _agrees(self, here: np.ndarray, there: np.ndarray, tolerance: float) -> bool:
@@ -60,7 +60,7 @@ class Aligned:
 
     @cached_property
     def sample(self) -> np.ndarray:
-        """Some places of the region and where they go, float64 (n, 2, 2)."""
+        """At most 200 points of the region and their images, float64 (n, 2, 2)."""
         y, x = np.nonzero(self.source)
         chosen = np.linspace(0, len(x) - 1, min(len(x), 200)).astype(int)
         here = np.column_stack([x, y])[chosen]
@@ -73,27 +73,27 @@ class Aligned:
 
 
 def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Where a matrix (2, 3) takes points (n, 2)."""
+    """Points (n, 2) mapped by an affine matrix (2, 3)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def cluster_matches(matches: Matches, diagonal: float) -> list[np.ndarray]:
-    """Sets of matches that predict each other: positions in `matches`, the largest set first.
+    """Clusters of matches that predict each other: positions in `matches`, the largest cluster first.
 
     Two matches agree where each one's linear map takes the offset between their sources near that between their
     targets. Neighbours are sought in the space of source and target together, where those of one region are close and
     chance ones are not.
 
     Args:
-        matches: All, in whatever order.
-        diagonal: Of the image, in pixels.
+        matches: All matches.
+        diagonal: Diagonal of the image in pixels.
     """
     if len(matches) < MIN_MATCHES:
         return []
     count = min(_NEIGHBOURS + 1, len(matches))
     places = np.concatenate([matches.source, matches.target], axis=1)
     reach = 2 * max(_REACH[0] * diagonal, _REACH[1])
-    distance, other = cKDTree(places).query(places, count, distance_upper_bound=reach)
+    distance, other = KDTree(places).query(places, count, distance_upper_bound=reach)
     one = np.broadcast_to(np.arange(len(matches))[:, None], other.shape)
     near = np.isfinite(distance) & (one != other)
     one, other = one[near], other[near]
@@ -109,21 +109,20 @@ def cluster_matches(matches: Matches, diagonal: float) -> list[np.ndarray]:
 
 
 def fit_transforms(matches: Matches, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Maps (2, 3) that explain a cluster, each with its inliers, float32 (n, 2, 2); what one leaves may have another.
+    """Fit transforms (2, 3) to a cluster, one after the other, each with its inliers, float32 (n, 2, 2).
 
-    An affine map by MAGSAC++ (Barath et al. 2020) as OpenCV has it. Few points don't determine one: then the similarity
-    that fits them best.
+    An affine map by OpenCV's MAGSAC++ (Barath et al. 2020), or for few points the least-squares similarity.
 
     Args:
-        matches: All.
-        chosen: Positions of the cluster.
+        matches: All matches.
+        chosen: Positions of the cluster in `matches`.
     """
     while len(chosen) >= MIN_MATCHES:
         source, target = matches.source[chosen].astype(np.float64), matches.target[chosen].astype(np.float64)
         matrix, inside = _affine(source, target)
         if matrix is None:
-            mirrored = np.median(np.linalg.det(matches.linear[chosen])) < 0
-            matrix, inside = _similarity(source, target, mirrored)
+            mirrored = bool(np.median(np.linalg.det(matches.linear[chosen])) < 0)
+            matrix, inside = _similarity(source, target, mirrored=mirrored)
         if matrix is None:
             return
         yield matrix, np.stack([source[inside], target[inside]], axis=1).astype(np.float32)
@@ -131,7 +130,7 @@ def fit_transforms(matches: Matches, chosen: np.ndarray) -> Iterator[tuple[np.nd
 
 
 def _affine(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """The affine map of many points (n, 2), None where there is none that a copy can have, and its inliers (n,)."""
+    """The affine map of points (n, 2), None for fewer than 8 or an implausible one, and its inliers (n,)."""
     if len(source) >= _MANY:
         matrix, inside = cv2.estimateAffine2D(
             source, target, method=cv2.USAC_MAGSAC, ransacReprojThreshold=_RESIDUAL, maxIters=1000
@@ -141,20 +140,20 @@ def _affine(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray | None, 
     return None, np.zeros(len(source), bool)
 
 
-def _similarity(source: np.ndarray, target: np.ndarray, mirrored: bool) -> tuple[np.ndarray | None, np.ndarray]:
-    """The similarity of few points (n, 2), fitted again without those that it doesn't explain."""
-    matrix, inside = similarity(source, target, mirrored), np.ones(len(source), bool)
+def _similarity(source: np.ndarray, target: np.ndarray, *, mirrored: bool) -> tuple[np.ndarray | None, np.ndarray]:
+    """The similarity of a few points (n, 2), refitted without outliers, and its inliers (n,)."""
+    matrix, inside = similarity(source, target, mirrored=mirrored), np.ones(len(source), bool)
     for _ in range(3):
         residual = np.linalg.norm(_move(source, matrix) - target, axis=1)
         inside = residual <= max(_RESIDUAL, np.median(residual))
         if inside.sum() < MIN_MATCHES:
             return None, inside
-        matrix = similarity(source[inside], target[inside], mirrored)
+        matrix = similarity(source[inside], target[inside], mirrored=mirrored)
     return (matrix if _plausible(matrix) else None), inside
 
 
-def similarity(source: np.ndarray, target: np.ndarray, mirrored: bool) -> np.ndarray:
-    """The similarity that takes points (n, 2) to others with the least squares (Umeyama 1991), float64 (2, 3)."""
+def similarity(source: np.ndarray, target: np.ndarray, *, mirrored: bool) -> np.ndarray:
+    """Least-squares similarity between two sets of points (n, 2) (Umeyama 1991), float64 (2, 3)."""
     mean, mean_there = source.mean(axis=0), target.mean(axis=0)
     centred = source - mean
     left, strength, right = np.linalg.svd((target - mean_there).T @ centred)
@@ -164,13 +163,13 @@ def similarity(source: np.ndarray, target: np.ndarray, mirrored: bool) -> np.nda
 
 
 def _plausible(matrix: np.ndarray) -> bool:
-    """Whether a copy can be scaled and stretched like that."""
+    """Whether scale and stretch are within the limits for a copy."""
     longest, shortest = np.linalg.svd(matrix[:, :2], compute_uv=False)
     return MAX_SCALE**-2 <= longest * shortest <= MAX_SCALE**2 and longest <= MAX_STRETCH * shortest
 
 
 def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned | None:
-    """The region around some points whose pixels bear out the transform that the points suggest.
+    """The region around some points whose pixels correlate under the transform of the points.
 
     Args:
         gray: float32 (H, W), gray levels.
@@ -178,8 +177,8 @@ def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned |
         points: float32 (n, 2, 2), x, y of source and target.
 
     Returns:
-        The region; None where the pixels say no. Its transform is refined by the pixels (ECC, Evangelidis & Psarakis
-        2008) where more of them bear it out afterwards.
+        The region; None where no pixels correlate. Its transform is refined by ECC (Evangelidis & Psarakis 2008) where
+        that makes the region larger or more alike.
     """
     found = _grow(gray, matrix, points, points[:, 0])
     if found is not None and (refined := _refine(gray, found)) is not None:
@@ -190,7 +189,7 @@ def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned |
 
 
 def _grow(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, known: np.ndarray) -> Aligned | None:
-    """The region of points in a window that grows, from around the places known of it (n, 2), until it holds all."""
+    """The region of points, in a window that starts around `known` (n, 2) and grows until it contains the region."""
     height, width = gray.shape
     low, high = known.min(axis=0), known.max(axis=0)
     margin = np.maximum(high - low, _MARGIN)
@@ -227,10 +226,10 @@ def _region(correlation: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def complete_masks(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.ndarray]:
-    """The whole of source and target, bool (H, W) each: the region with its rim, and what lies between its parts.
+    """Complete masks of source and target, bool (H, W) each: the region, its rim, and the gaps between its parts.
 
-    The windows of the correlation look beyond the rim and lose it, and flat places can't correlate. So the region grows
-    by the rim, and within its convex hull by the places that differ no more than the region does.
+    The correlation's window loses the rim, and flat places have no correlation. So the region grows by the rim, and
+    within its convex hull by the places that differ no more than the region does.
 
     Args:
         gray: float32 (H, W), gray levels.
@@ -250,7 +249,7 @@ def complete_masks(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.n
 
 
 def _refine(gray: np.ndarray, aligned: Aligned) -> np.ndarray | None:
-    """The transform that brings the pixels of the two regions closest, float64 (2, 3); None where none is found."""
+    """The transform refined by ECC on the pixels of both regions, float64 (2, 3); None without convergence."""
     if not aligned.target.any():
         return None
     x, y, width, height = cv2.boundingRect(aligned.source.astype(np.uint8))
@@ -270,18 +269,18 @@ def _refine(gray: np.ndarray, aligned: Aligned) -> np.ndarray | None:
 
 
 def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
-    """How alike each place is to the one where `matrix` takes it, float32 (h, w) in [-1, 1].
+    """Local correlation of each pixel with its image under `matrix`, float32 (h, w) in [-1, 1].
 
-    Normalised cross-correlation in a Gaussian window, with the variance of noise added below the root: flat places do
-    not correlate. 0 where the other place is outside of the image, or so near that the two are alike without a copy.
+    Normalised cross-correlation in a Gaussian window, with the variance of noise added to the denominator: flat places
+    do not correlate. 0 where the image point lies outside, or nearer than 12 pixels.
 
     Args:
         gray: float32 (H, W), gray levels.
         matrix: (2, 3): x, y ↦ x, y.
-        window: Rows and columns to look at.
+        window: Rows and columns to compute.
     """
     here, there = gray[window], warp_back(gray, matrix, window)
-    level = here.mean()  # differences of large squares would lose digits
+    level = here.mean()  # avoids cancellation of large squares
     here, there = here - level, there - level
     mean, mean_there = _blur(here), _blur(there)
     covariance = _blur(here * there) - mean * mean_there
@@ -297,7 +296,7 @@ def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice,
 
 
 def warp_back(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
-    """What lies where `matrix` takes the places of a window, float32 (h, w)."""
+    """The image sampled where `matrix` maps the pixels of a window, float32 (h, w)."""
     rows, columns = window
     shifted = np.column_stack([matrix[:, :2], matrix @ (columns.start, rows.start, 1)])
     size = columns.stop - columns.start, rows.stop - rows.start

@@ -1,8 +1,8 @@
-"""Places of an image that look alike, found densely: for smooth regions, which have no key points.
+"""Dense matching of an image with itself by PatchMatch: for smooth regions, which have no key points.
 
-After Cozzolino, Poggi and Verdoliva, "Efficient dense-field copy-move forgery detection" (2015): each place of a grid
-looks for the place that resembles it most, by PatchMatch over features that neither rotation nor mirroring changes;
-where neighbours agree about one affine map there may be a copy.
+After Cozzolino, Poggi and Verdoliva, "Efficient dense-field copy-move forgery detection" (2015): for each place of
+a grid the most similar place is searched, by PatchMatch over features that are invariant to rotation and mirroring;
+neighbours that agree on an affine map are a possible copy.
 """
 
 from math import factorial
@@ -15,8 +15,8 @@ from common.forensics.matches import Matches
 MOST_MATCHES = 4000
 _PIXELS = 250_000  # of the working scale; twice as many take 2.5 times as long
 _RADIUS = 12  # of the compared disks. This and what follows is in pixels of the working scale
-_STRIDE = 3  # of the grid of places that look for others
-_APART = 24  # least displacement: the nearest place resembles most, and disks shall not overlap
+_STRIDE = 3  # of the grid of places
+_APART = 24  # least displacement: nearby places are always alike, and disks must not overlap
 _SEED_STEP, _BANK_STEP = 12, 3  # grids of the exhaustive search; the first is a multiple of `_STRIDE`
 _REACHES = (1, 2, 4, 1)  # rounds of PatchMatch: from how many places away neighbours' targets spread
 _NEIGHBOURS = 3  # places to each side that must agree about a map
@@ -31,11 +31,10 @@ _ORDERS = tuple((n, m) for n in range(1, 6) for m in range(n % 2, n + 1, 2))
 
 
 def match_blocks(gray: np.ndarray) -> Matches:
-    """Match the smooth surroundings of an image's places with each other.
+    """Match the places of a dense grid with each other.
 
-    Works on a scale of at most a quarter of a megapixel. Copies are found under any rotation and mirroring, though
-    scaled by little only; they must hold a few disks of `_RADIUS` pixels. Chance agreement is left in: bands and spots
-    of one shape match.
+    Works on a scale of at most a quarter of a megapixel. Copies are found under any rotation and mirroring, but with
+    little scaling; they must hold a few disks of `_RADIUS` pixels. Bands and spots of one shape match too.
 
     Args:
         gray: uint8 (H, W).
@@ -51,7 +50,7 @@ def match_blocks(gray: np.ndarray) -> Matches:
     small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     noise = max(_noise(small), _MIN_NOISE)
     features = zernike_magnitudes(small, _RADIUS)
-    # A retouch changes the contrast; what is weaker than the noise shall not be raised to the length of the rest.
+    # Normalised, since retouching changes the contrast; but what is weaker than the noise stays short.
     energy = np.einsum("yxk,yxk->yx", features, features) + features.shape[2] * noise**2
     features /= np.sqrt(energy)[..., None]
     textured = _least_gradient(small) > max(_MIN_GRADIENT, _MIN_GRADIENT_TO_NOISE * noise)
@@ -73,10 +72,10 @@ def match_blocks(gray: np.ndarray) -> Matches:
 
 
 def zernike_magnitudes(gray: np.ndarray, radius: int) -> np.ndarray:
-    """Magnitudes of the Zernike moments of the disk around each pixel, which no rotation or mirroring of it changes.
+    """Magnitudes of the Zernike moments of the disk around each pixel, invariant to rotation and mirroring.
 
     Orders n = 1 … 5 with repetitions 0 ≤ m ≤ n (Ryu et al., "Rotation invariant localization of duplicated image
-    regions based on Zernike moments", 2013); without the mean, (0, 0), which any retouch changes. Kernels have the
+    regions based on Zernike moments", 2013); without the mean, (0, 0), which retouching changes. Kernels have the
     length 1, so that white noise has the same deviation in all moments.
 
     Args:
@@ -109,30 +108,31 @@ def zernike_magnitudes(gray: np.ndarray, radius: int) -> np.ndarray:
 
 
 class _Field:
-    """The best target yet of each place of a grid (PatchMatch; Barnes et al. 2009). Points are x, y."""
+    """The nearest-neighbour field of a grid (PatchMatch; Barnes et al. 2009). Points are x, y."""
 
     def __init__(self, features: np.ndarray, textured: np.ndarray) -> None:
-        """Features (H, W, K), and bool (H, W) where they mean something: elsewhere nothing looks for a target."""
+        """Start from features (H, W, K) and a mask, bool (H, W), of the places that are matched."""
         self.height, self.width = textured.shape
         self.features = features.reshape(-1, features.shape[2])
         self.textured = textured
         self.places = self._grid(_STRIDE)  # (h, w, 2)
         self.h, self.w = self.places.shape[:2]
         self.rows, self.columns = np.nonzero(self._at(textured.ravel(), self.places))
-        self.own = self.places[self.rows, self.columns]  # (n, 2), those that look
+        self.own = self.places[self.rows, self.columns]  # (n, 2), those that are matched
         self.wanted = self._at(self.features, self.own)
         self.distance = np.full(len(self.own), np.inf, np.float32)
         self.targets = self.places.copy()
 
     def _grid(self, step: int) -> np.ndarray:
-        rows, columns = (np.arange(_RADIUS, side - _RADIUS, step, np.int32) for side in (self.height, self.width))
+        sides = (self.height, self.width)
+        rows, columns = (np.arange(_RADIUS, side - _RADIUS, step).astype(np.int32) for side in sides)
         return np.stack(np.meshgrid(columns, rows), axis=-1)
 
     def _at(self, values: np.ndarray, points: np.ndarray) -> np.ndarray:
         return np.take(values, points[..., 1] * self.width + points[..., 0], axis=0)
 
     def offer(self, candidates: np.ndarray, takers: np.ndarray | None = None) -> None:
-        """Let places (indices of `own`, all by default) take a target where it resembles more than theirs."""
+        """Replace the targets of places (indices of `own`, all by default) by more similar candidates."""
         takers = np.arange(len(self.own)) if takers is None else takers
         x, y = candidates.T
         dx, dy = (candidates - self.own[takers]).T
@@ -147,7 +147,7 @@ class _Field:
         self.targets[self.rows[takers], self.columns[takers]] = candidates[better]
 
     def seed(self) -> None:
-        """Compare each few places with all others, coarsely: small copies are rarely met by chance."""
+        """Compare a sparse subset of the places with all others: random search rarely hits small copies."""
         every = _SEED_STEP // _STRIDE
         seeds = np.flatnonzero((self.rows % every == 0) & (self.columns % every == 0))
         grid = self._grid(_BANK_STEP)
@@ -166,7 +166,7 @@ class _Field:
             self.offer(grid[distance.argmin(axis=1)], part)
 
     def propagate(self, far: int) -> None:
-        """Offer what follows from the targets of neighbours, near ones and `far` places away."""
+        """Try the targets that follow from neighbours, adjacent ones and `far` places away."""
         for reach in (1, far):
             for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
                 one, two = (
@@ -178,7 +178,7 @@ class _Field:
                 self.offer(2 * there - self.targets[two])  # first order: follows rotation and scale
 
     def turn(self, rng: np.random.Generator) -> None:
-        """Offer places beside the neighbours' targets in any direction: how a turned copy grows from one place."""
+        """Try places beside the neighbours' targets in random directions, as rotated copies need."""
         for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             there = self.targets[(self.rows + dy).clip(0, self.h - 1), (self.columns + dx).clip(0, self.w - 1)]
             angle = rng.uniform(0, 2 * np.pi, len(self.own))
@@ -186,27 +186,27 @@ class _Field:
             self.offer(there + np.rint(step).astype(np.int32))
 
     def wander(self, rng: np.random.Generator) -> None:
-        """Offer places around the targets."""
+        """Try random places around the targets."""
         for radius in (4, 2, 1):
             step = rng.integers(-radius, radius + 1, self.own.shape, np.int32)
             self.offer(self.targets[self.rows, self.columns] + step)
 
     def agreeing(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places whose neighbours' targets follow an affine map: source (n, 2), target (n, 2), linear (n, 2, 2)."""
+        """Places whose neighbours agree on an affine map: source (n, 2), target (n, 2), linear (n, 2, 2)."""
         reach = np.arange(-_NEIGHBOURS, _NEIGHBOURS + 1)
         dx, dy = (a.ravel() for a in np.meshgrid(reach, reach))
         found = np.flatnonzero(self.distance < _DISTANCE**2)
         offset = np.stack([dx, dy, np.zeros_like(dx)], axis=1).astype(np.float32) * _STRIDE
         offset[:, 2] = 1
         length = np.hypot(offset[:, 0], offset[:, 1])
-        far = 1e6  # what lies beyond the grid agrees with nobody
+        far = 1e6  # beyond the grid: agrees with no map
         padded = np.pad(self.targets.astype(np.float32), [(_NEIGHBOURS,) * 2] * 2 + [(0, 0)], constant_values=far)
         around = padded[
             self.rows[found, None] + dy + _NEIGHBOURS, self.columns[found, None] + dx + _NEIGHBOURS
         ]  # (n, 49, 2)
         target = self.targets[self.rows[found], self.columns[found]]
         moved = around - target[:, None]
-        # Before any map is known: distances between neighbours hardly change under one.
+        # A first test without a map: distances between neighbours hardly change under a plausible one.
         ratio = np.hypot(moved[..., 0], moved[..., 1])
         weight = (ratio > 0.6 * length - 1.5) & (ratio < 1.6 * length + 1.5)
         enough = weight.mean(axis=1) >= _SUPPORT
@@ -228,7 +228,7 @@ class _Field:
         good &= _is_plausible(linear)
         found, target, linear, shift = found[good], target[good], linear[good], shift[good]
         target = target + shift
-        # Of a pair that was found from both sides, the earlier place tells.
+        # A pair that was found from both sides is returned once, from the earlier place.
         number = np.full((self.h, self.w), -1)
         number[self.rows[found], self.columns[found]] = np.arange(len(found))
         column, row = np.rint((target - _RADIUS) / _STRIDE).astype(int).T
@@ -239,7 +239,7 @@ class _Field:
 
 
 def _is_plausible(linear: np.ndarray) -> np.ndarray:
-    """Bool (n,) of matrices (n, 2, 2): what a forger does to a copy, and a chance alignment seldom."""
+    """Which matrices (n, 2, 2) have the scale and stretch of a copy, bool (n,)."""
     values = np.linalg.svd(linear, compute_uv=False)
     area = values.prod(axis=1)
     return (area > 0.3) & (area < 3) & (values[:, 1] > _MIN_ISOTROPY * values[:, 0])
@@ -254,8 +254,7 @@ def _noise(gray: np.ndarray) -> float:
 def _least_gradient(gray: np.ndarray) -> np.ndarray:
     """Mean square root gradient in the direction where it is weakest, over the disk's square, float32 (H, W).
 
-    0 in flat regions, on ramps and along straight edges, where places can't be told from each other (Shi and Tomasi
-    1994).
+    0 in flat regions, on ramps and along straight edges, where places are ambiguous (Shi and Tomasi 1994).
     """
     smooth = cv2.GaussianBlur(gray, (0, 0), 1.5)
     dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))

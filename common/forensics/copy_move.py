@@ -1,4 +1,4 @@
-"""Copy-move: regions of an image that show the same as another region of it."""
+"""Copy-move detection: regions of an image that duplicate another region of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,35 +15,34 @@ from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance
 
 VERSION = 1
-"""Raised with every change of what is found: fits of an ensemble on earlier findings are stale then."""
+"""Version of the detector, raised with every change of its results: an ensemble fitted on earlier ones is stale."""
 MATCHERS = (match_keypoints, match_blocks)
-"""Key points for texture, blocks for what is too smooth to have any."""
+"""Key points for textured regions, blocks for smooth ones."""
 LEAST_SCORE = 0.02
-"""Less probable copies are not returned."""
+"""Smallest score of a copy that is returned."""
 
 _WORKING_PIXELS = 1_200_000  # an image with more is scaled down to it: memory and time are bounded
-_MOST_ALIGNED = 24  # transforms that are looked at, those of the largest clusters: the time is bounded
+_MOST_ALIGNED = 24  # transforms that are aligned, those of the largest clusters first: bounds the time
 _MOST_COPIES = 12
-_SHARED = 0.3  # of the smaller of two regions: they show the same thing
+_SHARED = 0.3  # share of the smaller of two regions from which they are one place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Copy:
-    """Two regions of an image that show the same. Which of the two came first can't be told from matching them."""
+    """Two regions of an image that match. Which of the two is the original is unknown: the names are arbitrary."""
 
     source: np.ndarray
     """bool (H, W)"""
     target: np.ndarray
-    """bool (H, W): where `matrix` takes `source`."""
+    """bool (H, W): `source` mapped by `matrix`."""
     matrix: np.ndarray
     """float64 (2, 3): x, y of the source ↦ x, y of the target, in pixels; (0, 0) is the centre of the first pixel."""
     points: np.ndarray
-    """float32 (n, 2, 2): the matches that `matrix` was fitted to before the pixels refined it, x, y of source and
-    target."""
+    """float32 (n, 2, 2): the matches that `matrix` was first fitted to, x, y of source and target."""
     correlation: float
     """Mean local correlation of the two regions under `matrix`, in [-1, 1]."""
     score: float
-    """Calibrated probability, in [0, 1], that it is a copy and no natural repetition."""
+    """Calibrated probability in [0, 1] that it is a copy, not a natural repetition."""
 
     @property
     def mirrored(self) -> bool:
@@ -52,52 +51,52 @@ class Copy:
 
     @property
     def scale(self) -> float:
-        """Of the target, as a factor on lengths."""
+        """Scale of the target relative to the source, a factor on lengths."""
         return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
 
     @property
     def rotation(self) -> float:
-        """Of the target, clockwise as seen, in degrees within (-180, 180]; of a mirrored one after x ↦ −x."""
+        """Rotation of the target, clockwise, in degrees within (-180, 180]; of a mirrored one after x ↦ −x."""
         column = self.matrix[:, 0] * (-1 if self.mirrored else 1)
         return float(np.degrees(np.arctan2(column[1], column[0])))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
-    """Regions that show the same: what the metric counts as one instance. Two for a single copy, more for several."""
+    """Regions that match each other, one instance of the metric: two for a single copy, more for several."""
 
     copies: tuple[Copy, ...]
-    """At least one, the best score first."""
+    """At least one, sorted by descending score."""
 
     @property
     def mask(self) -> np.ndarray:
-        """All its regions, bool (H, W)."""
+        """Union of its regions, bool (H, W)."""
         return np.any([region for copy in self.copies for region in (copy.source, copy.target)], axis=0)
 
     @property
     def score(self) -> float:
-        """The best of its copies', in [0, 1]."""
+        """Highest score of its copies, in [0, 1]."""
         return self.copies[0].score
 
     @property
     def inliers(self) -> int:
-        """Matches that agree with the copies' transforms."""
+        """Number of matches that agree with the copies' transforms."""
         return sum(len(copy.points) for copy in self.copies)
 
 
 def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matches]] = MATCHERS) -> list[Group]:
-    """Match an image against itself.
+    """Find duplicated regions by matching an image against itself.
 
-    Matchers propose pairs of places; pairs that agree about a transform are fitted (`common.forensics.alignment`); a
-    region is where the pixels correlate under that transform; and what is known of a region and its like makes a
-    probability that it was copied (`common.forensics.resemblance`).
+    Matchers propose pairs of points; transforms are fitted to pairs that agree (`common.forensics.alignment`); a region
+    is where the pixels correlate under a transform; a logistic model of the region gives the probability that it was
+    copied (`common.forensics.resemblance`).
 
     Args:
-        image: uint8 (H, W, 3) RGB of any size. One of more than 1.2 megapixels is looked at on that scale.
-        matchers: uint8 gray image (H, W) → `Matches`. See also `common.forensics.learned`.
+        image: uint8 (H, W, 3) RGB of any size. Above 1.2 megapixels it is scaled down to that.
+        matchers: Functions from a gray image, uint8 (H, W), to `Matches`. See also `common.forensics.learned`.
 
     Returns:
-        The groups, the best score first; none where nothing is shown twice.
+        The groups by descending score; an empty list where nothing is duplicated.
     """
     height, width = image.shape[:2]
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -116,19 +115,19 @@ def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Mat
 
 
 def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matches]] = MATCHERS) -> list[Aligned]:
-    """Regions of a gray image, uint8 (H, W), that resemble another one, by copying or by nature."""
+    """Pairs of similar regions of a gray image, uint8 (H, W), copied or alike by nature."""
     both = _both_ways([matcher(gray) for matcher in matchers])
-    pixels, found, looked_at = gray.astype(np.float32), [], 0
+    pixels, found, n_aligned = gray.astype(np.float32), [], 0
     sets = cluster_matches(both, float(np.hypot(*gray.shape)))
     for matrix, points in chain.from_iterable(fit_transforms(both, chosen) for chosen in sets):
         if any(earlier.explains(points) for earlier in found):
             continue
-        if looked_at == _MOST_ALIGNED:
+        if n_aligned == _MOST_ALIGNED:
             break
-        looked_at += 1
+        n_aligned += 1
         if (aligned := align(pixels, matrix, points)) is None:
             continue
-        # Its refined transform may turn out to be that of an earlier one: the heavier one stays.
+        # Its refined transform may equal an earlier one: the one with the larger weight is kept.
         same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
         if all(aligned.weight > earlier.weight for earlier in same):
             found = [earlier for earlier in found if earlier not in same] + [aligned]
@@ -136,11 +135,11 @@ def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Match
 
 
 def _both_ways(parts: list[Matches]) -> Matches:
-    """All matches, each from source to target and from target to source: those of a copy then have one direction."""
+    """All matches in both directions, so that those of one copy share a direction."""
     source, target, linear = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("source", "target", "linear")
     )
-    sound = np.abs(np.linalg.det(linear)) > 1e-2  # else the way back is lost
+    sound = np.abs(np.linalg.det(linear)) > 1e-2  # else there is no inverse
     source, target, linear = source[sound], target[sound], linear[sound]
     return Matches(
         np.concatenate([source, target]),
@@ -150,10 +149,10 @@ def _both_ways(parts: list[Matches]) -> Matches:
 
 
 def _groups(found: list[Aligned], scores: np.ndarray) -> list[int]:
-    """Number of each region's group: those that share a place show the same. What is doubtful joins no other."""
+    """Group number of each region: regions that share a place are joined, those with a score below 0.5 are not."""
     sure = np.flatnonzero(scores >= 0.5)
     pairs = [(i, j) for i, j in combinations(sure, 2) if _share_a_place(found[i], found[j])]
-    return connected(pairs, len(found)).tolist()
+    return connected(np.array(pairs), len(found)).tolist()
 
 
 def _share_a_place(one: Aligned, other: Aligned) -> bool:
@@ -162,7 +161,7 @@ def _share_a_place(one: Aligned, other: Aligned) -> bool:
 
 
 def _at_size(aligned: Aligned, score: float, gray: np.ndarray, size: tuple[int, int]) -> Copy:
-    """A finding on the working scale, in the pixels of the image."""
+    """Convert a result from the working scale to the pixels of the image."""
     matrix, points, masks = aligned.matrix, aligned.points, complete_masks(gray, aligned)
     if gray.shape != size:
         factor = np.array(size[::-1]) / gray.shape[::-1]

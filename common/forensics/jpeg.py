@@ -15,4 +15,5 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
         uint8 (H, W, 3) RGB. A gray image stays gray.
     """
     _, buffer = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = np.asarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR))
+    return np.ascontiguousarray(decoded[..., ::-1])

@@ -1,4 +1,4 @@
-"""Copied places found by key points: SIFT of one image, matched against itself, plain and mirrored."""
+"""Matching of SIFT key points within one image, plain and mirrored."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ import numpy as np
 from common.forensics.matches import Matches
 
 MOST_KEYPOINTS = 5000
-RATIO = 0.8  # of the distances to a copy and to the nearest place that is none (Lowe 2004, section 7.1)
-_COPIES = 4  # of one place that can be told from its background
-_NEIGHBOURS = 12  # looked at: copies and background, each several times where key points are dense
+RATIO = 0.8  # of the distances to a copy and to the nearest place that is not one (Lowe 2004, section 7.1)
+_COPIES = 4  # of one place that can be distinguished from the background
+_NEIGHBOURS = 12  # per key point: copies and background, each several times where key points are dense
 _CONTRAST, _EDGE = 0.005, 20.0  # OpenCV has 0.04 and 10
-_ENLARGED = 600  # pixels; a shorter longer side is enlarged to it, by at most 2
+_ENLARGED = 600  # pixels: images with a shorter longer side are enlarged to it, by at most 2
 _CELLS = 16  # along each side, among which the key points are spread
 _RADIUS, _SIZES = 8.0, 1.5  # in pixels and sizes of the key point: nearer places are one place
 _CHUNK, _FOLDS = 128, 16  # rows of the matrix of similarities in work at once; see `_top`
@@ -20,7 +20,7 @@ _CHUNK, _FOLDS = 128, 16  # rows of the matrix of similarities in work at once; 
 
 @dataclass(frozen=True, eq=False)
 class Keypoints:
-    """n described places of an image. A place stands once for each of its orientations."""
+    """n key points with descriptors. A place occurs once for each of its orientations."""
 
     place: np.ndarray
     """float32 (n, 2): x, y in pixels of the image"""
@@ -44,13 +44,13 @@ def match_keypoints(gray: np.ndarray) -> Matches:
     A neighbour in descriptor space is taken when it lies below, or before another that lies below, `RATIO` times the
     distance of the next: the generalised ratio test (g2NN, Amerini et al. 2011), which lets up to 4 copies of one place
     pass, with the last gap instead of the first since two good copies are equally near. Key points that lie together
-    count as one place. Noise, repetition and likeness give matches too; their geometry has to tell.
+    count as one place. Noise and repetition give matches too; their geometry is checked later.
 
     Args:
         gray: uint8 (H, W), of any contrast.
 
     Returns:
-        The pairs, some thousand at most in most images; none in a flat one.
+        The pairs, a few thousand at most in most images; none in a flat one.
     """
     points = find_keypoints(gray)
     if len(points) < 2:
@@ -63,11 +63,11 @@ def match_keypoints(gray: np.ndarray) -> Matches:
 
 
 def find_keypoints(gray: np.ndarray, most: int = MOST_KEYPOINTS) -> Keypoints:
-    """Detect and describe key points, in weak contrast too.
+    """Detect and describe SIFT key points, with a threshold relative to the image's contrast.
 
     Args:
         gray: uint8 (H, W).
-        most: Number of key points, of which each part of the image gets its share; of these the strongest are kept.
+        most: Largest number of key points, spread over the image; in each part the strongest are kept.
     """
     height, width = gray.shape
     zoom = float(np.clip(_ENLARGED / max(height, width), 1, 2))
@@ -78,13 +78,13 @@ def find_keypoints(gray: np.ndarray, most: int = MOST_KEYPOINTS) -> Keypoints:
     low, high = np.percentile(gray, (0.5, 99.5))
     # As if the contrast were stretched to the full range, without rounding the pixels once more.
     contrast = _CONTRAST * max(high - low, 1.0) / 255
-    sift = cv2.SIFT_create(0, 3, contrast, _EDGE, 1.6, enable_precise_upscale=True)
+    sift = cv2.SIFT.create(0, 3, contrast, _EDGE, 1.6, enable_precise_upscale=True)
     found = sift.detect(gray, None)
     if not found:
         return Keypoints(*(np.empty(shape, np.float32) for shape in ((0, 2), 0, 0, (0, 128))))
     if len(found) > most:
         strength = np.array([point.response for point in found])
-        found = [found[i] for i in _spread(cv2.KeyPoint.convert(found), strength, gray.shape, most)]
+        found = [found[i] for i in _spread(np.asarray(cv2.KeyPoint.convert(found)), strength, gray.shape, most)]
     found, descriptor = sift.compute(gray, found)
     place, size, angle = (np.array([getattr(p, name) for p in found], np.float32) for name in ("pt", "size", "angle"))
     root = np.sqrt(descriptor / np.maximum(descriptor.sum(axis=1, keepdims=True), 1))
@@ -100,7 +100,7 @@ def mirror(descriptor: np.ndarray) -> np.ndarray:
 def link(points: Keypoints, first: np.ndarray, second: np.ndarray, mirrored: np.ndarray) -> Matches:
     """Matches of the key points with the given indices, int (n,), (n,), mirrored or not, bool (n,).
 
-    Of several between the same two places, by other orientations or the other way round, the first stands.
+    Of several between the same two places the first is kept.
     """
     places, number = np.unique(points.place, axis=0, return_inverse=True)
     pairs = np.sort(number.reshape(-1)[np.column_stack([first, second])], axis=1)
@@ -130,7 +130,7 @@ def _nearest(descriptor: np.ndarray, count: int) -> list[tuple[np.ndarray, np.nd
     """The nearest descriptors of each, plain and mirrored: indices and similarities (n, count), the nearest first.
 
     Mirroring exchanges the rows of a descriptor in pairs. Sums and differences of these pairs, of 64 numbers each, give
-    both similarities for the price of one: their products' sum is the plain one, their difference the mirrored one.
+    both similarities at the cost of one: the sum of their products is the plain one, the difference the mirrored one.
     """
     n = len(descriptor)
     half, other = descriptor[:, :64], mirror(descriptor)[:, :64]
@@ -148,14 +148,16 @@ def _nearest(descriptor: np.ndarray, count: int) -> list[tuple[np.ndarray, np.nd
         mirrored = np.subtract(a, b, out=a)
         plain[:, n:] = mirrored[:, n:] = -1
         tops.append((_top(plain, count), _top(mirrored, count)))
-    return [tuple(np.concatenate(part) for part in zip(*side, strict=True)) for side in zip(*tops, strict=True)]
+    return [
+        (np.concatenate([i for i, _ in side]), np.concatenate([s for _, s in side])) for side in zip(*tops, strict=True)
+    ]
 
 
 def _top(similarity: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns and values of the largest entries in each row of (r, n), the largest first.
 
-    The columns are folded to `_FOLDS` layers: the largest entries lie under the largest of the layers' maxima. To part
-    the maxima, and then what is under the best, takes a fraction of the time of parting everything.
+    The columns are folded to `_FOLDS` layers: the largest entries lie under the largest maxima of the layers.
+    Partitioning the maxima, and then the columns below the best, takes a fraction of the time of partitioning all.
     """
     r, n = similarity.shape
     width = n // _FOLDS

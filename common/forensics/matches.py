@@ -1,4 +1,4 @@
-"""Places of an image that look alike: what every matcher hands to `common.forensics.copy_move`."""
+"""Pairs of matching points within one image: the output of every matcher."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,20 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """n pairs of places in one image, in no order. A pair stands once: either of its places may be `source`."""
+    """n pairs of matching points in one image, unordered; each pair occurs once, with either point as `source`."""
 
     source: np.ndarray
     """float32 (n, 2): x, y in pixels of the image; (0, 0) is the centre of its first pixel."""
     target: np.ndarray
     """float32 (n, 2)"""
     linear: np.ndarray
-    """float32 (n, 2, 2): the surroundings of `source` at source + d look as those of `target` at target + linear · d.
-    Scale, rotation and mirroring (negative determinant), roughly: a matcher estimates them from one place alone."""
+    """float32 (n, 2, 2): the local linear map, which takes an offset d from `source` to linear · d from `target`.
+    Scale, rotation and mirroring (negative determinant), estimated roughly from the one pair."""
 
     def __post_init__(self) -> None:
         n = len(self.source)
         if not (self.source.shape == self.target.shape == (n, 2) and self.linear.shape == (n, 2, 2)):
-            raise ValueError(
-                f"shapes {self.source.shape}, {self.target.shape}, {self.linear.shape} don't belong together"
-            )
+            raise ValueError(f"shapes {self.source.shape}, {self.target.shape}, {self.linear.shape} do not match")
 
     def __len__(self) -> int:
         return len(self.source)

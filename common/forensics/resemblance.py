@@ -1,14 +1,14 @@
-"""How probable it is that two regions that look alike are copies, and not alike by nature.
+"""Score of a copy-move candidate: the probability that two similar regions are copies and not alike by nature.
 
-Cells, bands, letters and windows resemble each other; only a copy has the same grain. What is looked at, and a
-logistic model of it that was fitted on candidates of authentic images and of copy-moves in them
-(`benchmarks/copy_move_score.py`).
+Cells, bands, letters and windows resemble each other; only a copy has the same grain. The features, and a logistic
+model that was fitted on candidates of authentic images and of copy-moves in them (`benchmarks/copy_move_score.py`).
 """
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from scipy.special import expit
 
 from common.forensics.alignment import Aligned, warp_back
 
@@ -23,61 +23,61 @@ COEFFICIENTS = {
     "mirrored": -1.341,
     "repeated": -2.915,
 }
-"""Of the log-odds; `describe` says of what. In the fit, an image's best candidate was true in a third of the images."""
+"""Of the features that `describe` returns, in log-odds. The fit had a true copy in a third of the images."""
 INTERCEPT = -21.335
 
 MOST_PARALLEL = 4
-"""Other candidates of one place under the same turn and scale: with more of them it is a periodic texture, or text."""
+"""Other candidates of one place with the same rotation and scale; more of them mean a periodic texture or text."""
 MOST_OVERLAP = 0.25
-"""Share of a region that its copy covers: a region that goes on in its own copy is a periodic texture."""
+"""Share of a region that its copy covers; a larger overlap means a periodic texture."""
 LEAST_ENTROPY = 2.5
-"""Of a region's gray levels, in bits. Letters and lines, which are set and not copied, have fewer; so has an empty dark
-background, but a cell with its surroundings has more."""
+"""Of a region's gray levels, in bits. Letters, lines and empty dark background have less, cells with their surroundings
+more."""
 
 _SAME_TURN = 0.1  # largest difference of the linear parts of two transforms that are parallel
-_DETAIL = 1.2  # pixels: what a blur of this sigma takes away is detail
+_DETAIL = 1.2  # pixels: sigma of the blur whose residual is the detail
 _AROUND = 3.0  # pixels: sigma of the window that its strength is measured in
-_FLOOR = 0.5  # gray levels: weaker detail than that is rounding
+_FLOOR = 0.5  # gray levels: weaker detail is rounding
 _PADDING = 16  # pixels around a region, more than the windows reach
-_INNER = 5  # pixels: at the rim the windows look beyond the region
+_INNER = 5  # pixels: rim in which the windows reach beyond the region
 _LEAST = 30  # pixels that a correlation is taken of
 
 
 def resemblance(gray: np.ndarray, found: Sequence[Aligned]) -> np.ndarray:
-    """Probability of each region, in (0, 1), that it was copied.
+    """Probability of each candidate that it was copied, in (0, 1).
 
     Args:
         gray: float32 (H, W), gray levels.
-        found: All candidates of the image: what is found many times is natural.
+        found: All candidates of the image: frequent repetition is natural.
 
     Returns:
-        float64 (n,), 0 for what is natural without a doubt.
+        float64 (n,), 0 for text and periodic texture.
     """
     rows = describe(gray, found)
     logits = np.array([INTERCEPT + sum(COEFFICIENTS[name] * value for name, value in row.items()) for row in rows])
-    return np.where(natural(rows, found), 0, 1 / (1 + np.exp(-logits.clip(-30, 30))))
+    return np.where(natural(rows, found), 0, expit(logits.clip(-30, 30)))
 
 
 def natural(rows: Sequence[dict[str, float]], found: Sequence[Aligned]) -> np.ndarray:
-    """Which candidates are set, or periodic: bool (n,), from what `describe` says of them."""
+    """Which candidates are text or periodic texture, bool (n,); `rows` as from `describe`."""
     return np.array(
         [row["entropy"] < LEAST_ENTROPY or _is_periodic(one, found) for row, one in zip(rows, found, strict=True)], bool
     )
 
 
 def _is_periodic(one: Aligned, found: Sequence[Aligned]) -> bool:
-    """Whether a candidate is one of many parallel ones, or its region goes on in its own copy."""
+    """Whether a candidate is one of many parallel ones, or overlaps its own copy."""
     parallel = [other for other in found if np.abs(other.matrix[:, :2] - one.matrix[:, :2]).max() < _SAME_TURN]
     overlap = np.count_nonzero(one.source & one.target)
-    return _others(one, parallel) > MOST_PARALLEL or overlap > MOST_OVERLAP * np.count_nonzero(one.source)
+    return bool(_others(one, parallel) > MOST_PARALLEL or overlap > MOST_OVERLAP * np.count_nonzero(one.source))
 
 
 def describe(gray: np.ndarray, found: Sequence[Aligned]) -> list[dict[str, float]]:
-    """What is known of each candidate.
+    """Features of each candidate.
 
     Returns:
         `grain`: Fisher's z of the correlation of fine detail, times ln of the number of matches.
-        `faint_grain`: Fisher's z of the same where detail is faintest: edges, which all letters have, do not count.
+        `faint_grain`: Fisher's z of the same where detail is faintest: edges, which letters have, do not count.
         `contrast`: ln of the median strength of detail, in gray levels.
         `entropy`: of the region's gray levels, in bits, at most 6: that of text and drawings is low.
         `difference`: ln of the mean difference between the two regions, relative to their contrast.
@@ -137,14 +137,14 @@ def _entropy(levels: np.ndarray) -> float:
 
 
 def _distance(one: Aligned) -> float:
-    """Between the region's centre and where the transform takes it, in pixels."""
+    """Distance between the region's centre and its image, in pixels."""
     ys, xs = np.nonzero(one.source)
     centre = np.array([xs.mean(), ys.mean()])
     return float(np.linalg.norm(one.matrix @ (*centre, 1) - centre))
 
 
 def _others(one: Aligned, found: Sequence[Aligned]) -> int:
-    """How many times other candidates have more than half of the region as source or target."""
+    """Number of masks of other candidates that contain more than half of the region."""
     half = np.count_nonzero(one.source) / 2
     masks = (mask for other in found if other is not one for mask in (other.source, other.target))
-    return sum(np.count_nonzero(one.source & mask) > half for mask in masks)
+    return sum(bool(np.count_nonzero(one.source & mask) > half) for mask in masks)

@@ -1,4 +1,4 @@
-"""The attention gate of the seed design: learned spatial attention on a feature map."""
+"""The attention gate of the original recipe: learned spatial attention on a feature map."""
 
 from torch import Tensor, nn
 
@@ -6,8 +6,8 @@ from torch import Tensor, nn
 class AttentionGate(nn.Module):
     """Multiply a feature map by an attention map in (0, 1) computed from it.
 
-    1×1 convolution to half the channels, 3×3 to a quarter, 1×1 to one, sigmoid (seed: script 1; it leaves the two
-    hidden widths open).
+    1×1 convolution to half the channels, 3×3 to a quarter, 1×1 to one, sigmoid (original recipe, script 1, which leaves
+    the two hidden widths open).
     """
 
     def __init__(self, in_channels: int) -> None:

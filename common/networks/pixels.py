@@ -1,4 +1,4 @@
-"""Pixels as the networks take them."""
+"""Scaling and normalisation constants of the networks' input."""
 
 import torch
 from torch import Tensor
@@ -9,5 +9,5 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def unit_range(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]; those of floats stay as they are."""
+    """Images as floats in [0, 1]: uint8 ones are divided by 255, floats are returned as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images

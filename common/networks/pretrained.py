@@ -1,10 +1,10 @@
-"""Pretrained encoder weights, from the hub or a local file, loaded without a gap.
+"""Pretrained weights of encoders, from the hub or a local file, loaded completely.
 
 The hub is that of timm and segmentation-models-pytorch. A file holds a state dict with the key names of timm
 (`tu-` encoders) or torchvision / segmentation-models-pytorch (the others).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
 from torch import Tensor, nn
 
-from common.errors import UserError
-from common.networks.weight_files import first_line, read_state_dict
+from common.errors import UserError, first_line
+from common.networks.weight_files import read_state_dict
 
 HUB_TIMEOUT_S = 5
-# What follows the feature maps in a classifier; a segmentation encoder has no place for it.
+# Layers of a classifier behind the feature maps, which a segmentation encoder does not have.
 CLASSIFIER_PREFIXES = ("classifier.", "head.", "fc.", "_fc.", "last_linear.", "conv_head.", "bn2.", "norm_head.")
 
 
@@ -43,31 +43,31 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
         source,
         lambda: _download(encoder_name),
         hub_word="imagenet",
-        flag="--encoder-weights",
+        role="encoder weights",
         without="training from scratch",
     )
     if weights is not None:
-        target = encoder.model if encoder_name.startswith("tu-") else encoder
+        target = encoder.get_submodule("model") if encoder_name.startswith("tu-") else encoder
         load_complete(target, encoder_name, weights, source, CLASSIFIER_PREFIXES)
     return source
 
 
 def obtain_weights(
-    name: str, source: str, download: Callable[[], dict[str, Tensor]], *, hub_word: str, flag: str, without: str
+    name: str, source: str, download: Callable[[], dict[str, Tensor]], *, hub_word: str, role: str, without: str
 ) -> tuple[dict[str, Tensor] | None, str]:
-    """Fetch or read the pretrained weights that a user's flag asks for.
+    """Fetch pretrained weights from the hub, or read them from a file.
 
     Args:
         name: Of the network, for messages.
-        source: The flag's value: `hub_word`, `none`, `auto` (the hub, or `none` with one printed line and its reason
-            when that fails), or a file's path.
-        download: Gets the weights from the hub or from its cache on this machine, by the hub's client.
-        hub_word: How this flag spells "from the hub".
-        flag: Its name, for messages.
-        without: What becomes of the network without weights, for the line that `auto` prints.
+        source: `hub_word`, `none`, `auto` (the hub, or `none` with one printed line and its reason if that fails), or a
+            file's path.
+        download: Gets the weights from the hub or its local cache.
+        hub_word: Value of `source` for the hub.
+        role: What the weights are for the caller, for messages: `encoder weights`.
+        without: How the network goes on without weights, for the line that `auto` prints.
 
     Returns:
-        The state dict, or None, and what it was: `hub_word`, `none`, or the path.
+        The state dict, or None, and where it is from: `hub_word`, `none`, or the path.
 
     Raises:
         UserError: The hub or the file can't be read.
@@ -76,7 +76,7 @@ def obtain_weights(
         return None, "none"
     if source not in (hub_word, "auto"):
         if not Path(source).is_file():
-            raise UserError(f"{flag} {source}: no such file. Give a file, or {hub_word}, auto or none.")
+            raise UserError(f"{role} {source}: no such file. Give a file, or {hub_word}, auto or none.")
         return read_state_dict(Path(source)), source
     try:
         with hub_asked_once():
@@ -84,22 +84,21 @@ def obtain_weights(
     except Exception as error:  # the hub's client, its HTTP client and timm raise kinds of their own
         reason = first_line(error).removesuffix(".")
         if source == "auto":
-            print(f"{flag.strip('-').replace('-', ' ')}: none for {name}, {without} ({reason})")
+            print(f"{role}: none for {name}, {without} ({reason})")
             return None, "none"
         raise UserError(
-            f"the pretrained weights of {name} can't be fetched ({reason}). Give a local file with {flag} PATH, or "
-            f"do without them: {flag} none (or auto)."
+            f"the {role} of {name} can't be fetched ({reason}). Give a local file instead of {hub_word}, or none."
         ) from error
 
 
 @contextmanager
-def hub_asked_once() -> Iterator[None]:
-    """Ask the hub one short question; if it doesn't answer, only its cache on this machine is asked in the block.
+def hub_asked_once() -> Generator[None]:
+    """Within the block, use only the hub's local cache if the hub doesn't answer one short request.
 
-    That is instead of the hub client's minute of retries.
+    Otherwise the hub's client would retry for a minute.
 
     Raises:
-        OSError: What the block wanted is not in the cache either.
+        OSError: The hub doesn't answer, and the cache lacks what the block asks for.
     """
     offline = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = offline or not _hub_answers()
@@ -114,10 +113,10 @@ def hub_asked_once() -> Iterator[None]:
 def load_complete(
     target: nn.Module, name: str, weights: dict[str, Tensor], source: str, leftovers: tuple[str, ...]
 ) -> None:
-    """Load strictly: nothing of the target may stay random, and only what begins with `leftovers` may be left over.
+    """Load all of the target's parameters; of the weights, only those that begin with `leftovers` may be left over.
 
     Raises:
-        UserError: A gap, a surplus, or other shapes; the message names `source` and `name`.
+        UserError: Missing or surplus weights, or other shapes; the message names `source` and `name`.
     """
     own = target.state_dict()
     missing = sorted(own.keys() - weights.keys())
@@ -146,6 +145,6 @@ def _download(encoder_name: str) -> dict[str, Tensor]:
 def _hub_answers() -> bool:
     try:
         get_session().head(hub.ENDPOINT, timeout=HUB_TIMEOUT_S)
-    except Exception:  # whatever the HTTP client of the day raises: no answer
+    except Exception:  # of any HTTP client that the hub's uses
         return False
     return True

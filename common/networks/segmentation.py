@@ -1,4 +1,4 @@
-"""The ensemble's segmentation network: encoder, feature pyramid, attention gate, mask."""
+"""The ensemble's segmentation network: encoder, feature pyramid, attention gate, segmentation head."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from common.networks.attention import AttentionGate
 from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD, unit_range
 
 NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
-"""Fields of a configuration that describe the network."""
+"""Fields of a configuration that are arguments of the network."""
 
 
 class AttentionFPN(nn.Module):
     """FPN (Kirillov et al. 2019) with an attention gate on the decoder's features before the segmentation head.
 
-    The input is normalised inside, so that whoever holds the network needs no second piece of knowledge.
+    The network normalises its input itself.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class AttentionFPN(nn.Module):
         """Build the network with random weights.
 
         Args:
-            encoder_name: Of segmentation-models-pytorch; `tu-…` for timm's.
+            encoder_name: Encoder of segmentation-models-pytorch; `tu-…` for timm's.
             in_channels: RGB first; further channels are not normalised.
             decoder_channels: Width of the pyramid.
-            segmentation_channels: Width of the features behind it, which the gate sees; a multiple of 32 (the groups
-                of the decoder's normalisation).
+            segmentation_channels: Width of the features that enter the gate; a multiple of 32 (the groups of the
+                decoder's normalisation).
 
         Raises:
-            UserError: No such encoder, or one whose feature maps an FPN can't use.
+            UserError: The encoder does not exist, or an FPN can't use its feature maps.
         """
         super().__init__()
         try:
@@ -73,7 +73,7 @@ class AttentionFPN(nn.Module):
 
 
 def build_network(config: Any) -> AttentionFPN:
-    """The network that a configuration (object or dict of plain values) describes, with random weights."""
+    """The network of a configuration (an object, or a dict of plain values), with random weights."""
     values = config if isinstance(config, dict) else vars(config)
     return AttentionFPN(**{field: values[field] for field in NETWORK_FIELDS})
 
@@ -82,7 +82,7 @@ def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
     """Rebuild the trained network from the checkpoint alone, in evaluation mode.
 
     Raises:
-        UserError: Weights and configuration do not belong together; the message names `path`.
+        UserError: The weights are not those of the configuration's network; the message names `path`.
     """
     network = build_network(checkpoint["config"])
     try:

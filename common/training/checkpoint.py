@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code, and enough to rebuild the network."""
+"""Writing and reading of checkpoints: atomically, and without running code that a file contains."""
 
 import importlib.metadata
 import platform
@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import written_whole
 
 REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", "threshold", "calibration")
-"""Of a segmentation member's checkpoint."""
+"""Those of a segmentation member's checkpoint."""
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -27,24 +27,22 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
     Args:
         path: Of the file.
         required: The keys that it must have.
-        mapped: Map the file instead of reading it, so that what is never looked at takes no memory: the states of
-            optimiser and average are two thirds of it. For those who let go of the tensors before the file may change.
+        mapped: Map the file instead of reading it, so that what is never used, such as the optimiser's state, takes no
+            memory. The caller must drop the tensors before the file may change.
 
     Raises:
-        UserError: The file is missing, broken, holds anything but plain types, or lacks a required key: it is no
-            checkpoint of this project, or one of another kind.
+        UserError: The file is missing, is broken, contains anything but plain types, or lacks a required key.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} can't be read as a checkpoint ({reason}). Train it again.") from error
+        raise UserError(f"{path} can't be read as a checkpoint ({first_line(error)}). Train it again.") from error
     missing = [key for key in required if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         lacking = ", ".join(missing)
-        raise UserError(f"{path} is no checkpoint of this project, or not of the kind wanted here: it lacks {lacking}.")
+        raise UserError(f"{path} is no checkpoint of this project, or not of the kind needed here: it lacks {lacking}.")
     return checkpoint
 
 
@@ -53,8 +51,8 @@ def find_checkpoint(models_dir: Path, name: str, of: str, otherwise: str) -> Pat
 
     Args:
         models_dir: The folder.
-        name: What its own begins with.
-        of: What it detects, for the message.
+        name: Beginning of the file's name.
+        of: What the network detects, for the message.
         otherwise: What the user can do besides keeping one, for the message.
 
     Raises:
@@ -68,6 +66,6 @@ def find_checkpoint(models_dir: Path, name: str, of: str, otherwise: str) -> Pat
 
 
 def versions() -> dict[str, str]:
-    """Versions of what shaped the weights."""
+    """Versions of Python and of the packages that shape the weights."""
     packages = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "pillow")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}

@@ -1,6 +1,6 @@
-"""Fine-tuning on mined examples: what scripts 2 and 3 share."""
+"""Fine-tuning of a member on mined hard examples (scripts 2 and 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from common.training.mining import Miner, comparison, misses_by_size, scan
 def mine_and_fit(
     config: MiningConfig,
     split: Split,
-    train: list[Sample],
+    train: Sequence[Sample],
     *,
     name: str,
     forged: bool,
@@ -31,9 +31,9 @@ def mine_and_fit(
 
     Args:
         config: Of the run.
-        split: Its validation images are scanned before and after, for the tables alone.
+        split: Its validation images are scanned before and after, for the printed tables only.
         train: The images that are mined and trained on.
-        name: Of what is looked for: `hard_negative` or `hard_false_negative`.
+        name: Of the hard examples: `hard_negative` or `hard_false_negative`.
         forged: Whether forged or authentic images are mined.
         find: The hard ones of a scan (see `common.training.mining`).
     """
@@ -42,8 +42,8 @@ def mine_and_fit(
     train_set = ForgeryDataset(train, config.image_size, basic_augmentation())
     val_set = ForgeryDataset(split.val, config.image_size)
     keep_decoded(config, split, train_set, val_set)
-    look = partial(scan, batch_size=config.batch_size, workers=config.workers)
-    before = look(model.to(process_state().device), val_set)
+    scan_batches = partial(scan, batch_size=config.batch_size, workers=config.workers)
+    before = scan_batches(model.to(process_state().device), val_set)
 
     sampler = WeightedSampler([1.0] * len(train), config.seed)
     miner = Miner(
@@ -51,7 +51,7 @@ def mine_and_fit(
         models_dir=config.models_dir,
         samples=train,
         candidates=[position for position, sample in enumerate(train) if sample.forged == forged],
-        scan=partial(look, model, train_set),
+        scan=partial(scan_batches, model, train_set),
         find=find,
         sampler=sampler,
         hard_weight=config.hard_weight,
@@ -61,7 +61,7 @@ def mine_and_fit(
     fit_member(config, split, model, train_set, val_set, sampler, miner.before_epoch)
 
     best = config.models_dir / f"{config.name}_best.pth"
-    after = look(load_network(load_checkpoint(best), best).to(process_state().device), val_set)
+    after = scan_batches(load_network(load_checkpoint(best), best).to(process_state().device), val_set)
     if process_state().is_main_process:
         print(f"the {len(split.val)} images of the validation fold, before and after:\n{comparison(before, after)}")
         print(f"misses by size, before:\n{misses_by_size(before)}\nafter:\n{misses_by_size(after)}")

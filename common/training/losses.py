@@ -1,4 +1,7 @@
-"""Losses `(logits, target)`, mean over the batch: for masks, both (N, 1, H, W), target 0 or 1; for clips, see there."""
+"""Losses of `(logits, target)`, averaged over the batch.
+
+Those of masks take both as (N, 1, H, W), the target 0 or 1; `ClassFocalLoss` takes logits and classes of clips.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -7,6 +10,8 @@ from torch.nn import functional as F
 
 class FocalLoss(nn.Module):
     """Mean over all pixels of α_t (1 − p_t)^γ · BCE (Lin et al. 2017, eq. 5).
+
+    `torchvision.ops.sigmoid_focal_loss` agrees to 1e-6, but for γ < 1 its gradient is nan wherever p_t rounds to 1.
 
     Args:
         alpha: Weight of forged pixels in [0, 1]; authentic ones get 1 − alpha.
@@ -31,11 +36,10 @@ class DiceLoss(nn.Module):
     """1 − Dice of each image, averaged; for an authentic image the Dice of its *background*.
 
     With p the probabilities and t the target: 1 − 2 Σpt / (Σp + Σt) (Milletari et al. 2016, without squares).
-    An authentic image has no foreground to overlap with: the quotient is 0/p = 0, its loss 1 and its gradient zero
-    whatever is predicted, and libraries set it to zero, so that false positives cost nothing. Its background,
-    however, is everything: 1 − 2 Σ(1−p) / (Σ(1−p) + n) = p̄ / (2 − p̄) with p̄ the mean probability, which is 0
-    only for an empty prediction, has the gradient of at least ½ and is never undefined.
-    Each image counts the same, so that a tiny forgery weighs as much as a large one.
+    An authentic image has no foreground: the quotient is 0, so that the loss is 1 and its gradient 0 whatever is
+    predicted; libraries skip it, so that false positives cost nothing. Of its background, which is the whole image,
+    1 − Dice is 1 − 2 Σ(1−p) / (Σ(1−p) + n) = p̄ / (2 − p̄) with p̄ the mean probability: 0 only for an empty prediction,
+    with a gradient of at least ½, and never undefined. Each image has the same weight, whatever its forgery's size.
     """
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -50,7 +54,7 @@ class DiceLoss(nn.Module):
 
 
 class CombinedLoss(nn.Module):
-    """focal_weight · focal + dice_weight · Dice (seed: 0.7 and 0.3)."""
+    """focal_weight · focal + dice_weight · Dice (original recipe: 0.7 and 0.3)."""
 
     def __init__(
         self, *, alpha: float = 0.75, gamma: float = 3.0, focal_weight: float = 0.7, dice_weight: float = 0.3
@@ -68,8 +72,8 @@ class CombinedLoss(nn.Module):
 class ClassFocalLoss(nn.Module):
     """Mean over clips of w_t (1 − p_t)^γ · cross-entropy (Lin et al. 2017, eq. 5), with weights by class.
 
-    Not divided by the sum of the weights, as torch's weighted cross-entropy is: that sum differs from batch to batch,
-    so that accumulated small batches would not be a large one.
+    Unlike torch's weighted cross-entropy it is not divided by the sum of the weights, which differs between batches:
+    accumulated small batches are the same as a large one.
 
     Args:
         weights: (C,), of the classes.

@@ -1,12 +1,11 @@
-"""What every segmentation script does: the images of a fold, the network with its first weights, the training."""
+"""Training of a segmentation member, as all scripts do it: split of the data, first weights, loss, cache, fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from common.config.segmentation import TrainConfig
@@ -20,15 +19,17 @@ from common.errors import UserError
 from common.networks.pretrained import load_encoder_weights
 from common.networks.segmentation import NETWORK_FIELDS, AttentionFPN, build_network, load_network
 from common.training.checkpoint import load_checkpoint
-from common.training.engine import fit
+from common.training.engine import Data, Objective, build_seeded, fit
 from common.training.losses import CombinedLoss
 from common.training.optimizing import freeze_unused
 from common.training.validation import validate
 
+Config = TypeVar("Config", bound=TrainConfig)
+
 
 @dataclass(frozen=True)
 class Split:
-    """The images of a run."""
+    """The images of a run, split by folds."""
 
     train: PackedList[Sample]
     val: PackedList[Sample]
@@ -37,14 +38,13 @@ class Split:
 
 
 def load_split(config: TrainConfig) -> Split:
-    """Seed everything, read the data folder, and part it into the fold that validates and the others.
+    """Read the data folder and split it into the fold that validates and the others.
 
     Raises:
         UserError: As `load_samples` and `assign_folds`.
     """
-    set_seed(config.seed)
     state = process_state()
-    # The others then find the index that the main process has written, and need not say again what it said.
+    # The other processes then find the index that the main process has written, and need not repeat its messages.
     with state.main_process_first(), main_process_prints():
         samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
     folds = assign_folds(samples, config.folds, config.seed)
@@ -54,19 +54,19 @@ def load_split(config: TrainConfig) -> Split:
     return Split(train, val, fingerprint(samples))
 
 
-def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, TrainConfig]:
-    """The network with its first weights: of another member's checkpoint (`--init`), or of a pretrained encoder.
+def start_network(config: Config, split: Split) -> tuple[AttentionFPN, Config]:
+    """The network with its first weights: of another member's checkpoint (`init`), or of a pretrained encoder.
 
     Returns:
-        The network, and the configuration as it is after that: with the encoder weights that were really loaded, or
-        with network, image size and encoder weights of the other member.
+        The network, and the configuration with what was loaded: the encoder weights, or network, image size and encoder
+        weights of the other member.
 
     Raises:
         UserError: The checkpoint is missing, or was trained on images that validate here; or as
             `load_encoder_weights`.
     """
     if config.init == "none":
-        model = build_network(config)
+        model = build_seeded(config.seed, lambda: build_network(config))
         if not config.resume:  # then the checkpoint has the weights
             with process_state().main_process_first(), main_process_prints():  # the others find them in the hub's cache
                 loaded = load_encoder_weights(model.encoder, config.encoder_name, config.encoder_weights)
@@ -83,7 +83,7 @@ def start_network(config: TrainConfig, split: Split) -> tuple[AttentionFPN, Trai
     theirs = checkpoint["config"]
     if checkpoint.get("data_fingerprint") != split.fingerprint:
         process_state().print(
-            f"note: {path} was trained on other data; if they share images with this fold, its figures flatter"
+            f"note: {path} was trained on other data; if they share images with this fold, its metrics are too good"
         )
     elif differing := [f for f in ("folds", "fold", "seed") if theirs[f] != getattr(config, f)]:
         flags = ", ".join(f"--{field} {theirs[field]}" for field in differing)
@@ -112,16 +112,14 @@ def fit_member(
     sampler: WeightedSampler,
     before_epoch: Callable[[int], bool] | None = None,
 ) -> None:
-    """Train with focal and Dice loss as configured (`common.training.engine.fit`), and print the best epoch's figures.
-
-    Decoded images are kept in the cache as configured.
+    """Train with focal and Dice loss (`common.training.engine.fit`), and print the metrics of the best epoch.
 
     Args:
-        config: What to do.
+        config: Of the run.
         split: Where the data sets come from.
         model: With its first weights.
         train_set: Drawn from by the sampler.
-        val_set: Seen in order.
+        val_set: Read in order.
         sampler: Of the training images.
         before_epoch: As `fit`.
     """
@@ -131,19 +129,20 @@ def fit_member(
         focal_weight=config.focal_weight,
         dice_weight=config.dice_weight,
     )
-    torch.backends.cudnn.benchmark = True  # of sizes that stay the same
+    torch.backends.cudnn.benchmark = True  # sizes stay the same
     freeze_unused(model, 1, config.in_channels, config.image_size, config.image_size)
     keep_decoded(config, split, train_set, val_set)
-    train_loader = make_loader(train_set, config.batch_size, config.workers, sampler)
-    val_loader = make_loader(val_set, config.batch_size, config.workers)
     metrics = fit(
         config,
         model,
-        partial(segmentation_step, loss),
-        partial(validate, recall_weight=config.recall_weight),
-        train_loader,
-        val_loader,
-        split.fingerprint,
+        Objective(
+            step=partial(segmentation_step, loss), validate=partial(validate, recall_weight=config.recall_weight)
+        ),
+        Data(
+            make_loader(train_set, config.batch_size, config.workers, sampler),
+            make_loader(val_set, config.batch_size, config.workers),
+            split.fingerprint,
+        ),
         before_epoch=before_epoch,
     )
     process_state().print(
@@ -154,10 +153,9 @@ def fit_member(
 
 
 def keep_decoded(config: TrainConfig, split: Split, *datasets: ForgeryDataset) -> None:
-    """Give the data sets a cache of the split's images, one for all of the same form; a set that has one keeps it."""
+    """Give the data sets a cache of decoded images, shared by those of the same form; a set that has one keeps it."""
     caches: dict[Form, PixelCache] = {}
     for dataset in datasets:
-        dataset.reduced_decode = config.reduced_decode
         if not config.cache_gb or dataset.cache is not None:
             continue
         if dataset.form not in caches:

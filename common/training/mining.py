@@ -1,7 +1,7 @@
-"""Hard examples: the training images that the network gets most wrong, found again and again, and drawn more often.
+"""Mining of hard examples in rounds: scan of the training images, lists of the worst, weights for the sampler.
 
-A hard negative is an authentic image where the network sees forged pixels (mined in rounds since Sung and Poggio 1994);
-a hard false negative is a forgery that it misses.
+A hard negative is an authentic image in which the network finds forged pixels (Sung and Poggio 1994); a hard false
+negative is a forgery that it misses.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import Subset
@@ -28,7 +27,7 @@ from common.tables import read_table
 from common.training.validation import FALSE_POSITIVE_SHARE, PIXEL_THRESHOLD
 
 HARD_RECALL = 0.5
-"""A forgery is missed when less than this share of its pixels is found (seed, script 3)."""
+"""A forgery is missed if less than this share of its pixels is found (original recipe, script 3)."""
 COLUMNS = ["case_id", "forged", "size", "flagged_share", "recall"]
 ROUND_COLUMNS = ["case_id", "flagged_share", "recall", "size"]
 
@@ -42,30 +41,31 @@ def scan(
     batch_size: int,
     workers: int = 0,
 ) -> pd.DataFrame:
-    """Look at every sample once, without augmentation, as the network sees it in training.
+    """Run the network on every sample once, without augmentation.
 
-    The samples are shared out over the processes of the run; every process gets the whole table.
+    The samples are split between the processes of the run; every process gets the whole table.
 
     Args:
         model: Logits (N, 1, H, W) for the set's images; it stays on its device and in its mode (training or not).
-        dataset: That is trained on, for instance: its cache and its decoding are used, its augmentation is not.
-        positions: Which of its samples to look at; all without them.
-        batch_size: Images a step and process.
-        workers: Processes that load images, 0 for none.
+        dataset: For instance that of the training: its cache is used, its augmentation is not.
+        positions: Those of its samples to scan; by default all.
+        batch_size: Images per step and process.
+        workers: Processes that load images; 0 for none.
 
     Returns:
-        A row a sample, in order and labelled with its position: `case_id`; `forged`; `size` (of the forgery, or
-        `authentic`); `flagged_share`, the share of pixels at 0.5 or above; `recall`, the pixel recall there, nan for an
-        authentic image.
+        A row per sample, in order, labelled with its position: `case_id`; `forged`; `size` (of the forgery, or
+        `authentic`); `flagged_share`, the share of pixels at 0.5 or above; `recall`, the pixel recall at 0.5, nan for
+        an authentic image.
     """
     device, was_training = next(model.parameters()).device, model.training
     state = process_state()
     positions = list(range(len(dataset)) if positions is None else positions)
     with state.split_between_processes(positions) as part:
-        loader = make_loader(Subset(dataset, part), batch_size, workers)
+        loader = make_loader(Subset(dataset, part), batch_size, workers)  # pyrefly: ignore[bad-argument-type] # a list
     rows = []
     model.eval()
-    with tqdm(desc="mining", total=len(part), unit="img", leave=False, disable=_quiet(state)) as bar:
+    hidden = None if state.is_main_process else True
+    with tqdm(desc="mining", total=len(part), unit="img", leave=False, disable=hidden) as bar:
         for batch in loader:
             probs = torch.sigmoid(model(batch["image"].to(device)).float())
             pred, truth = (probs >= PIXEL_THRESHOLD)[:, 0].cpu().numpy(), batch["mask"][:, 0].numpy()
@@ -79,10 +79,10 @@ def scan(
 
 
 def hard_negatives(scanned: pd.DataFrame, most: int = 500) -> list[int]:
-    """The `most` authentic images with the largest flagged share above 0.1 %, the worst first (seed, script 2).
+    """The `most` authentic images with the largest flagged share above 0.1 %, the worst first (original recipe).
 
     Returns:
-        Their labels in the table's index: positions among what was scanned.
+        Their labels in the table's index: positions in the data set that was scanned.
     """
     hard = scanned[~scanned["forged"] & (scanned["flagged_share"] > FALSE_POSITIVE_SHARE)]
     return hard.sort_values("flagged_share", ascending=False, kind="stable").index[:most].tolist()
@@ -90,36 +90,35 @@ def hard_negatives(scanned: pd.DataFrame, most: int = 500) -> list[int]:
 
 def hard_false_negatives(scanned: pd.DataFrame, min_recall: float = HARD_RECALL) -> list[int]:
     """The forged images with a pixel recall below `min_recall`, the worst first; labels as for `hard_negatives`."""
-    hard = scanned[scanned["recall"] < min_recall]  # nan, of an authentic image, is not below
+    hard = scanned[scanned["recall"] < min_recall]  # nan, of an authentic image, is not
     return hard.sort_values("recall", kind="stable").index.tolist()
 
 
 def write_round(path: Path, scanned: pd.DataFrame, hard: Sequence[int]) -> None:
     """Write the hard examples of a round (labels in the table's index) in their order, as CSV.
 
-    The column `size` also tells an authentic image from the forged one of the same case id.
+    The column `size` also distinguishes an authentic image from the forged one of the same case id.
     """
     with written_whole(path) as file:
         scanned.loc[list(hard), ROUND_COLUMNS].to_csv(file, index=False)
 
 
 def read_round(path: Path, samples: Sequence[Sample]) -> list[int]:
-    """Read the list of a round back, as positions in `samples`.
+    """Read the list of a round, as positions in `samples`.
 
     Raises:
-        UserError: The file is missing or no such table, names an image that is not among the samples, or two of the
-            samples have the same name.
+        UserError: The file is missing, is no such table, or names an image that is not among the samples.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: the run can't go on without it; start it without --resume.")
+        raise UserError(f"{path} does not exist; the run can't continue without it. Start it without --resume.")
     positions = _positions(samples)
     table = read_table(path, ROUND_COLUMNS)
     keys = [(case_id, size != "authentic") for case_id, size in zip(table["case_id"], table["size"], strict=True)]
     for case_id, forged in keys:
         if (case_id, forged) not in positions:
             raise UserError(
-                f"{path}: the {_label(forged)} image {case_id} is not among the training images. The list is of "
-                "another run or of other data; start this run without --resume."
+                f"{path}: the {_label(forged)} image {case_id} is not among the training images. The list belongs to "
+                "another run or other data; start this run without --resume."
             )
     return [positions[key] for key in keys]
 
@@ -128,36 +127,36 @@ def read_round(path: Path, samples: Sequence[Sample]) -> list[int]:
 class Miner:
     """Rounds of mining: its `before_epoch` is the hook of `common.training.engine.fit`.
 
-    The epochs of the run are shared evenly by the rounds. Each round begins with a scan by the network as it then is;
+    The epochs of the run are divided evenly between the rounds. Each round begins with a scan by the current network;
     what was hard in any round so far keeps the weight of a hard example until the run ends.
     """
 
     name: str
-    """`hard_negative` or `hard_false_negative`, for the lists and for what is printed."""
+    """`hard_negative` or `hard_false_negative`, for the lists and the printed messages."""
     models_dir: Path
     """Where the list of each round is written, as <name>_round_<k>.csv, k from 1."""
     samples: Sequence[Sample]
-    """Those that are trained on, and no others."""
+    """The training images."""
     candidates: Sequence[int]
     """Positions in `samples` of the images to mine, all forged or all authentic."""
     scan: Callable[[Sequence[int]], pd.DataFrame]
-    """`scan`, of positions in `samples`, for the network that is trained."""
+    """`scan` of positions in `samples` by the network that is trained."""
     find: Callable[[pd.DataFrame], list[int]]
     """`hard_negatives` or `hard_false_negatives`."""
     sampler: WeightedSampler
-    """Of the training loader; its weights become `mining_weights`."""
+    """That of the training loader; it gets `mining_weights`."""
     hard_weight: float
     """Weight of a hard example."""
     rounds: int
     epochs: int
-    """Of the whole run."""
+    """Number of epochs of the whole run."""
     hard: set[int] = field(default_factory=set, init=False)
     """Positions in `samples` of the hard examples of all rounds so far."""
     known: int = field(default=0, init=False)
-    """Rounds that `hard` holds."""
+    """Number of rounds that `hard` covers."""
 
     def __post_init__(self) -> None:
-        """Refuse what would fail only after hours.
+        """Check what would otherwise fail in the middle of the run.
 
         Raises:
             UserError: More rounds than epochs, nothing to mine, or two samples of the same name.
@@ -165,23 +164,20 @@ class Miner:
         if self.rounds < 1 or 0 < self.epochs < self.rounds:
             raise UserError(f"--rounds is {self.rounds}; it must be from 1 to the number of epochs, {self.epochs}.")
         if not self.candidates:
-            raise UserError(f"no image to look for {self._plural} in: the training folds have none of that kind.")
+            raise UserError(f"the training folds have no images to search for {self._plural}.")
         _positions(self.samples)
 
     def before_epoch(self, epoch: int) -> bool:
-        """Mine if the epoch is the first of a round, and weigh the samples.
+        """Mine if the epoch, counted from 0, is the first of a round, and set the sampler's weights.
 
-        To be called before each epoch of a run, and before the epoch's random state is set, since a scan draws from it.
-        A resumed run takes the rounds before it from their lists.
-
-        Args:
-            epoch: Of the whole run, from 0.
+        To be called before each epoch of a run, and before the epoch's seed is set, since a scan draws random numbers.
+        A resumed run reads the lists of the rounds before it.
 
         Returns:
-            False when a round found nothing that the earlier ones had not: the run is to stop.
+            False if a round found nothing new: the run should stop.
 
         Raises:
-            UserError: The list of an earlier round is missing, or is of other data.
+            UserError: The list of an earlier round is missing, or belongs to other data.
         """
         number = self._round(epoch)
         begins = epoch == 0 or self._round(epoch - 1) < number
@@ -193,11 +189,11 @@ class Miner:
         return self._mine(number) if begins else True
 
     def _mine(self, number: int) -> bool:
-        """Scan, list and weigh the hard examples of a round; whether to go on."""
+        """Scan, list and weigh the hard examples of a round; returns whether to go on."""
         scanned = self.scan(self.candidates)
         found = self.find(scanned)
         new = set(found) - self.hard
-        go_on = bool(new) or number == 1  # in the first, no hard example only means plain weights
+        go_on = bool(new) or number == 1  # without hard examples the first round trains with plain weights
         if process_state().is_main_process:
             write_round(self._path(number), scanned, found)
             among = f"{len(scanned)} {_label(self.samples[self.candidates[0]].forged)} images"
@@ -224,7 +220,7 @@ class Miner:
 
 
 def comparison(before: pd.DataFrame, after: pd.DataFrame) -> str:
-    """What training changed on the same images, from two tables of `scan`: a text table for people.
+    """Metrics of two scans of the same images, before and after a training, and their change, as a text table.
 
     `false positives` is the share of authentic images with more than 0.1 % of pixels flagged, `flagged share` the mean
     share of such pixels, which may fall while every image is still flagged; the rest is mean pixel recall.
@@ -240,7 +236,7 @@ def comparison(before: pd.DataFrame, after: pd.DataFrame) -> str:
 
 
 def misses_by_size(scanned: pd.DataFrame) -> str:
-    """Forged images, those missed (pixel recall below 0.5) and their share, for each size: a text table for people."""
+    """Forged images, those missed (pixel recall below 0.5) and their share, by size, as a text table."""
     forged = scanned[scanned["forged"]]
     misses = (forged["recall"] < HARD_RECALL).groupby(forged["size"]).agg(["size", "sum", "mean"]).reindex(SIZES)
     misses.columns = ["n", "misses", "share"]
@@ -273,9 +269,5 @@ def _positions(samples: Sequence[Sample]) -> dict[tuple[str, bool], int]:
     return positions
 
 
-def _label(forged: bool) -> str:
+def _label(forged: bool) -> str:  # noqa: FBT001 # its one argument
     return "forged" if forged else "authentic"
-
-
-def _quiet(state: PartialState) -> bool | None:
-    return None if state.is_main_process else True

@@ -1,21 +1,20 @@
-"""What the optimiser is given, groups of parameters and their learning rates; and the average of what it makes."""
+"""Parameter groups of the optimiser, learning rate schedules, and freezing of unused parameters."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.config.run import RunConfig
 
 FLOOR = 5e-4
-"""Where `cosine` begins and ends, as a share of the peak (SPAI, CVPR 2025: 2.5e-7 of 5e-4)."""
+"""First and last rate of `cosine` as a share of the peak (SPAI, CVPR 2025: 2.5e-7 of 5e-4)."""
 RESTART_FLOOR = 1e-6
-"""The rate at the end of each cycle of `warm_restarts` (seed: Spotter)."""
+"""The rate at the end of each cycle of `warm_restarts` (original recipe of script 8)."""
 
 
 def layer_groups(
@@ -27,7 +26,7 @@ def layer_groups(
     Parameters of one dimension or none (biases, norms, scalars) get no weight decay.
 
     Args:
-        model: Every parameter comes into exactly one group, a frozen one too: it may be trained later.
+        model: Every parameter is in exactly one group, a frozen one too: it may be trained later.
         depth_of: The depth of a parameter, from its name; 0 is nearest to the image.
         lr: Of the deepest parameters.
         weight_decay: Of matrices and larger.
@@ -51,10 +50,7 @@ def layer_groups(
 
 
 def schedule_of(config: RunConfig, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
-    """The learning rates that a configuration asks for, from one optimiser step to the next.
-
-    The rate of each of the optimiser's groups is its peak.
-    """
+    """The schedule of a configuration, by optimiser steps; the rate of each of the optimiser's groups is its peak."""
     steps = config.epochs * steps_per_epoch
     if config.schedule == "constant" or steps == 0:
         return ConstantLR(optimizer, factor=1.0)
@@ -68,32 +64,14 @@ def schedule_of(config: RunConfig, optimizer: Optimizer, steps_per_epoch: int) -
     return LambdaLR(optimizer, lambda step: FLOOR + (1 - FLOOR) * _cosine(step, warmup, steps))
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of a model's weights and buffers (the statistics of batch norm among them).
-
-    After t updates the decay is min(decay, (1 + t) / (10 + t)), as in TensorFlow's `ExponentialMovingAverage`: with
-    `decay` from the start, the random first weights would stay in for about 1 / (1 − decay) steps.
-
-    Args:
-        model: With its first weights; its copy is the result's `module`.
-        decay: In [0, 1): how much of the average an update keeps.
-    """
-
-    def update(averages: list[Tensor], now: list[Tensor], updates: Tensor | int) -> None:
-        count = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, now, updates)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-
-
 def freeze_unused(model: nn.Module, *shape: int) -> None:
-    """Freeze what the output does not depend on, such as the last layer of an encoder whose features alone are used.
+    """Freeze the parameters that the output does not depend on, such as the last layer of a truncated encoder.
 
-    Nothing would train it, and several processes wait for the gradient of all that requires one.
+    No step trains them, and several processes wait for the gradients of all that require one.
 
     Args:
         model: Its output is a tensor. Statistics of batch norm stay as they are.
-        shape: Of an input that it takes; some encoders take one size alone.
+        shape: Of an input; some encoders accept one size only.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training
@@ -108,6 +86,6 @@ def _cosine(step: int, warmup: float, steps: int) -> float:
     """Height between floor (0) and peak (1): linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
     if step < warmup:
         return step / warmup
-    # Several processes make a few steps more than were counted when their shares do not come out even.
+    # Several processes make a few steps more than were counted if the images do not divide evenly.
     progress = min((step - warmup) / (steps - warmup), 1.0)
     return (1 + math.cos(math.pi * progress)) / 2

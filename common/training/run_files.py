@@ -1,4 +1,4 @@
-"""The files of a run: what is written after an epoch, and where a continuation goes on."""
+"""The checkpoints and the metrics file of a training run, and its continuation from them."""
 
 import math
 import time
@@ -7,49 +7,48 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from common.config.run import RunConfig
 from common.errors import UserError
 from common.files import write_json
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
 
-# What a run needs of a checkpoint to go on from it.
 CONTINUATION_KEYS = (
     *("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "epoch", "config", "data_fingerprint"),
     *("best_epoch", "best_score", "best_metrics", "seconds"),
 )
+"""What a continuation needs of a checkpoint."""
+REMOVED = {"ema_decay": 0.0, "reduced_decode": False, "mixup": 0.0, "cutmix": 0.0}
+"""Fields of earlier versions' configurations that shaped the weights, and the value that is now the only one."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What one validation found."""
+    """Result of one validation."""
 
     metrics: dict[str, float]
     score: float
-    """What picks the best epoch, the larger the better; nan is the worst."""
+    """What selects the best epoch, the larger the better; nan is the worst."""
     kept: dict[str, Any] = field(default_factory=dict)
-    """What the checkpoint keeps besides, for those who decide with this network: plain types."""
+    """Further entries of the checkpoint, for decisions with this network: plain types."""
 
 
 class Run:
-    """A run that saves itself. Every process holds one; the main process's writes."""
+    """State of a run that is saved after every epoch. Every process holds one; only the main process writes."""
 
     def __init__(
         self,
         config: RunConfig,
         accelerator: Accelerator,
         model: nn.Module,
-        average: AveragedModel | None,
         optimizer: Any,
         scheduler: Any,
         fingerprint: str,
         criterion: str,
     ) -> None:
-        """Hold what is saved: the prepared model, its average if there is one, optimiser and schedule (see `fit`)."""
-        self.config, self.accelerator, self.fingerprint = config, accelerator, fingerprint
-        self.criterion, self.average = criterion, average
-        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        """Hold what is saved: the prepared model, optimiser and schedule (see `common.training.engine.fit`)."""
+        self.config, self.accelerator, self.fingerprint, self.criterion = config, accelerator, fingerprint, criterion
+        self.model, self.optimizer, self.scheduler = accelerator.unwrap_model(model), optimizer, scheduler
         self.best_path = config.models_dir / f"{config.name}_best.pth"
         self.last_path = config.models_dir / f"{config.name}_last.pth"
         self.best_score, self.best_epoch = -math.inf, -1
@@ -65,14 +64,13 @@ class Run:
             self.best_score, self.best_epoch = score, epoch
             self.best_metrics = validation.metrics
         if self.accelerator.is_main_process:
-            self._save(epoch, validation, is_best)
+            self._save(epoch, validation, is_best=is_best)
         self.saved = epoch + 1
 
-    def _save(self, epoch: int, validation: Validation, is_best: bool) -> None:
+    def _save(self, epoch: int, validation: Validation, *, is_best: bool) -> None:
         config = self.config.plain()
-        trained = self.accelerator.unwrap_model(self.model)
         checkpoint = {
-            "model_state_dict": (self.average.module if self.average else trained).state_dict(),
+            "model_state_dict": self.model.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "epoch": epoch,
             f"best_{self.criterion}": self.best_metrics[self.criterion],
@@ -91,31 +89,24 @@ class Run:
             "best_metrics": self.best_metrics,
             "seconds": self._elapsed(),
         }
-        if self.average:
-            continuation |= {"trained_state_dict": trained.state_dict(), "averaged": int(self.average.n_averaged)}
         save_checkpoint(checkpoint | continuation, self.last_path)
 
     def resume(self) -> int:
-        """Load the last state; the epoch to go on with."""
+        """Load the last state; returns the epoch to go on with."""
         if not self.last_path.is_file():
             raise UserError(f"--resume: {self.last_path} does not exist; start the run without --resume.")
         last = load_checkpoint(self.last_path, CONTINUATION_KEYS)
-        now = self.config.plain()
+        now = REMOVED | self.config.plain()
         # A field that the checkpoint does not name was not there yet: the training was as its default is.
-        then = type(self.config)(name=self.config.name).plain() | last["config"]
+        then = REMOVED | type(self.config)(name=self.config.name).plain() | last["config"]
         open_ended = self.config.schedule in ("constant", "warm_restarts")
         free = self.config.FREE | ({"epochs"} if open_ended else set())
-        changed = [f"{k} ({then.get(k)} → {now[k]})" for k in now if k not in free and then.get(k) != now[k]]
+        changed = [f"{k} ({then[k]} → {now[k]})" for k in now if k not in free and then[k] != now[k]]
         if changed:
             raise UserError(f"--resume: {self.last_path} was trained with other settings: {', '.join(changed)}.")
         if last["data_fingerprint"] != self.fingerprint:
             raise UserError(f"--resume: the data are not those that {self.last_path} was trained on.")
-        trained = last["model_state_dict"]
-        if self.average:
-            self.average.module.load_state_dict(last["model_state_dict"])
-            self.average.n_averaged.fill_(last["averaged"])
-            trained = last["trained_state_dict"]
-        self.accelerator.unwrap_model(self.model).load_state_dict(trained)
+        self.model.load_state_dict(last["model_state_dict"])
         self.optimizer.load_state_dict(last["optimizer_state_dict"])
         self.scheduler.load_state_dict(last["scheduler_state_dict"])
         self.best_score, self.best_epoch = last["best_score"], last["best_epoch"]
@@ -125,7 +116,7 @@ class Run:
         return self.saved
 
     def finish(self) -> dict[str, float]:
-        """Write the metrics file; the best metrics."""
+        """Write the metrics file; returns the best metrics."""
         if self.accelerator.is_main_process:
             result = self.best_metrics | {"epoch": self.best_epoch, "seconds": round(self._elapsed(), 1)}
             path = self.config.models_dir / f"{self.config.name}_metrics.json"

@@ -1,20 +1,20 @@
-"""What a network is worth on images that it has not seen, authentic ones among them."""
+"""Validation of a segmentation network: pixel and image metrics, and what its decisions need."""
 
 import math
-from itertools import compress
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 
+from common.data.samples import Sample
 from common.errors import UserError
 from common.metrics.calibration import fit_calibration
 from common.metrics.forgery import (
-    THRESHOLDS,
+    PIXEL_THRESHOLDS,
     best_threshold,
     image_auc,
     image_score,
@@ -24,11 +24,11 @@ from common.metrics.forgery import (
     pixel_recall,
 )
 from common.sizes import SIZES
-from common.training.engine import Validation
+from common.training.run_files import Validation
 
 PIXEL_THRESHOLD = 0.5
 FALSE_POSITIVE_SHARE = 0.001
-"""An authentic image counts as a false positive when more than this share of its pixels reaches the threshold."""
+"""An authentic image counts as a false positive if more than this share of its pixels reaches the threshold."""
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def validate(
 ) -> Validation:
     """Score the network on a loader of `ForgeryDataset` items, at the network's resolution.
 
-    What picks the best epoch is Dice, and pixel recall with the share `recall_weight` (see `selection_score`).
+    The best epoch is selected by Dice, and with the share `recall_weight` by pixel recall (`selection_score`).
 
     The metrics, all in [0, 1], nan where there is no image to average over:
         dice: over all pixels of all images at 0.5, so that false positives on authentic images lower it.
@@ -47,36 +47,28 @@ def validate(
         image_auc: of `image_score`, forged against authentic.
         image_recall, image_fpr: share of forged / authentic images with more than 0.1 % of pixels at 0.5 or above.
 
-    What the submission needs to decide with this network is kept besides:
+    The checkpoint keeps besides, for the submission:
         threshold: pixel threshold with the best mean pixel F1 on forged images.
         calibration: `slope` and `intercept` of the image-level decision (see `common.metrics.calibration`).
 
     Raises:
-        UserError: The network's output is no longer finite.
+        UserError: The network's output is not finite.
     """
-    samples, process = loader.dataset.samples, accelerator.process_index
+    dataset: Any = loader.dataset
     model.eval()
-    rows, curve, finite = [], np.zeros(len(THRESHOLDS)), True
-    seen: set[int] = set()
+    rows, curve = [], np.zeros(len(PIXEL_THRESHOLDS))
     for batch in loader:
-        probs = torch.sigmoid(model(batch["image"]).float())[:, 0]
-        finite = finite and bool(torch.isfinite(probs).all())
-        # Each process scores its own images; several may have been given an image twice, to come out even.
-        index = accelerator.gather(batch["index"]).tolist()
-        first = [not (position in seen or seen.add(position)) for position in index]
-        own = [finite and new for new in first[process * len(probs) : (process + 1) * len(probs)]]
-        images = zip(batch["index"].tolist(), probs.cpu().numpy(), batch["mask"][:, 0].cpu().numpy(), strict=True)
-        for position, prob, mask in compress(images, own):
-            sample = samples[position]
-            figures = _score(prob, mask.astype(bool))
-            rows.append({"position": position, "forged": sample.forged, "size": sample.size} | figures)
-            if sample.forged:
-                curve += pixel_f1_curve(prob, mask)
-    parts = gather_object([(rows, curve, finite)])
-    if not all(finite for *_, finite in parts):  # of all processes, so that all of them stop
-        raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
-    table = pd.DataFrame([row for rows, *_ in parts for row in rows]).sort_values("position", ignore_index=True)
-    curve = sum(curve for _, curve, _ in parts)
+        probs = torch.sigmoid(model(batch["image"]).float())[:, 0].cpu().numpy()
+        maps = zip(batch["index"].tolist(), probs, batch["mask"][:, 0].cpu().numpy(), strict=True)
+        scores = [_score(dataset.samples[index], prob, mask.astype(bool)) for index, prob, mask in maps]
+        # Without the images that pad the last batch of several processes.
+        scores = accelerator.gather_for_metrics(scores, use_gather_object=True)
+        if None in scores:  # of any process, so that all of them stop
+            raise UserError("the training diverged: the network's output is no longer finite. Lower --lr.")
+        for score in scores:
+            curve += score.pop("curve")
+        rows += scores
+    table = pd.DataFrame(rows)
     forged, authentic = table[table["forged"]], table[~table["forged"]]
     best_f1, threshold = best_threshold(curve / len(forged)) if len(forged) else (np.nan, PIXEL_THRESHOLD)
     metrics = {
@@ -94,25 +86,27 @@ def validate(
         of_size = forged[forged["size"] == size]
         metrics |= {f"pixel_recall_{size}": of_size["pixel_recall"].mean(), f"n_{size}": len(of_size)}
     metrics = {name: float(value) for name, value in metrics.items()}
-    return Validation(
-        metrics=metrics,
-        score=selection_score(metrics, recall_weight),
-        kept={"threshold": threshold, "calibration": fit_calibration(table["score"], table["forged"])},
-    )
+    calibration = fit_calibration(table["score"].tolist(), table["forged"].tolist())
+    score = selection_score(metrics, recall_weight)
+    return Validation(metrics=metrics, score=score, kept={"threshold": threshold, "calibration": calibration})
 
 
 def selection_score(metrics: dict[str, float], recall_weight: float) -> float:
-    """Pixel recall with the share `recall_weight`, Dice with the rest; without a forgery, which has no recall, Dice."""
+    """recall_weight · pixel recall + (1 − recall_weight) · Dice; Dice alone if no image is forged (recall is nan)."""
     recall = metrics["pixel_recall"]
     if recall_weight == 0 or math.isnan(recall):
         return metrics["dice"]
     return recall_weight * recall + (1 - recall_weight) * metrics["dice"]
 
 
-def _score(prob: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """What one map (H, W) contributes."""
+def _score(sample: Sample, prob: np.ndarray, mask: np.ndarray) -> dict[str, Any] | None:
+    """What one map (H, W) contributes; None if it is not finite."""
+    if not np.isfinite(prob).all():
+        return None
     pred = prob >= PIXEL_THRESHOLD
     return {
+        "forged": sample.forged,
+        "size": sample.size,
         "score": image_score(prob),
         "share": pred.mean(),
         "shared": np.count_nonzero(pred & mask),
@@ -120,5 +114,6 @@ def _score(prob: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         "truth": np.count_nonzero(mask),
         "pixel_f1": pixel_f1(pred, mask),
         "pixel_recall": pixel_recall(pred, mask),
-        "pixel_auc": pixel_auc(prob, mask) if mask.any() else math.nan,  # which it would be, after much counting
+        "pixel_auc": pixel_auc(prob, mask) if mask.any() else math.nan,  # which it is anyway, at some cost
+        "curve": pixel_f1_curve(prob, mask) if sample.forged else 0.0,
     }

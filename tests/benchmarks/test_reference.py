@@ -73,6 +73,13 @@ def test_the_submission_is_that_of_the_program(run_program, tmp_path, models_dir
 
 
 @pytest.mark.slow
+def test_the_reference_has_the_process_settings_of_no_program(run_program, monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")  # as a program that starts it hands it down
+    code = "import benchmarks.reference, os, sys; print('GOMP_SPINCOUNT' in os.environ, sys.excepthook.__module__)"
+    assert run_program("-c", code).stdout.split() == ["False", "sys"]
+
+
+@pytest.mark.slow
 def test_the_trained_network_is_one_of_script_1(run_program, pairs_dir, tmp_path):
     result = run_program(
         *("-m", "benchmarks.reference", "train", "--data-dir", pairs_dir, "--images", 32, "--json"),

@@ -38,10 +38,19 @@ def test_every_field_is_a_flag_with_help(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse(monkeypatch, "--help")
     text = capsys.readouterr().out
+    suppressed = {"restart_epochs", "warmup_epochs", "clip_grad", "patience"}
     for field in dataclasses.fields(RunConfig):
-        assert f"--{field.name.replace('_', '-')}" in text, field.name
-    assert "Largest norm of the gradient" in text
+        assert (f"--{field.name.replace('_', '-')}" in text) == (field.name not in suppressed), field.name
+    assert "Images per step and process" in text and "--batch-size INT≥1" in text
     assert "--FREE" not in text and "--free" not in text
+
+
+def test_a_suppressed_field_is_a_flag_of_those_who_declare_it_again(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(monkeypatch, "--warmup-epochs", "1")
+    assert error.value.code == 2
+    assert "--warmup-epochs" in capsys.readouterr().err
+    assert parse(monkeypatch, "--warmup-epochs", "1", config=Warming(name="a")).warmup_epochs == 1
 
 
 def test_unknown_flags_are_refused(monkeypatch, capsys):
@@ -89,8 +98,9 @@ def test_flags_must_suit_the_chosen_profile_alone(monkeypatch):
         ({"workers": -1}, "--workers is -1"),
         ({"seed": -1}, "--seed is -1"),
         ({"clip_grad": -1.0}, "--clip-grad is -1.0; it must be 0 or more"),
-        ({"ema_decay": 1.0}, "--ema-decay is 1.0; it must be 0 or more, below 1"),
-        ({"ema_decay": -0.1}, "--ema-decay is -0.1"),
+        ({"weight_decay": -1.0}, "--weight-decay is -1.0; it must be 0 or more"),
+        ({"patience": -1}, "--patience is -1"),
+        ({"restart_epochs": 0}, "--restart-epochs is 0; it must be 1 or more"),
         ({"warmup_epochs": 1.0}, "--warmup-epochs is 1.0; it must be 0, or with --schedule cosine from 0 to below"),
         ({"warmup_epochs": 1.0, "schedule": "one_cycle"}, "--warmup-epochs is 1.0"),
         ({"warmup_epochs": 30.0, "schedule": "cosine"}, "--warmup-epochs is 30.0"),
@@ -100,6 +110,11 @@ def test_flags_must_suit_the_chosen_profile_alone(monkeypatch):
 def test_impossible_values_are_refused(fields, wanted):
     with pytest.raises(UserError, match=wanted):
         dataclasses.replace(CONFIG, **fields)
+
+
+def test_a_field_that_is_declared_again_keeps_its_range():
+    with pytest.raises(UserError, match=r"--warmup-epochs is -1\.0; it must be 0 or more"):
+        Warming(name="a", warmup_epochs=-1.0)
 
 
 @pytest.mark.parametrize(

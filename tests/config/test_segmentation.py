@@ -8,6 +8,7 @@ from common.config.run import parse_config
 from common.config.segmentation import (
     CopyPasteConfig,
     ElaConfig,
+    HardFalseNegativeConfig,
     HardNegativeConfig,
     MiningConfig,
     OversamplingConfig,
@@ -24,7 +25,7 @@ def parse(monkeypatch, *arguments):
     return parse_config(CONFIG)
 
 
-def test_defaults_are_the_seeds():
+def test_defaults_are_the_original_recipes():
     expected = {
         "encoder_name": "tu-efficientnet_b2",
         "encoder_weights": "imagenet",
@@ -48,8 +49,9 @@ def test_every_field_is_a_flag_with_help(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse(monkeypatch, "--help")
     text = capsys.readouterr().out
+    suppressed = {"restart_epochs", "warmup_epochs", "clip_grad", "patience", "in_channels", "recall_weight"}
     for field in dataclasses.fields(OversamplingConfig):
-        assert f"--{field.name.replace('_', '-')}" in text, field.name
+        assert (f"--{field.name.replace('_', '-')}" in text) == (field.name not in suppressed), field.name
 
 
 def test_flags_win_over_the_profile(monkeypatch):
@@ -67,6 +69,10 @@ def test_a_named_source_of_weights_survives_the_profile(monkeypatch):
     ("field", "value", "wanted"),
     [
         ("image_size", 500, "--image-size is 500; it must be a positive multiple of 32"),
+        ("segmentation_channels", 48, "--segmentation-channels is 48; it must be a positive multiple of 32"),
+        ("decoder_channels", 0, "--decoder-channels is 0; it must be 1 or more"),
+        ("focal_alpha", 1.5, "--focal-alpha is 1.5; it must be from 0 to 1"),
+        ("focal_gamma", -1.0, "--focal-gamma is -1.0; it must be 0 or more"),
         ("folds", 1, "--folds is 1; it must be 2 or more"),
         ("fold", 5, "--fold is 5; it must be from 0 to 4"),
         ("fold", -1, "--fold is -1"),
@@ -87,7 +93,8 @@ def test_scales_come_back_from_plain_values_as_numbers():
 
 
 def test_every_recipe_keeps_the_rules_of_every_run():
-    for config in (TrainConfig, OversamplingConfig, ElaConfig, CopyPasteConfig, HardNegativeConfig, SpecialistConfig):
+    recipes = (TrainConfig, OversamplingConfig, ElaConfig, CopyPasteConfig, HardNegativeConfig, SpecialistConfig)
+    for config in (*recipes, HardFalseNegativeConfig):
         with pytest.raises(UserError, match="--epochs is -1"):
             config(name="a", epochs=-1)
 
@@ -96,6 +103,9 @@ def test_recipes_of_the_other_scripts():
     mining = MiningConfig(name="mining")
     assert (mining.init, mining.lr, mining.epochs, mining.focal_gamma) == ("highres_no_ela", 1e-4, 30, 2.0)
     assert (HardNegativeConfig(name="a").hard_weight, HardNegativeConfig(name="a").most) == (2.0, 500)
+    missed = HardFalseNegativeConfig(name="a")
+    assert (missed.hard_weight, missed.recall_weight, missed.init) == (5.0, 0.6, "highres_no_ela")
+    assert (ElaConfig(name="a").in_channels, TrainConfig(name="a").in_channels) == (4, 3)
     assert CopyPasteConfig(name="a").paste_probability == 0.3 and CopyPasteConfig(name="a").paste_scales == (0.5, 1.5)
     small = SpecialistConfig(name="small")
     assert (small.epochs, small.lr, small.focal_alpha, small.focal_gamma) == (40, 1e-4, 0.85, 4.0)
@@ -117,6 +127,10 @@ def test_no_script_has_flags_without_effect(monkeypatch, capsys):
         parse_config(MiningConfig(name="mining"))
     text = capsys.readouterr().out
     assert "--rounds" in text and "--oversample-factor" not in text and "--extra-authentic" not in text
+    assert "--recall-weight" not in text
+    with pytest.raises(SystemExit):
+        parse_config(HardFalseNegativeConfig(name="mining"))
+    assert "--recall-weight FLOAT[0,1]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -132,13 +146,11 @@ def test_no_script_has_flags_without_effect(monkeypatch, capsys):
         (SpecialistConfig, "max_area_share", 0.0, "--max-area-share is 0.0"),
         (SpecialistConfig, "crop_factors", (0.5, 2.0), "--crop-factors is"),
         (SpecialistConfig, "min_crop", 0, "--min-crop is 0"),
-        (TrainConfig, "in_channels", 4, "--in-channels is 4; it must be 3"),
-        (ElaConfig, "in_channels", 3, "--in-channels is 3; it must be 4"),
         (TrainConfig, "recall_weight", 1.1, "--recall-weight is 1.1"),
         (TrainConfig, "cache_gb", -1.0, "--cache-gb is -1.0; it must be 0 or more"),
-        (ElaConfig, "reduced_decode", True, "--reduced-decode is True; it must be False: error levels"),
-        (CopyPasteConfig, "reduced_decode", True, "--reduced-decode is True; it must be False"),
-        (SpecialistConfig, "reduced_decode", True, "--reduced-decode is True; it must be False"),
+        (HardFalseNegativeConfig, "hard_weight", 0.0, "--hard-weight is 0.0; it must be above 0"),
+        (SpecialistConfig, "max_area_share", 1.5, "--max-area-share is 1.5"),
+        (SpecialistConfig, "tiny_weight", 0.0, "--tiny-weight is 0.0"),
     ],
 )
 def test_impossible_values_of_the_recipes_are_refused(config, field, value, wanted):
@@ -153,7 +165,4 @@ def test_all_folds_and_members_keep_their_decoded_images_in_one_place():
     assert TrainConfig(name="a", models_dir=Path("elsewhere")).cache_folder == Path("elsewhere/cache")
     chosen = TrainConfig(name="a", models_dir=Path("models/fold_3"), cache_dir=Path("scratch"))
     assert chosen.cache_folder == Path("scratch")
-
-
-def test_only_reduced_decoding_shapes_the_weights():
-    assert {"cache_gb", "cache_dir"} <= TrainConfig.FREE and "reduced_decode" not in TrainConfig.FREE
+    assert {"cache_gb", "cache_dir"} <= TrainConfig.FREE

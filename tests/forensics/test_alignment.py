@@ -32,7 +32,7 @@ def textured(size=200, seed=0):
 def test_similarity_of_exact_points(degrees, scale, mirror):
     linear = turn(degrees, scale, mirror)
     source = np.array([[0, 0], [10, 0], [3, 7], [-4, 5]], float)
-    matrix = similarity(source, source @ linear.T + (50, -20), mirror)
+    matrix = similarity(source, source @ linear.T + (50, -20), mirrored=mirror)
     np.testing.assert_allclose(matrix, np.column_stack([linear, (50, -20)]), atol=1e-9)
 
 

@@ -59,7 +59,7 @@ def image():
 def test_a_copy_is_found_with_its_transform(image, similarity, mirrored):
     patch = image[20:90, 20:90]
     image[150:220, 160:230] = patch[:, ::-1] if mirrored else patch
-    matches = learned_matcher(similarity, most=600)(image)
+    matches = learned_matcher(similarity, most=450)(image)
     backwards = (matches.source[:, 1] > matches.target[:, 1])[:, None]
     source, target = np.where(backwards, (matches.target, matches.source), (matches.source, matches.target))
     x = 249 - source[:, 0] if mirrored else source[:, 0] + 140

@@ -29,7 +29,7 @@ def test_any_width_and_every_weight_learns(channels):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in gate.parameters())
 
 
-def test_seeds_layers():
+def test_the_original_recipes_layers():
     convolutions = [m for m in AttentionGate(128).conv if isinstance(m, torch.nn.Conv2d)]
     assert [(c.in_channels, c.out_channels, c.kernel_size[0]) for c in convolutions] == [
         (128, 64, 1),

@@ -17,7 +17,7 @@ def test_logits_have_the_inputs_size(in_channels, size):
     assert small(in_channels=in_channels)(torch.rand(2, in_channels, *size)).shape == (2, 1, *size)
 
 
-def test_the_seeds_network():
+def test_the_original_recipes_network():
     network = AttentionFPN().eval()
     assert network(torch.rand(1, 3, 64, 64)).shape == (1, 1, 64, 64)
     assert network.decoder.p5.out_channels == 256

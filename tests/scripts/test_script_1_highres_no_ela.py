@@ -17,14 +17,16 @@ SMALL = ("--profile", "quick", "--encoder-weights", "none", "--image-size", "64"
 
 @pytest.fixture
 def train(call_program, pairs_dir, tmp_path):
-    def train(*flags, run=call_program):
-        return run("script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", tmp_path, *SMALL, *flags)
+    def train(*flags):
+        return call_program(
+            "script_1_highres_no_ela.py", "--data-dir", pairs_dir, "--models-dir", tmp_path, *SMALL, *flags
+        )
 
     return train
 
 
-def test_it_trains_validates_and_writes_its_files(train, run_program, tmp_path):
-    result = train("--epochs", "2", run=run_program)
+def test_it_trains_validates_and_writes_its_files(train, tmp_path):
+    result = train("--epochs", "2")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "highres_no_ela: 16 images to train on, 4 to validate on (fold 0)"
@@ -47,8 +49,8 @@ def test_an_untrained_network_can_be_saved_as_the_baseline(train, tmp_path):
     [
         (("--learning-rate", "1"), "--learning-rate"),
         (("--data-dir", "nowhere"), "error: nowhere has no folder train_images"),
-        (("--encoder-weights", "nowhere.pth"), "error: --encoder-weights nowhere.pth: no such file"),
-        (("--folds", "50"), "error: 10 groups of images can't be parted into 50 folds"),
+        (("--encoder-weights", "nowhere.pth"), "error: encoder weights nowhere.pth: no such file. Give a file, or"),
+        (("--folds", "50"), "error: 10 groups of images can't be split into 50 folds"),
         (("--fold", "5"), "error: --fold is 5; it must be from 0 to 4"),
         (("--resume",), "does not exist; start the run without --resume"),
     ],
@@ -69,7 +71,7 @@ def test_a_broken_file_stops_the_run_before_it_starts(call_program, pairs_dir, t
     result = call_program(*command)
     assert result.returncode == 1
     assert "forged/3.png" in result.stderr
-    assert "--skip-bad-files" in result.stderr
+    assert "leave them out with skip_bad_files" in result.stderr
     result = call_program(*command, "--skip-bad-files")
     assert result.returncode == 0, result.stderr
     assert "left out" in result.stdout
@@ -77,18 +79,9 @@ def test_a_broken_file_stops_the_run_before_it_starts(call_program, pairs_dir, t
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
 def test_ctrl_c_says_how_to_go_on_and_resume_finishes(train, pairs_dir, tmp_path):
+    folders = ("--data-dir", str(pairs_dir), "--models-dir", str(tmp_path))
     process = subprocess.Popen(
-        [
-            *(
-                sys.executable,
-                "script_1_highres_no_ela.py",
-                "--data-dir",
-                str(pairs_dir),
-                "--models-dir",
-                str(tmp_path),
-            ),
-            *(*SMALL, "--epochs", "4"),
-        ],
+        [sys.executable, "script_1_highres_no_ela.py", *folders, *SMALL, "--epochs", "4"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -101,8 +94,9 @@ def test_ctrl_c_says_how_to_go_on_and_resume_finishes(train, pairs_dir, tmp_path
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
+    assert stdout.splitlines()[0] == "highres_no_ela: 16 images to train on, 4 to validate on (fold 0)"
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     done = torch.load(last, weights_only=True)["epoch"]

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import sigmoid_focal_loss
 
 from common.training.losses import ClassFocalLoss, CombinedLoss, DiceLoss, FocalLoss
 
@@ -34,6 +35,22 @@ def test_focal_by_hand(p, target, expected):
 def test_focal_averages_over_pixels():
     loss = FocalLoss(0.75, 3.0)(logits_of(0.5, 0.5), target_of(1, 0))
     assert loss.item() == pytest.approx(0.5**3 * LN2 / 2)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
+def test_focal_is_torchvisions_but_has_a_gradient_where_that_has_none(gamma):
+    values = torch.tensor([-30.0, -17.0, -5.0, -1.0, 0.0, 1.0, 5.0, 17.0, 30.0])
+    values = values if gamma == 0.5 else torch.cat([values, torch.tensor([-200.0, 200.0])])
+    ours, theirs = (values.repeat(2).requires_grad_() for _ in range(2))
+    target = torch.cat([torch.zeros(len(values)), torch.ones(len(values))])
+    loss, oracle = FocalLoss(0.75, gamma)(ours, target), sigmoid_focal_loss(theirs, target, 0.75, gamma, "mean")
+    loss.backward()
+    oracle.backward()
+    assert loss.item() == pytest.approx(oracle.item(), rel=1e-6)
+    known = torch.isfinite(theirs.grad)
+    assert known.all() == (gamma != 0.5)
+    assert torch.isfinite(ours.grad).all()
+    torch.testing.assert_close(ours.grad[known], theirs.grad[known], rtol=0, atol=1e-6)
 
 
 def test_focal_without_focus_is_weighted_cross_entropy():

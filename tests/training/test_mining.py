@@ -185,7 +185,7 @@ def test_rounds_find_write_and_weigh(model, samples, tmp_path, capsys):
     assert drawn_as(mining.sampler, ROUND_1)
     assert capsys.readouterr().out == ""
     assert mining.before_epoch(3)
-    assert drawn_as(mining.sampler, ROUND_2)  # b is mended and still weighs 2
+    assert drawn_as(mining.sampler, ROUND_2)  # b is right now and still weighs 2
     assert capsys.readouterr().out == "round 2: 2 hard negatives among 5 authentic images, 1 of them new\n"
     assert mining.before_epoch(4)
     move(samples, a=0, b=900, c=0, d=0, e=0)
@@ -285,8 +285,8 @@ def mining_starts(model, samples, tmp_path, rounds):
     return starts
 
 
-def test_nothing_to_mine_is_said(model, samples, tmp_path):
-    with pytest.raises(UserError, match="no image to look for hard negatives in"):
+def test_nothing_to_mine_is_an_error(model, samples, tmp_path):
+    with pytest.raises(UserError, match="no images to search for hard negatives"):
         miner(model, samples, tmp_path, candidates=[])
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from common.config.run import RunConfig
-from common.training.optimizing import averaged, freeze_unused, layer_groups, schedule_of
+from common.training.optimizing import freeze_unused, layer_groups, schedule_of
 
 
 class Tower(nn.Module):
@@ -114,22 +114,6 @@ def test_warm_restarts_by_hand():
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle", "cosine", "warm_restarts"])
 def test_an_untrained_network_needs_no_schedule(schedule):
     assert rates(RunConfig(name="a", epochs=0, schedule=schedule)) == [[0.1]]
-
-
-def test_the_average_of_known_weights():
-    """The first update copies; then the decay is 2/11 and 3/12 of its warm-up, and at most what is asked for."""
-    model = nn.BatchNorm1d(1)
-    average = averaged(model, 0.2)
-    expected = []
-    for value, decay in ((1.0, 0.0), (2.0, 2 / 11), (5.0, 0.2), (5.0, 0.2)):
-        for part in (model.weight.data, model.running_mean, model.num_batches_tracked):
-            part.fill_(value)
-        average.update_parameters(model)
-        expected.append(decay * expected[-1] + (1 - decay) * value if expected else value)
-        assert average.module.weight.item() == pytest.approx(expected[-1])
-        assert average.module.running_mean.item() == pytest.approx(expected[-1])
-    assert average.n_averaged == 4
-    assert model.weight.item() == 5.0
 
 
 class Encoder(nn.Module):

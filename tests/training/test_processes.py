@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +22,6 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-import tyro
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
@@ -30,12 +31,13 @@ from common.data.dataset import ForgeryDataset, make_loader
 from common.data.samples import Sample, assign_folds, load_samples
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
+from common.generated.config import EvaluationConfig
 from common.generated.network import SPAI_KEYS
 from common.networks.pixels import unit_range
 from common.networks.segmentation import load_network
 from common.sizes import SIZES
 from common.training.checkpoint import REQUIRED_KEYS, load_checkpoint, save_checkpoint
-from common.training.engine import fit
+from common.training.engine import Data, Objective, fit
 from common.training.losses import CombinedLoss
 from common.training.member import segmentation_step
 from common.training.mining import hard_false_negatives, hard_negatives, scan, write_round
@@ -44,14 +46,14 @@ from common.video.network import VIDEO_KEYS
 
 ROOT = Path(__file__).parent.parent.parent
 PLAIN = "plain"
-QUICK = ("--profile", "quick", "--tracker", "none")
-SMALL = (*QUICK, "--image-size", 64, "--decoder-channels", 32, "--epochs", 1)
-ALIKE = ("--dropout", 0.0, "--batch-size", 4)
-"""Each process draws its own dropout; the batches of two are of one process with `--accumulation 2`."""
-SPAI = (*QUICK, *ALIKE, "--epochs", 2, "--views", 2, "--stage-one-epochs", 1, "--warmup-epochs", 0.5)
-VIDEO = (*QUICK, *ALIKE, "--encoder-name", "mobilenetv3_small_100", "--encoder-weights", "none", "--faces", "crops")
+SMALL = {"image_size": 64, "decoder_channels": 32, "epochs": 1}
+# Each process draws its own dropout; the batches of two are of one process with accumulation 2.
+ALIKE = {"dropout": 0.0, "batch_size": 4}
+SPAI = ALIKE | {"epochs": 2, "views": 2, "stage_one_epochs": 1, "warmup_epochs": 0.5}
+VIDEO = ALIKE | {"encoder_name": "mobilenetv3_small_100", "encoder_weights": "none", "faces": "crops", "lr": 5e-3}
 # Batch norm takes its statistics from a process's own batch.
-VIDEO += ("--lr", 5e-3, "--image-size", 64, "--frames", 3, "--hidden", 8, "--freeze-batch-norm")
+VIDEO |= {"image_size": 64, "frames": 3, "hidden": 8, "freeze_batch_norm": True}
+PATHS = ("data_dir", "csv", "cache_dir")
 
 
 class Plain(nn.Module):
@@ -65,34 +67,30 @@ class Plain(nn.Module):
         return self.head(torch.tanh(self.body(unit_range(x))))
 
 
-def train_plain(data: str, *flags: str) -> None:
+def train_plain(config: TrainConfig) -> None:
     """Sixteen images to draw from, by weights, and nineteen to validate on, in batches of four."""
-    default = TrainConfig(name="plain", tracker="none", epochs=3, lr=1e-3, ema_decay=0.5)
-    config = tyro.cli(TrainConfig, default=default, args=flags)
     set_seed(0)
-    samples = load_samples(Path(data))
+    samples = load_samples(config.data_dir)
     train, val = samples[2:18], samples[:19]
     sampler = WeightedSampler(small_forgery_weights(train, 0.1, 3.0), 0)
-    fit(
-        config,
-        Plain(),
-        partial(segmentation_step, CombinedLoss()),
-        validate,
-        make_loader(ForgeryDataset(train, 64, basic_augmentation()), config.batch_size, 0, sampler),
-        make_loader(ForgeryDataset(val, 64), config.batch_size, 0),
-        "pairs",
-    )
+    objective = Objective(step=partial(segmentation_step, CombinedLoss()), validate=validate)
+    train_loader = make_loader(ForgeryDataset(train, 64, basic_augmentation()), config.batch_size, 0, sampler)
+    val_loader = make_loader(ForgeryDataset(val, 64), config.batch_size, 0)
+    fit(config, Plain(), objective, Data(train_loader, val_loader, "pairs"))
 
 
-def run(folder: Path, program: str, *arguments: str, process: str = "0") -> None:
-    """A script as it is, or the training above, in this process; what it prints is added to a file."""
-    arguments += ("--models-dir", str(folder))
+def run(folder: Path, program: str, fields: dict[str, Any], process: str = "0") -> None:
+    """Run a script's quick recipe with other fields, or the training above; what it prints is added to a file."""
+    fields = fields | {"models_dir": folder} | {name: Path(fields[name]) for name in PATHS if name in fields}
     with (folder / f"{process}.txt").open("a") as file, redirect_stdout(file):
         if program == PLAIN:
-            train_plain(*arguments)
+            train_plain(TrainConfig(name="plain", tracker="none", epochs=3, lr=1e-3, **fields))
+            return
+        script = runpy.run_path(str(ROOT / program))
+        if "degrade" in fields:
+            script["main"](EvaluationConfig(**fields))
         else:
-            sys.argv = [program, *arguments]
-            runpy.run_path(str(ROOT / program), run_name="__main__")
+            script["main"](replace(script["CONFIG"].quick(), tracker="none", **fields))
 
 
 def launch(*command: object) -> subprocess.Popen[str]:
@@ -123,10 +121,10 @@ def draw(path: Path, noise: int, rng: np.random.Generator) -> None:
 def pictures(tmp_path_factory):
     """A table of sixteen pictures to train on, nine to validate and seven to test; every second one is noisy."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    rows = ["image,class,split"]
+    rows = ["file,label,split"]
     for number, split in enumerate(16 * ["train"] + 9 * ["val"] + 7 * ["test"]):
         draw(folder / f"{number}.png", 60 * (number % 2), rng)
-        rows.append(f"{number}.png,{number % 2},{split}")
+        rows.append(f"{number}.png,{('real', 'fake')[number % 2]},{split}")
     (folder / "images.csv").write_text("\n".join(rows))
     return folder / "images.csv"
 
@@ -146,22 +144,21 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def jobs(pairs_dir, odd_dir, pictures, clips, tmp_path_factory):
-    """What is run: programs and their arguments, one after the other in a folder."""
-    small = ("--data-dir", odd_dir[0], "--fold", odd_dir[1], *SMALL)
-    # Each process validates some images; no forward pass brings the average's statistics of batch norm into line.
-    averaged = ("--encoder-weights", "none", "--ema-decay", 0.5, "--batch-size", 2)
-    video = ("script_8_deepfake_video.py", "--csv", clips, "--cache-dir", tmp_path_factory.mktemp("cache"), *VIDEO)
-    whole = (*video, "--frozen-epochs", 0)
-    jobs = {
-        "plain": [(PLAIN, pairs_dir)],
-        "script_1": [("script_1_highres_no_ela.py", *small, *averaged)],
-        "script_2": [("script_2_hard_negative_mining.py", *small)],
-        "script_3": [("script_3_hard_fn_mining.py", *small)],
-        "script_7": [("script_7_spai_fusion.py", "--csv", pictures, *SPAI, "--degrade", "blur")],
-        "script_8": [(*video, "--frozen-epochs", 1, "--epochs", 2)],
-        "resumed": [(*whole, "--epochs", 1), (*whole, "--epochs", 2, "--resume")],
+    """Programs and their fields, one after the other in a folder."""
+    small = SMALL | {"data_dir": str(odd_dir[0]), "fold": odd_dir[1]}
+    table = {"csv": str(pictures)}
+    video = VIDEO | {"csv": str(clips), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
+    whole = video | {"frozen_epochs": 0}
+    script_7, script_8 = "script_7_spai_fusion.py", "script_8_deepfake_video.py"
+    return {
+        "plain": [(PLAIN, {"data_dir": str(pairs_dir)})],
+        "script_1": [("script_1_highres_no_ela.py", small | {"encoder_weights": "none", "batch_size": 2})],
+        "script_2": [("script_2_hard_negative_mining.py", small)],
+        "script_3": [("script_3_hard_fn_mining.py", small)],
+        "script_7": [(script_7, SPAI | table), (script_7, table | {"name": "spai_fusion", "degrade": ("blur",)})],
+        "script_8": [(script_8, video | {"frozen_epochs": 1, "epochs": 2})],
+        "resumed": [(script_8, whole | {"epochs": 1}), (script_8, whole | {"epochs": 2, "resume": True})],
     }
-    return {name: [[*map(str, program)] for program in programs] for name, programs in jobs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +185,13 @@ def flag_half(path: Path, samples: Sequence[Sample]) -> None:
 
 
 @pytest.fixture
-def one(jobs, tmp_path, monkeypatch, torch_threads):
+def one(jobs, tmp_path, torch_threads):
     """Runs a job in this process alone and unbroken, the two processes' batches in two steps; where it wrote."""
-    monkeypatch.setattr(sys, "argv", sys.argv)
 
     def one(name: str) -> Path:
-        run(tmp_path, *(argument for argument in jobs[name][-1] if argument != "--resume"), "--accumulation", "2")
+        for program, fields in jobs[name][-1:] if name == "resumed" else jobs[name]:
+            unbroken = {"accumulation": 2, "resume": False} if "degrade" not in fields else {}
+            run(tmp_path, program, fields | unbroken)
         return tmp_path
 
     torch_threads(1)  # as the launcher gives each process: two add up in another order
@@ -220,7 +218,7 @@ KINDS |= dict.fromkeys(("script_8", "resumed"), ("deepfake_video", VIDEO_KEYS))
 
 @pytest.mark.parametrize("job", KINDS)
 def test_two_processes_are_one_with_twice_the_batch(two, one, job):
-    """Weights, their average, losses, metrics, the figures of a test, and what decisions need."""
+    """Weights, losses, metrics, the figures of a test, and what decisions need."""
     own, (name, keys) = one(job), KINDS[job]
     assert len(losses(own)) > 1
     assert losses(two / job) == pytest.approx(losses(own), abs=1.01e-4)
@@ -230,9 +228,8 @@ def test_two_processes_are_one_with_twice_the_batch(two, one, job):
         assert theirs["metrics"] == pytest.approx(ours["metrics"], abs=1e-6, nan_ok=True)
         assert theirs["calibration"] == pytest.approx(ours["calibration"], abs=1e-5)
         assert theirs.get("threshold") == pytest.approx(ours.get("threshold"), abs=1e-3)
-        for key in {"model_state_dict", "trained_state_dict"} & set(ours):
-            for part, weight in ours[key].items():
-                torch.testing.assert_close(theirs[key][part], weight, rtol=1e-4, atol=1e-6)
+        for part, weight in ours["model_state_dict"].items():
+            torch.testing.assert_close(theirs["model_state_dict"][part], weight, rtol=1e-4, atol=1e-6)
     ours, theirs = figures(own), figures(two / job)
     assert theirs[len(theirs) - len(ours) :] == pytest.approx(ours, abs=1.01e-4)  # a resumed run has tested twice
 
@@ -246,7 +243,7 @@ def test_nineteen_images_are_validated_once(two):
 def test_the_verdicts_of_script_7_know_all_of_the_validation(two, pictures):
     checkpoint = load_checkpoint(two / "script_7" / "spai_fusion_best.pth", SPAI_KEYS)
     table = pd.read_csv(pictures).query("split == 'val'")
-    assert checkpoint["validation"]["generated"] == table["class"].astype(bool).tolist()
+    assert checkpoint["validation"]["generated"] == (table["label"] == "fake").tolist()
     assert len(set(checkpoint["validation"]["probs"])) == 9
 
 
@@ -266,7 +263,8 @@ def test_each_program_speaks_and_writes_once(two, jobs, job, name):
     assert second == []
     epochs = [line.split(":")[0] for line in first if line.startswith("epoch")]
     assert len(epochs) == len(set(epochs)) > 0
-    assert sum(line.startswith(f"{name}: ") and line.endswith("_best.pth") for line in first) == len(jobs[job])
+    trainings = sum("degrade" not in fields for _, fields in jobs[job])
+    assert sum(line.startswith(f"{name}: ") and line.endswith("_best.pth") for line in first) == trainings
     written = {path.name for path in (two / job).glob(f"{name}_*")} - {"hard_negative_round_1.csv"}
     assert written == {f"{name}_best.pth", f"{name}_last.pth", f"{name}_metrics.json"}
     assert not list((two / job).rglob("*.partial"))
@@ -283,8 +281,8 @@ def test_the_metrics_of_script_1_are_those_of_its_checkpoint(two, odd_dir):
     assert checkpoint["metrics"] == pytest.approx(again.metrics, abs=1e-6, nan_ok=True)
     metrics = json.loads(path.with_name("highres_no_ela_metrics.json").read_text())
     assert metrics["dice"] == checkpoint["best_dice"]
-    told = [line.split(":")[0] for line in printed(path.parent)]
-    assert told == ["highres_no_ela", "epoch 1/1", "highres_no_ela"]
+    begins = [line.split(":")[0] for line in printed(path.parent)]
+    assert begins == ["highres_no_ela", "epoch 1/1", "highres_no_ela"]
 
 
 @pytest.mark.parametrize(
@@ -312,8 +310,9 @@ def test_two_processes_mine_the_same_images(two, odd_dir, tmp_path, job, forged,
 @pytest.mark.slow
 def test_an_interrupted_run_is_kept_and_goes_on(odd_dir, tmp_path):
     """Ctrl-C reaches the launcher alone, which passes it on."""
-    options = ("--data-dir", odd_dir[0], "--models-dir", tmp_path, *SMALL, "--encoder-weights", "none")
-    script = ("script_1_highres_no_ela.py", *options, "--schedule", "constant")
+    small = ("--image-size", 64, "--decoder-channels", 32, "--encoder-weights", "none", "--schedule", "constant")
+    options = ("--data-dir", odd_dir[0], "--models-dir", tmp_path, "--profile", "quick", "--tracker", "none")
+    script = ("script_1_highres_no_ela.py", *options, *small)
     last = tmp_path / "highres_no_ela_last.pth"
     process = launch(*script, "--epochs", 10000)
     while not last.is_file():
@@ -338,8 +337,8 @@ def run_all(folder: Path) -> None:
     """In each of the processes: all jobs after each other, since a start takes longer than a job."""
     for name, programs in json.loads((folder / "jobs.json").read_text()).items():
         (folder / name).mkdir(exist_ok=True)
-        for program in programs:
-            run(folder / name, *program, process=os.environ["RANK"])
+        for program, fields in programs:
+            run(folder / name, program, fields, process=os.environ["RANK"])
 
 
 if __name__ == "__main__":
