@@ -72,7 +72,7 @@ def main(authentic: tyro.conf.Positional[Path], most: int = 90, workers: int = o
     best = some.assign(logit=logits).sort_values("logit").groupby(["host", "forgery"]).tail(1)
     platt = LogisticRegression(C=1e6).fit(best[["logit"]].to_numpy(), best.true.to_numpy(bool))
     best["score"] = platt.predict_proba(best[["logit"]].to_numpy())[:, 1]
-    print(f"{len(table)} candidates, {table.true.eq(True).sum()} of them true")
+    print(f"{len(table)} candidates, {table.true.eq(other=True).sum()} of them true")
     print(f"the best one of an image is true in {best.true.mean():.2f} of the images")
     for kind in dict.fromkeys(kind for kind, _ in hosts):
         _print(kind, sum(kind == other for other, _ in hosts), best[best.kind == kind])

@@ -87,7 +87,7 @@ def main(config: InferenceBenchmark) -> None:
             images = shutil.copytree(config.input, images)
         if config.models_dir is None:
             make_members(models, images, full=config.full)
-        else:  # a copy: its exports are made anew, and their time is measured
+        else:  # a copy: its exports are made again, and their time is measured
             models = shutil.copytree(config.models_dir, models, ignore=shutil.ignore_patterns("exported"))
         count = len(find_images(images))
         _submit(next(iter(find_images(images).values())), models, Path(folder) / "cold" / "submission.csv", "torch")

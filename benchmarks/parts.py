@@ -200,7 +200,7 @@ def _csv_seconds(count: int = 20_000) -> float:
 
 
 def _disk_rate(path: Path) -> float:
-    """MB/s of a file that the system's cache has been told to forget."""
+    """MB/s of a file that is not in the system's cache."""
     path.write_bytes(os.urandom(1_000_000) * DISK_MB)
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -121,7 +121,7 @@ class Images(Dataset):
 
 def read_image(path: Path) -> np.ndarray:
     """uint8 (H, W, 3) RGB."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -201,6 +201,7 @@ def train(
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps)
     model.train()
     total, begun = 0.0, time.perf_counter()
+    steady = begun
     for step, (batch, masks) in enumerate(loader, 1):
         batch, masks = batch.to(device), masks.to(device)
         optimizer.zero_grad()
@@ -333,7 +334,7 @@ def _predict(
 def error_level(image: np.ndarray, quality: int = 90, amplification: int = 10) -> np.ndarray:
     """Error level analysis of a uint8 (H, W, 3) RGB image, uint8 (H, W)."""
     _, buffer = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    compressed = cv2.imdecode(buffer, cv2.IMREAD_COLOR)[..., ::-1]
+    compressed = np.asarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR))[..., ::-1]
     difference = np.abs(image.astype(np.int16) - compressed.astype(np.int16)).max(axis=2)
     return np.clip(amplification * difference, 0, 255).astype(np.uint8)
 
@@ -350,7 +351,7 @@ def _tiled(
 def _forward(model: nn.Module, image: np.ndarray, size: int, settings: Settings, device: torch.device) -> np.ndarray:
     """Map (S, S) of an image (H, W, C)."""
     image = resize_image(image, size).astype(np.float32) / 255
-    image[..., :3] = (image[..., :3] - np.float32(MEAN)) / np.float32(STD)
+    image[..., :3] = (image[..., :3] - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     x = torch.from_numpy(image.transpose(2, 0, 1)).unsqueeze(0).to(device)
     views = [view.undo(torch.sigmoid(model(view.apply(x)))[0, 0]) for view in VIEWS[settings.tta]]
     return torch.stack(views).mean(dim=0).cpu().numpy()

@@ -37,6 +37,7 @@ import tyro
 from benchmarks import high_water
 from common.config.segmentation import OversamplingConfig
 from common.data.dataset import ForgeryDataset
+from common.data.packed import PackedList
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
@@ -44,7 +45,7 @@ from common.devices import process_state
 from common.networks.segmentation import build_network
 from common.tables import markdown_table
 from common.training.losses import CombinedLoss
-from common.training.member import fit_member, load_split, start_network
+from common.training.member import Split, fit_member, load_split, start_network
 
 VALIDATED = 8
 """Number of validation images, few because validation is not in the rate."""
@@ -106,7 +107,8 @@ def _ours(config: OversamplingConfig, images: int) -> list[Figures]:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed):
         config = replace(config, models_dir=Path(folder), epochs=2)
         split = load_split(config)
-        split = replace(split, train=_some(split.train, images), val=_some(split.val, VALIDATED))
+        some = PackedList(_some(split.train, images)), PackedList(_some(split.val, VALIDATED))
+        split = Split(*some, split.fingerprint)
         model, config = start_network(config, split)
         weights = small_forgery_weights(split.train, config.small_forgery_threshold, config.oversample_factor)
         train_set = ForgeryDataset(split.train, config.image_size, basic_augmentation())
@@ -133,13 +135,13 @@ def _some(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 def _no_data(config: OversamplingConfig, images: int) -> Figures:
     """The rate of training steps on pixels that are on the device."""
-    device, size = process_state().device, config.image_size
+    device, size = torch.device(str(process_state().device)), config.image_size
     torch.backends.cudnn.benchmark = True
     image = torch.randint(0, 256, (config.batch_size, 3, size, size), dtype=torch.uint8, device=device)
     mask = (torch.rand(config.batch_size, 1, size, size, device=device) > 0.9).to(torch.uint8)
     model, loss = build_network(config).to(device).train(), CombinedLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
-    steps = max(1, images // config.batch_size)
+    steps, started = max(1, images // config.batch_size), 0.0
     for step in range(FIRST_STEPS + steps):
         if step == FIRST_STEPS:
             started = _now()

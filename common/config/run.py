@@ -63,8 +63,7 @@ class RunConfig:
     lr: Positive = 3e-4
     """Learning rate, for one_cycle and cosine the peak."""
     schedule: Literal["constant", "one_cycle", "cosine", "warm_restarts"] = "constant"
-    """Course of the learning rate: constant, one_cycle (Smith and Topin 2018), cosine (Loshchilov and Hutter 2017), or
-    warm_restarts, which repeats the cosine in cycles (ibid.)."""
+    """Learning rate schedule; one_cycle: Smith and Topin 2018, cosine and warm_restarts: Loshchilov and Hutter 2017."""
     restart_epochs: Suppress[Count] = 5
     """Epochs of the first cycle of warm_restarts; each next cycle is twice as long."""
     warmup_epochs: Suppress[NonNegative] = 0.0

@@ -27,19 +27,16 @@ class TrainConfig(RunConfig):
     cache_gb: NonNegative = 4.0
     """Gigabytes of disk for decoded images, shared with other runs; 0 decodes all images in every epoch."""
     cache_dir: Path | None = None
-    """Folder of the decoded images, which can be deleted at any time; by default cache in --models-dir, and for
-    models/fold_1 that of models, so that all folds share it."""
+    """Folder of the decoded images, which may be deleted; by default cache in --models-dir (all folds share one)."""
     profile: Literal["full", "quick"] = "full"
     """quick shrinks the recipe for two CPU cores: lighter encoder, 256 px, fewer epochs; other flags win over it."""
 
     init: str = "none"
-    """Member whose checkpoint in --models-dir gives network, image size and first weights, whatever their own flags
-    are; none starts from --encoder-weights."""
+    """Member whose checkpoint gives network, image size and first weights; none starts from --encoder-weights."""
     encoder_name: str = "tu-efficientnet_b2"
     """Encoder of segmentation-models-pytorch; tu-NAME takes timm's NAME."""
     encoder_weights: str = "imagenet"
-    """First weights of the encoder: imagenet (from the hub), none (random), auto (imagenet, or none when the hub can't
-    be reached), or a file."""
+    """First weights of the encoder: imagenet (from the hub), none (random), auto (imagenet, else none), or a file."""
     in_channels: Suppress[int] = 3
     """Channels of the network's input: 3 for RGB, 4 for RGB and error level analysis (script 5)."""
     decoder_channels: Count = 256
@@ -50,8 +47,7 @@ class TrainConfig(RunConfig):
     image_size: Multiple = 512
     """Side in pixels of the square that images are resized to."""
     schedule: Literal["constant", "one_cycle", "cosine"] = "constant"
-    """Course of the learning rate: constant, as in the original recipe; one_cycle (Smith and Topin 2018), which reaches
-    more in few epochs; or cosine (Loshchilov and Hutter 2017)."""
+    """Learning rate schedule: constant (original recipe), one_cycle (Smith and Topin 2018, few epochs) or cosine."""
 
     focal_alpha: Share = 0.75
     """Weight of forged pixels in the focal loss; authentic ones get the rest of 1."""
@@ -137,8 +133,7 @@ class MiningConfig(TrainConfig):
     """Fine-tuning on what a trained member gets wrong (scripts 2 and 3). Defaults are the original recipe's."""
 
     init: str = "highres_no_ela"
-    """Member whose checkpoint in --models-dir is mined first and gives network, image size and first weights, whatever
-    their own flags are; none starts from --encoder-weights."""
+    """Member whose network, image size and weights the first scan and the training start from; none starts anew."""
     lr: Positive = 1e-4
     """Learning rate, for one_cycle and cosine the peak."""
     focal_gamma: NonNegative = 2.0

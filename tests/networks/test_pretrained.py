@@ -83,9 +83,7 @@ def test_a_broken_file_is_named(tmp_path, content, suffix):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(
-        UserError, match=r"^encoder weights nowhere\.pth: no such file\. Give a file, or imagenet"
-    ):
+    with pytest.raises(UserError, match=r"^encoder weights nowhere\.pth: no such file\. Give a file, or imagenet"):
         load_encoder_weights(encoder(), f"tu-{TIMM_NAME}", "nowhere.pth")
 
 
@@ -100,8 +98,6 @@ def test_without_a_hub_auto_says_so_in_one_line(no_hub, capsys, name):
 
 @pytest.mark.parametrize("name", [f"tu-{TIMM_NAME}", "mobilenet_v2"])
 def test_without_a_hub_imagenet_is_an_error_with_a_way_out(no_hub, name):
-    with pytest.raises(
-        UserError, match=r"encoder weights of .* can't be fetched .* local file instead of imagenet"
-    ):
+    with pytest.raises(UserError, match=r"encoder weights of .* can't be fetched .* local file instead of imagenet"):
         load_encoder_weights(encoder(name), name, "imagenet")
     assert hub.HF_HUB_OFFLINE is False

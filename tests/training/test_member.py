@@ -78,6 +78,18 @@ def test_a_split_keeps_pairs_together_and_covers_all(config):
     assert not {sample.group for sample in split.train} & {sample.group for sample in split.val}
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_first_weights_depend_on_the_seed_alone(config, seed):
+    config = replace(config, seed=seed)
+    split = load_split(config)
+    torch.manual_seed(seed)
+    expected = build_network(config).state_dict()
+    torch.rand(3)  # whatever was drawn before
+    model, after = start_network(config, split)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert after == config
+
+
 def test_it_starts_from_the_other_members_network(config, base, capsys):
     split = load_split(config)
     theirs = base(split.fingerprint)
