@@ -5,7 +5,7 @@
     python explain.py portrait.jpg --spai models/spai_fusion_best.pth       # is the whole image generated?
     python explain.py clip.mp4                                              # is the face fake? Also a folder of clips
 
-Copy-moves. Prints a row per copy and draws a picture, by default outputs/<name of the image>_explained.png:
+Copy-moves. Prints a row per copy and draws a picture, by default outputs/<folder>/<image>_explained.png:
 
 - The image, and beside it in grey, with each group of equal regions in its own colour.
 - Below, for the best groups: the source, the copy warped onto it, and their difference. A region is a copy if the
@@ -13,10 +13,11 @@ Copy-moves. Prints a row per copy and draws a picture, by default outputs/<name 
 - The score is the probability of a copy, as opposed to natural repetition. Which of two regions was first can't be
   seen: `source` and `copy` are only names.
 
-No network is used. Only repetition within this image is found; an image without any may be forged in other ways.
+No network is used. Only repetition within this image is found; an image without any may be forged in other ways. The
+image is shown upright, as its EXIF orientation asks for, and positions are those of the picture that is shown.
 
 Generated images. With --spai, a checkpoint of script 7, it prints the calibrated probability that the whole image is
-generated and the verdict, and draws by default outputs/<name of the image>_generated.png:
+generated and the verdict, and draws by default outputs/<folder>/<image>_generated.png:
 
 - Patch attention: the weight of each patch in the verdict. 1 is an equal share; hatched parts were not used.
 - Semantic attention, of networks with fusion: the parts of the image that the patches take their context from. The
@@ -41,10 +42,10 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from common.data.images import read_image
+from common.data.images import read_picture
 from common.errors import UserError
 from common.evaluation.explanation import describe, draw_explanation
-from common.files import written_whole
+from common.files import check_writable, written_whole
 from common.forensics.copy_move import MATCHERS, Group, find_copies
 from common.forensics.learned import learned_matcher
 from common.suffixes import VIDEO_SUFFIXES
@@ -62,9 +63,11 @@ class ExplainConfig:
     """What to explain, and where to write."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """An image (PNG, JPEG, TIFF, BMP or WEBP of any size), a video, or a folder of videos or of folders of frames."""
+    """An image of any size, a video, or a folder of videos or of folders of frames."""
     output: Path | None = None
     """The picture, a PNG file, or for videos the folder of the results; see above for the defaults."""
+    page: int = 1
+    """Images: page or frame to explain, from 1, of a file that has several."""
     min_score: float = 0.5
     """Copy-moves: probability below which groups are left out, from 0 to 1."""
     lightglue: Path | None = None
@@ -97,6 +100,8 @@ class ExplainConfig:
                 raise UserError(f"{flag} is {value}; it must be from 0 to 1.")
         if self.target_fpr is not None and not 0 < self.target_fpr < 1:
             raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
+        if self.page < 1:
+            raise UserError(f"--page is {self.page}; it must be 1 or more.")
         if self.spai is not None and self.video is not None:
             raise UserError("--spai is for images, --video for clips. Leave one of the two out.")
         if not self.source.exists():
@@ -133,9 +138,14 @@ class ExplainConfig:
     @property
     def output_path(self) -> Path:
         """The picture, or for videos the folder."""
+        if self.output is not None:
+            return self.output
+        if self.subject == "videos":
+            return Path("outputs", "videos")
         kind = "explained" if self.spai is None else "generated"
-        default = "videos" if self.subject == "videos" else f"{self.source.stem}_{kind}.png"
-        return self.output or Path("outputs") / default
+        page = f"_page_{self.page}" if self.page > 1 else ""
+        # With the folder and the whole name: authentic/10.png, forged/10.png and forged/10.jpg are three pictures.
+        return Path("outputs", self.source.parent.name, f"{self.source.name}{page}_{kind}.png")
 
     @property
     def title(self) -> str:
@@ -149,7 +159,15 @@ def main(config: ExplainConfig) -> None:
     if config.subject == "videos":
         explain_videos(config)
         return
-    image = read_image(config.source)
+    check_writable(config.output_path)
+    picture = read_picture(config.source, config.page - 1)
+    image = picture.upright
+    if picture.pages > 1:
+        print(f"note: page {config.page} of {picture.pages}; another one: --page N")
+    if picture.orientation != 1:
+        print(
+            f"note: shown upright, by its EXIF orientation {picture.orientation}; masks refer to the pixels as stored"
+        )
     if config.spai is None:
         text, figure = explain_copies(config, image)
     else:

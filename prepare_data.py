@@ -25,7 +25,7 @@ from common.data.samples import Sample, open_samples
 from common.errors import UserError, listing
 from common.making.checking import check_folder
 from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
-from common.making.importing import find_source, hold_out, import_samples
+from common.making.importing import find_source, hold_out, import_samples, mask_notes
 from common.making.layout import new_folder
 from common.sizes import SIZES
 
@@ -66,6 +66,9 @@ class Import:
     group_pattern: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
     """Regular expression for the names of the files, whose first group (...) matches the image's source. Images of one
     source stay in one fold."""
+    masks_are_upright: bool = False
+    """The masks were drawn on the pictures as viewers show them: where an image has an EXIF orientation, its mask is
+    turned back to the pixels as stored."""
     skip_bad_files: bool = False
     """Leave out and list files that can't be read or have no fitting mask, instead of stopping."""
     overwrite: bool = False
@@ -114,7 +117,7 @@ def run_import(options: Import) -> None:
     source = find_source(options.source, options.group_pattern)
     with new_folder(options.output, overwrite=options.overwrite, source=options.source) as folder:
         # Everything is opened before anything is written.
-        opened = open_samples(source.samples)
+        opened = open_samples(source.samples, masks_are_upright=options.masks_are_upright)
         samples = [sample for sample in opened if isinstance(sample, Sample)]
         faults = source.faults + [str(error) for error in opened if isinstance(error, UserError)]
         text = listing(f"{len(faults)} files of {options.source} can't be imported:", faults, len(faults))
@@ -123,10 +126,11 @@ def run_import(options: Import) -> None:
         if not samples:
             raise UserError(f"No image is left to import. {text}")
         held = hold_out(samples, options.holdout, options.seed) if options.holdout else np.zeros(len(samples), bool)
-        import_samples(samples, held, folder, link=options.link)
+        upright = options.masks_are_upright
+        import_samples(samples, held, folder, link=options.link, masks_are_upright=upright)
     if faults:
         print(f"left out: {text}")
-    for note in source.notes:
+    for note in [*source.notes, *mask_notes(samples, masks_are_upright=upright)]:
         print(f"note: {note}")
     forged = np.array([sample.forged for sample in samples])
     print(
@@ -143,6 +147,11 @@ def run_check(options: Check) -> None:
         print(f"{kind} ({len(faults)})")
         for fault in faults:
             print(f"  {fault.file}: {fault.text}")
+    if report.oriented:
+        head = (
+            f"note: {len(report.oriented)} images with a mask have an EXIF orientation; masks fit the pixels as stored"
+        )
+        print(listing(head, report.oriented))
     if report.faults:
         print(f"{len(report.faults)} faults in {options.data_dir} ({report.counts})")
         raise SystemExit(1)

@@ -29,7 +29,8 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
-from common.data.images import find_images, read_image, read_mask
+from common.data.images import find_images, read_image
+from common.data.masks import read_mask
 from common.data.samples import load_samples
 from common.ensemble.evidence import examine
 from common.forensics.copy_move import Group, find_copies

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 from common.errors import UserError
@@ -31,7 +32,7 @@ def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open(mode) if "b" in mode else temporary.open(mode, encoding="utf-8", newline="")
     except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror}). Choose another place.") from error
+        raise _not_writable(path, error) from error
     try:
         with file:
             yield file
@@ -40,6 +41,24 @@ def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file that is to be written later, and check that a file can be made in it.
+
+    Raises:
+        UserError: It can't be.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} can't be written ({error.strerror}). Choose another place.")
 
 
 def write_json(value: dict, path: Path) -> None:

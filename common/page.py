@@ -3,6 +3,7 @@
 from typing import Any
 
 import cv2
+import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,3 +66,19 @@ def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     shrinking = size[0] < mask.shape[1]
     shown = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_NEAREST)
     return (shown > 0).astype(np.uint8)
+
+
+def outlined(picture: np.ndarray, mask: np.ndarray | None, colour: str) -> np.ndarray:
+    """The picture (h, w, 3), paler, with a mask (H, W) tinted and outlined, or labelled `authentic` if it is empty."""
+    rgb = np.array([round(255 * part) for part in matplotlib.colors.to_rgb(colour)], np.uint8)
+    pale = cv2.addWeighted(picture, 0.65, np.full_like(picture, 255), 0.35, 0)
+    if mask is None or not mask.any():
+        text, font = "authentic", cv2.FONT_HERSHEY_SIMPLEX
+        (width, height), _ = cv2.getTextSize(text, font, 0.9, 2)
+        cv2.rectangle(pale, (0, 0), (width + 20, height + 22), (255, 255, 255), -1)
+        cv2.putText(pale, text, (10, height + 10), font, 0.9, rgb.tolist(), 2, cv2.LINE_AA)
+        return pale
+    inside = resized_mask(mask, pale.shape[1::-1])
+    pale[inside > 0] = (0.65 * picture[inside > 0] + 0.35 * rgb).astype(np.uint8)
+    contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(pale, contours, -1, rgb.tolist(), 2, cv2.LINE_AA)

@@ -1,14 +1,19 @@
-"""Process settings that every program makes before it imports torch: OpenMP, malloc, Pillow, uncaught errors.
+"""Process settings that every program makes before it imports torch: OpenMP, malloc, Pillow, output, uncaught errors.
 
 On a CPU the first two can be worth more than a change of framework: OpenMP threads that do not spin while they wait,
 and a malloc that keeps freed memory instead of returning it to the kernel after every layer. To measure their effect:
 `python -m benchmarks.process_settings`.
 """
 
+import atexit
 import ctypes
+import io
+import logging
 import os
 import sys
 import time
+import warnings
+from contextlib import suppress
 
 from PIL import Image
 
@@ -20,7 +25,10 @@ M_MMAP_MAX = -4
 
 
 def prepare() -> None:
-    """Tune OpenMP and malloc (Linux with glibc), allow large images, and print a `UserError` as its message alone.
+    """Tune OpenMP and malloc (Linux with glibc), allow large images, and print only what the user is meant to read.
+
+    A `UserError` is printed as its message alone; warnings of libraries only if Python is asked for them (-W). A
+    character that the terminal can't show becomes an escape. A closed pipe (`| head`) ends the program quietly.
 
     To be called before torch is imported, since OpenMP reads its environment once. Variables set by the user stay.
     """
@@ -33,7 +41,30 @@ def prepare() -> None:
     # Above this Pillow warns of a decompression bomb, above twice this it refuses. Slide scans are smaller.
     Image.MAX_IMAGE_PIXELS = 250_000_000
     _keep_freed_memory()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what is odd in a file that it reads all the same
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.excepthook = _show_exception
+    atexit.register(_flush)
+
+
+def _flush() -> None:
+    """Write what is left of the output, if anyone still reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except (AttributeError, ValueError, OSError):  # there is none, or it is closed
+        pass
+
+
+def _discard_output() -> None:
+    """Let nothing be written to a pipe that is closed, when the interpreter ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _keep_freed_memory() -> None:
@@ -50,7 +81,9 @@ def _show_exception(kind, error, traceback) -> None:
     if int(os.environ.get("RANK", 0)) > 0:
         # The main process most likely reports the same; the launcher then ends the others before they do.
         time.sleep(2)
-    if issubclass(kind, UserError):
+    if issubclass(kind, BrokenPipeError):
+        _discard_output()
+    elif issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.data.images import read_image, read_mask
+from common.data.images import read_image
 from common.data.index import file_hash
+from common.data.masks import read_mask
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample

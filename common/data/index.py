@@ -5,6 +5,7 @@ files that are new or have changed:
 
     case_id, label, image, mask, group, kind     as in the folder and in groups.csv; paths relative to the folder
     height, width, channels                      of the image as stored: a fourth (or second) channel is transparency
+    orientation                                  of EXIF, 1 to 8: how the stored pixels are shown
     area_share, bucket                           forged share of the image, and the name of that size
     image_hash, mask_hash                        SHA-256 of the files
     image_bytes, image_mtime_ns, mask_...        size and modification time of the files when they were opened
@@ -20,14 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.data.images import read_image, read_mask, stored_channels
+from common.data.images import read_picture
+from common.data.masks import misfit, read_mask
 from common.errors import UserError
 from common.files import written_whole
 from common.sizes import size_of
 
 # A file with other columns is rebuilt: rename one when its values get another meaning.
 COLUMNS = (
-    *("case_id", "label", "image", "mask", "group", "kind", "height", "width", "channels", "area_share", "bucket"),
+    *("case_id", "label", "image", "mask", "group", "kind", "height", "width", "channels"),
+    *("orientation", "area_share", "bucket"),
     *("image_hash", "mask_hash", "image_bytes", "image_mtime_ns", "mask_bytes", "mask_mtime_ns"),
 )
 
@@ -48,6 +51,8 @@ class Sample:
     width: int = 0
     channels: int = 0
     """Of the file, before it became RGB."""
+    orientation: int = 1
+    """EXIF orientation, 1 to 8; mask and sizes refer to the pixels as stored."""
     area_share: float = 0.0
     """Forged share of the image, all channels of the mask together, in [0, 1]."""
     image_hash: str = ""
@@ -74,22 +79,27 @@ class Sample:
         return size_of(self.area_share) if self.forged else "authentic"
 
 
-def open_sample(sample: Sample) -> Sample:
+def open_sample(sample: Sample, *, masks_are_upright: bool = False) -> Sample:
     """Decode the image and mask of a sample, and fill in what they show.
+
+    Args:
+        sample: With its paths.
+        masks_are_upright: Whether masks refer to the pictures as their EXIF orientation shows them, not as stored.
 
     Raises:
         UserError: A file can't be read, the two differ in size, or a channel of the mask marks no pixel.
     """
     try:
         stamps = _stamps(sample)  # first: if a file changes while it is read, the next start opens it again
-        height, width = read_image(sample.image).shape[:2]
-        known: dict[str, Any] = {**stamps, "height": height, "width": width, "channels": stored_channels(sample.image)}
+        picture = read_picture(sample.image)
+        height, width = picture.pixels.shape[:2]
+        known: dict[str, Any] = {**stamps, "height": height, "width": width}
+        known |= {"channels": picture.channels, "orientation": picture.orientation}
         known["image_hash"] = file_hash(sample.image)
         if sample.mask is not None:
-            mask = read_mask(sample.mask)
-            if mask.shape[1:] != (height, width):
-                sides = f"{mask.shape[1]}×{mask.shape[2]}"
-                raise UserError(f"{sample.mask}: the mask is {sides}, its image {height}×{width}")
+            mask = read_mask(sample.mask, picture.orientation if masks_are_upright else 1)
+            if fault := misfit(mask, (height, width), picture.orientation):
+                raise UserError(f"{sample.mask}: the mask {fault}")
             if not mask.size or not mask.any(axis=(1, 2)).all():
                 raise UserError(f"{sample.mask}: a mask channel marks no pixel")
             known |= {"area_share": float(mask.any(axis=0).mean()), "mask_hash": file_hash(sample.mask)}
@@ -133,14 +143,15 @@ class Index:
             return None
         try:
             stamps = _stamps(sample)
-            if [*row[2:4], *row[13:]] != [*self._paths(sample), *map(str, stamps.values())]:
+            if [*row[2:4], *row[14:]] != [*self._paths(sample), *map(str, stamps.values())]:
                 return None
-            height, width, channels = map(int, row[6:9])
-            area_share, image_hash, mask_hash = float(row[9]), row[11], row[12]
+            height, width, channels, orientation = map(int, row[6:10])
+            area_share, image_hash, mask_hash = float(row[10]), row[12], row[13]
         except (OSError, ValueError):
             return None
-        known = {"height": height, "width": width, "channels": channels, "area_share": area_share}
-        return replace(sample, **stamps, **known, image_hash=image_hash, mask_hash=mask_hash)
+        known: dict[str, Any] = {"height": height, "width": width, "channels": channels, "orientation": orientation}
+        known |= {"area_share": area_share, "image_hash": image_hash, "mask_hash": mask_hash}
+        return replace(sample, **stamps, **known)
 
     def update(self, samples: Sequence[Sample]) -> None:
         """Let the index hold exactly these opened samples; where it can't be written, print a note."""
@@ -157,7 +168,7 @@ class Index:
         return str(sample.image)[self._start :], str(sample.mask)[self._start :] if sample.mask else ""
 
     def _row(self, s: Sample) -> list[str]:
-        sides = (s.height, s.width, s.channels, s.area_share)
+        sides = (s.height, s.width, s.channels, s.orientation, s.area_share)
         stamps = (s.image_bytes, s.image_mtime_ns, s.mask_bytes, s.mask_mtime_ns)
         names = (s.case_id, s.label, *self._paths(s), s.group, s.kind)
         return [*names, *map(str, sides), s.size, s.image_hash, s.mask_hash, *map(str, stamps)]

@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,16 +85,16 @@ def read_groups(path: Path) -> dict[str, tuple[str, str]]:
     return dict(zip(ids, zip(groups, kinds, strict=True), strict=True))
 
 
-def open_samples(samples: Sequence[Sample]) -> list[Sample | UserError]:
+def open_samples(samples: Sequence[Sample], *, masks_are_upright: bool = False) -> list[Sample | UserError]:
     """Decode every image and mask once: each sample as `open_sample` completes it, or the error in its place."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        opened = pool.map(_open_or_error, samples)
+        opened = pool.map(partial(_open_or_error, masks_are_upright=masks_are_upright), samples)
         return list(tqdm(opened, "reading", len(samples), unit="img", leave=False, disable=None))
 
 
-def _open_or_error(sample: Sample) -> Sample | UserError:
+def _open_or_error(sample: Sample, *, masks_are_upright: bool) -> Sample | UserError:
     try:
-        return open_sample(sample)
+        return open_sample(sample, masks_are_upright=masks_are_upright)
     except UserError as error:
         return error
 
@@ -143,7 +144,7 @@ def load_authentic(folder: Path, foreign_to: Sequence[Sample], *, skip_bad_files
     """
     ids = {f"extra/{case_id}": path for case_id, path in _find_images(folder).items()}
     if not ids:
-        raise UserError(f"{folder} holds no images (PNG, JPEG, TIFF, BMP, WEBP).")
+        raise UserError(f"{folder} holds no images.")
     samples = open_samples([Sample(case_id=i, image=path, mask=None, group=i) for i, path in ids.items()])
     readable = _without_errors(samples, folder, skip_bad_files=skip_bad_files)
     hashes = {sample.image_hash: sample.image for sample in foreign_to}

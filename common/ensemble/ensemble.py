@@ -115,10 +115,16 @@ class Ensemble:
             if isinstance(loaded.network, nn.Module):
                 loaded.network.to(device)
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Predict RGB images, uint8 (H, W, 3), of any sizes. The folds' maps, and their probabilities, are averaged."""
+    def predict(self, images: Sequence[np.ndarray], upright: Sequence[np.ndarray] | None = None) -> list[Prediction]:
+        """Predict images of any sizes. The folds' maps, and their probabilities, are averaged.
+
+        Args:
+            images: RGB, uint8 (H, W, 3).
+            upright: The same as viewers show them, for the detector of generated images; by default `images`.
+        """
         evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
-        generated = self.detector.predict(images) if self.detector else [None] * len(images)
+        shown = images if upright is None else upright
+        generated = self.detector.predict(shown) if self.detector else [None] * len(images)
         with closing(self._by_batch(self._blend_batch, images)) as batches:
             # `strict` ends the evidence here: while the garbage collector ends it, Python loses a Ctrl-C.
             by_image = zip(chain.from_iterable(batches), evidence, generated, strict=True)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.data.images import read_image, read_mask
+from common.data.images import read_image
+from common.data.masks import read_mask
 from common.data.samples import Sample, assign_folds, fingerprint
 from common.data.transforms import resize_mask
 from common.devices import process_state
@@ -157,7 +158,7 @@ def _write_generated(path: Path, device: torch.device, samples: list[Sample], fi
     detector = load_detector(path, device)
     with tqdm(total=len(samples), desc=DETECTOR, unit="img", disable=None) as bar:
         for start in range(0, len(samples), BATCH_SIZE):
-            images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]
+            images = [read_image(sample.image, upright=True) for sample in samples[start : start + BATCH_SIZE]]
             probabilities = [found.probability for found in detector.predict(images)]
             file.write(np.array(probabilities, "<f8").tobytes())
             bar.update(len(images))

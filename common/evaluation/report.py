@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib.colors
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.evaluation.scoring import Evaluation, SubmissionRow, read_map, read_truth, summarize
 from common.metrics import forgery as metrics
 from common.metrics import rle
-from common.page import resized_mask
+from common.page import outlined
 from common.sizes import SIZES
 from common.tables import markdown_table
 
@@ -255,23 +255,7 @@ def _pictures(row: SubmissionRow, image: Path | None) -> list[np.ndarray]:
         heat = (matplotlib.colormaps["magma"](small)[..., :3] * 255).astype(np.uint8)
     return [
         picture,
-        _outlined(picture, truth, TRUTH_COLOUR),
-        _outlined(picture, predicted, PREDICTED_COLOUR),
+        outlined(picture, truth, TRUTH_COLOUR),
+        outlined(picture, predicted, PREDICTED_COLOUR),
         heat,
     ]
-
-
-def _outlined(picture: np.ndarray, mask: np.ndarray | None, colour: str) -> np.ndarray:
-    """The picture (h, w, 3), paler, with a mask (H, W) tinted and outlined, or labelled `authentic` if it is empty."""
-    rgb = np.array([round(255 * part) for part in matplotlib.colors.to_rgb(colour)], np.uint8)
-    pale = cv2.addWeighted(picture, 0.65, np.full_like(picture, 255), 0.35, 0)
-    if mask is None or not mask.any():
-        text, font = "authentic", cv2.FONT_HERSHEY_SIMPLEX
-        (width, height), _ = cv2.getTextSize(text, font, 0.9, 2)
-        cv2.rectangle(pale, (0, 0), (width + 20, height + 22), (255, 255, 255), -1)
-        cv2.putText(pale, text, (10, height + 10), font, 0.9, rgb.tolist(), 2, cv2.LINE_AA)
-        return pale
-    inside = resized_mask(mask, pale.shape[1::-1])
-    pale[inside > 0] = (0.65 * picture[inside > 0] + 0.35 * rgb).astype(np.uint8)
-    contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(pale, contours, -1, rgb.tolist(), 2, cv2.LINE_AA)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.data.images import read_mask
+from common.data.masks import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError, listing
 from common.metrics import forgery as metrics

@@ -10,11 +10,12 @@ import numpy as np
 from common.components import connected
 from common.forensics.alignment import Aligned, align, cluster_matches, complete_masks, fit_transforms
 from common.forensics.blocks import match_blocks
+from common.forensics.gray import to_gray
 from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance
 
-VERSION = 1
+VERSION = 2
 """Version of the detector, raised with every change of its results: an ensemble fitted on earlier ones is stale."""
 MATCHERS = (match_keypoints, match_blocks)
 """Key points for textured regions, blocks for smooth ones."""
@@ -99,7 +100,7 @@ def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Mat
         The groups by descending score; an empty list where nothing is duplicated.
     """
     height, width = image.shape[:2]
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = to_gray(image)
     shrink = min(1.0, (_WORKING_PIXELS / gray.size) ** 0.5)
     if shrink < 1:
         small = max(round(width * shrink), 1), max(round(height * shrink), 1)

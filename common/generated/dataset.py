@@ -107,7 +107,7 @@ class GeneratedTrainSet(Dataset):
         """
         index, seed = index if isinstance(index, tuple) else (index, index)
         labelled = self.images[index]
-        image = self._pixels[index] if index < len(self._pixels) else read_image(labelled.path)
+        image = self._pixels[index] if index < len(self._pixels) else read_image(labelled.path, upright=True)
         rng = np.random.default_rng(seed)
         view_seeds = rng.integers(2**31, size=self.views).tolist()
         if not self.pairs and rng.random() < self.degradation_probability:
@@ -162,7 +162,7 @@ class GeneratedTestSet(Dataset):
             image: uint8 (3, H, W), untouched but for the degradation; whole: uint8 (3, T, T); label: float32 (),
             1 = generated; index.
         """
-        image = read_image(self.images[index].path)
+        image = read_image(self.images[index].path, upright=True)
         if self.degradation is not None:
             image = degrade(image, self.degradation)
         label = torch.tensor(self.images[index].generated, dtype=torch.float32)
@@ -174,7 +174,7 @@ def _read_some(images: Sequence[LabelledImage]) -> list[np.ndarray]:
     """The pixels of the first images, of as many as fit into `CACHE_BYTES`."""
     pixels, room = [], CACHE_BYTES
     for image in images:
-        pixels.append(read_image(image.path))
+        pixels.append(read_image(image.path, upright=True))
         room -= pixels[-1].nbytes
         if room < 0:
             break

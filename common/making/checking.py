@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.data.images import has_alpha, read_image, read_mask, scan_images
+from common.data.images import Picture, read_picture, scan_images
+from common.data.masks import MOST_COVERED, misfit, read_mask
 from common.errors import UserError
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
@@ -41,6 +42,8 @@ class Report:
     faults: list[Fault]
     images: dict[str, int]
     """Number of image files in each of the folders that exist."""
+    oriented: list[str]
+    """Images with a mask and an EXIF orientation that turns them, relative to the data folder."""
 
     def by_kind(self) -> dict[str, list[Fault]]:
         """The faults of each kind, sorted by file; kinds in the order in which they were found."""
@@ -74,7 +77,8 @@ def check_folder(data_dir: Path) -> Report:
     check.twins()
     check.groups()
     check.sample_submission()
-    return Report(faults=check.faults, images={part: len(check.images[part]) for part in parts})
+    images = {part: len(check.images[part]) for part in parts}
+    return Report(faults=check.faults, images=images, oriented=check.oriented)
 
 
 class _Check:
@@ -85,7 +89,9 @@ class _Check:
         self.faults: list[Fault] = []
         self.images: dict[str, list[tuple[str, Path]]] = {part: [] for part in PARTS}
         self.jobs: list[tuple[Path, Path | None]] = []
-        self.sides: dict[Path, tuple[int, int]] = {}
+        self.sides: dict[Path, tuple[int, ...]] = {}
+        self.channels: dict[Path, int] = {}
+        self.oriented: list[str] = []
 
     def add(self, kind: str, path: Path, text: str) -> None:
         self.faults.append(Fault(kind=kind, file=path.relative_to(self.data_dir).as_posix(), text=text))
@@ -139,9 +145,11 @@ class _Check:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             opened = pool.map(lambda job: _examine(*job), self.jobs)
             opened = tqdm(opened, "reading", len(self.jobs), unit="img", leave=False, disable=None)
-            for (image, _), (sides, faults) in zip(self.jobs, opened, strict=True):
-                if sides:
-                    self.sides[image] = sides
+            for (image, mask), (facts, faults) in zip(self.jobs, opened, strict=True):
+                if facts:
+                    self.sides[image], self.channels[image], orientation = facts
+                    if mask is not None and orientation != 1:
+                        self.oriented.append(image.relative_to(self.data_dir).as_posix())
                 for kind, path, text in faults:
                     self.add(kind, path, text)
 
@@ -154,7 +162,7 @@ class _Check:
             if len(set(sides)) == 2:
                 text = "is {}×{}, its forged twin {}×{}".format(*sides[0], *sides[1])
                 self.add("twin of another size", pair[0], text)
-            transparent = [path for path in pair if has_alpha(path)]
+            transparent = [path for path in pair if self.channels[path] in (2, 4)]
             if len(transparent) == 1:
                 text = "has transparency that no twin has, which reveals the label; store as RGB"
                 self.add("alpha channel", transparent[0], text)
@@ -197,22 +205,31 @@ class _Check:
         return table
 
 
-def _examine(image: Path, mask: Path | None) -> tuple[tuple[int, int] | None, list[tuple[str, Path, str]]]:
-    """The sides of an image, None where it can't be read, and the faults (kind, file, text) of it and its mask."""
-    sides, faults = None, []
+def _examine(
+    image: Path, mask: Path | None
+) -> tuple[tuple[tuple[int, ...], int, int] | None, list[tuple[str, Path, str]]]:
+    """Sides, channels and orientation of an image, None where it can't be read, and the faults of it and its mask.
+
+    A fault is its kind, the file and a text.
+    """
+    picture: Picture | None = None
+    faults = []
     try:
-        sides = read_image(image).shape[:2]
+        picture = read_picture(image)
     except UserError as error:
         faults.append(("unreadable image", image, _without_path(error, image)))
-    if mask is None:
-        return sides, faults
+    facts = (picture.pixels.shape[:2], picture.channels, picture.orientation) if picture else None
+    return facts, faults + (_mask_faults(mask, picture) if mask else [])
+
+
+def _mask_faults(mask: Path, picture: Picture | None) -> list[tuple[str, Path, str]]:
     try:
         channels = read_mask(mask)
     except UserError as error:
-        return sides, [*faults, ("unreadable mask", mask, _without_path(error, mask))]
-    if sides and channels.shape[1:] != sides:
-        height, width = channels.shape[1:]
-        faults.append(("shape mismatch", mask, f"is {height}×{width}, its image {sides[0]}×{sides[1]}"))
+        return [("unreadable mask", mask, _without_path(error, mask))]
+    faults = []
+    if picture and (text := misfit(channels, picture.pixels.shape[:2], picture.orientation)):
+        faults.append(("shape mismatch", mask, text))
     if not channels.any():
         faults.append(("empty mask", mask, "marks no pixel"))
     elif empty := [str(number) for number, channel in enumerate(channels, 1) if not channel.any()]:
@@ -221,7 +238,9 @@ def _examine(image: Path, mask: Path | None) -> tuple[tuple[int, int] | None, li
     if not np.isin(values, (0, 1)).all():
         shown = ", ".join(f"{value:g}" for value in values[:6])
         faults.append(("mask values", mask, f"holds {shown}{', ...' * (len(values) > 6)} instead of 0 and 1"))
-    return sides, faults
+    if not faults and (share := float(channels.any(axis=0).mean())) > MOST_COVERED:
+        faults.append(("mask covers the image", mask, f"marks {share:.0%} of its image; is it a mask?"))
+    return faults
 
 
 def _without_path(error: UserError, path: Path) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.data.images import read_mask, scan_images
+from common.data.images import scan_images
+from common.data.masks import MOST_COVERED, read_mask
 from common.data.samples import Sample
-from common.errors import UserError
+from common.errors import UserError, listing
 from common.making.layout import write_groups, write_mask, write_sample_submission
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
@@ -236,7 +237,9 @@ def _fill_up(counts: dict[str, np.ndarray], target: np.ndarray, order: np.ndarra
     return chosen, float(np.linalg.norm(missing))
 
 
-def import_samples(samples: list[Sample], held: np.ndarray, folder: Path, *, link: bool = False) -> None:
+def import_samples(
+    samples: list[Sample], held: np.ndarray, folder: Path, *, link: bool = False, masks_are_upright: bool = False
+) -> None:
     """Copy samples into a new data folder; images keep their bytes, masks become `.npy`.
 
     Args:
@@ -244,6 +247,7 @@ def import_samples(samples: list[Sample], held: np.ndarray, folder: Path, *, lin
         held: bool (len(samples),): those that go to test_images/ instead of train_images/.
         folder: From `common.making.layout.new_folder`.
         link: Link to the images instead of copying them.
+        masks_are_upright: Turn masks of the upright pictures back, to the pixels as stored.
     """
     train = [(sample.case_id, sample) for sample, away in zip(samples, held, strict=True) if not away]
     test = _unique_names([sample for sample, away in zip(samples, held, strict=True) if away])
@@ -257,12 +261,31 @@ def import_samples(samples: list[Sample], held: np.ndarray, folder: Path, *, lin
         else:
             shutil.copyfile(sample.image, target)
         if sample.mask is not None:
-            write_mask(folder / f"{split}_masks" / f"{case_id}.npy", read_mask(sample.mask))
+            mask = read_mask(sample.mask, sample.orientation if masks_are_upright else 1)
+            write_mask(folder / f"{split}_masks" / f"{case_id}.npy", mask)
     # An authentic image and its forged twin share a row; only the forged one has a kind, and comes last.
     named = sorted([*train, *test], key=lambda pair: pair[1].forged)
     write_groups(folder, {case_id: (case_id, sample.group, sample.kind) for case_id, sample in named}.values())
     if test:
         write_sample_submission(folder, sorted(case_id for case_id, _ in test))
+
+
+def mask_notes(samples: list[Sample], *, masks_are_upright: bool) -> list[str]:
+    """What to look at in the masks of opened samples: EXIF orientations, and masks that cover nearly everything."""
+    notes = []
+    oriented = [sample for sample in samples if sample.mask and sample.orientation != 1]
+    if oriented:
+        text = f"{len(oriented)} forged images have an EXIF orientation, {oriented[0].image.name} first; their masks "
+        turned = "were turned back, since they are of the upright pictures"
+        as_stored = (
+            "are taken to fit the pixels as stored. If they fit the upright pictures, import with --masks-are-upright"
+        )
+        notes.append(text + (turned if masks_are_upright else as_stored))
+    covering = [sample.mask.name for sample in samples if sample.mask and sample.area_share > MOST_COVERED]
+    if covering:
+        head = f"{len(covering)} masks cover more than {MOST_COVERED:.0%} of their image; are they masks?"
+        notes.append(listing(head, covering))
+    return notes
 
 
 def _unique_names(samples: list[Sample]) -> list[tuple[str, Sample]]:

@@ -1,12 +1,12 @@
-"""Configuration of a submission, and the splitting of its input into parts."""
+"""Configuration of a submission, the splitting of its input into parts, and the summary of its results."""
 
+import csv
 import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Literal
 
 from common.ensemble.backends import Backend
@@ -15,6 +15,7 @@ from common.ensemble.instances import Grouping
 from common.ensemble.members import SETTINGS_FILE, identities
 from common.ensemble.views import TTA
 from common.errors import UserError
+from common.files import check_writable
 from common.submission.parts import Parts
 from common.submission.row_order import find_sample, sample_order
 from common.submission.shards import find_shards, read_shard, shard_parts
@@ -46,7 +47,13 @@ class SubmissionConfig:
     models_dir: Path = Path("models")
     """Folder of the checkpoints."""
     maps: Path | None = None
-    """Folder for probability maps, <case_id>.npy, float16 (H, W); by default none are written."""
+    """Folder for probability maps at each image's size; by default none are written."""
+    maps_as: Literal["npy", "png"] = "npy"
+    """npy writes <case_id>.npy, float16 (H, W); png, to look at, <case_id>_map.png (probability, 255 is 1),
+    <case_id>_mask.png (forged is 255) and <case_id>_overlay.png."""
+    masks_are_upright: bool = False
+    """Regions and maps refer to the pictures as viewers show them, turned by their EXIF orientation; by default to the
+    pixels as stored."""
     sample_submission: Path | None = None
     """Table that gives the order of the rows; by default sample_submission.csv in the input folder, or beside it if
     the folder is called test_images."""
@@ -141,13 +148,23 @@ def open_parts(config: SubmissionConfig) -> Parts:
             kind.
     """
     tables = {config.output: SUBMISSION_COLUMNS, config.scores_path: SCORE_COLUMNS}
-    parts = find_parts(config)
-    _check_writable(config.output)  # now, and not at the end
+    others: Counter[str] = Counter()
+    parts = find_parts(config, others)
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        print(f"left out, since they are no images or videos that are scored: {kinds}")
+    for table in (config.output, config.maps and config.maps / "_"):
+        if table:
+            check_writable(table)  # now, and not at the end
     return Parts(tables, parts, _content_key(config))
 
 
-def find_parts(config: SubmissionConfig) -> list[Part]:
+def find_parts(config: SubmissionConfig, others: Counter[str] | None = None) -> list[Part]:
     """The images in the order of the submission's rows, and after them the videos.
+
+    Args:
+        config: The submission.
+        others: Set to the number of files of other kinds, by suffix.
 
     Raises:
         UserError: The input can't be read or is empty, or files share a case id.
@@ -158,9 +175,9 @@ def find_parts(config: SubmissionConfig) -> list[Part]:
             raise UserError("--sample-submission can't order shards. Write a manifest of files, or leave it out.")
         if config.input.is_dir() and next(list_files(config.input, videos=config.videos), None):
             raise UserError(f"{config.input} holds both files and .tar shards. Move one of them elsewhere.")
-        parts, reason = shard_parts(shards), ": none of its tars has a member with one of their suffixes"
+        parts, reason = shard_parts(shards, others), ": none of its tars has a member with one of their suffixes"
     else:
-        files = distinct(lambda: list_files(config.input, videos=config.videos))
+        files = distinct(lambda: list_files(config.input, videos=config.videos, others=others))
         sample = sample or find_sample(config.input)
         parts = split_into_parts(files if sample is None else _ordered(files, sample, config), config.part_size)
         if config.input.suffix.lower() in MANIFEST_SUFFIXES:
@@ -168,17 +185,8 @@ def find_parts(config: SubmissionConfig) -> list[Part]:
     if not sum(part.count for part in parts):
         for shard in shards:
             deque(read_shard(shard), 0)  # raises its error if it is truncated
-        raise UserError(f"{config.input} holds no images (PNG, JPEG, TIFF, BMP, WEBP){reason}.")
+        raise UserError(f"{config.input} holds no images that can be read{reason}.")
     return parts
-
-
-def _check_writable(table: Path) -> None:
-    try:
-        table.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=table.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{table} can't be written ({error.strerror}). Choose another place.") from error
 
 
 def _ordered(files: Iterator[ListedFile], sample: Path, config: SubmissionConfig) -> Iterator[ListedFile]:
@@ -213,8 +221,12 @@ def _content_key(config: SubmissionConfig) -> str:
     return digest.hexdigest()
 
 
+_VERDICTS = ("forged", "authentic", "video fake", "video real", "video inconclusive")
+"""Those that have a probability."""
+
+
 def summary(config: SubmissionConfig, counts: Counter[str]) -> str:
-    """One line: the number of images and videos by verdict, and where the tables are."""
+    """Lines: numbers of images and videos by verdict, the tables, what to know, and the verdict on a single file."""
     parts = []
     for noun, prefix, verdicts in (
         ("images", "", ("forged", "authentic", "unreadable")),
@@ -226,4 +238,25 @@ def summary(config: SubmissionConfig, counts: Counter[str]) -> str:
             parts.append(f"{sum(found.values())} {noun}: {by_verdict}")
     if broken := counts["shard broken"]:
         parts.append(f"{broken} shards are truncated: see their rows in the scores")
-    return f"{'; '.join(parts)} → {config.output}, {config.scores_path}"
+    lines = [f"{'; '.join(parts)} → {config.output}, {config.scores_path}"]
+    if left_out := counts["pages left out"]:
+        lines.append(f"note: {left_out} pages were left out: of a file with several pages the first is predicted")
+    if turned := counts["turned"]:
+        place = "upright pictures" if config.masks_are_upright else "pixels as stored (else: --masks-are-upright)"
+        lines.append(f"note: {turned} images have an EXIF orientation; their regions refer to the {place}")
+    if counts.total() - left_out - turned == 1 and any(counts[verdict] for verdict in _VERDICTS):
+        lines.append(_only_row(config.scores_path))
+    return "\n".join(lines)
+
+
+def _only_row(table: Path) -> str:
+    """What the table of scores says of its only image or video."""
+    with table.open(encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file))
+    if row["kind"] == "video":
+        return f"{row['case_id']}: {row['fake_verdict']}, probability that it is fake {row['fake_probability']}"
+    verdict = "forged" if int(row["n_instances"]) else "authentic"
+    text = f"{row['case_id']}: {verdict}, probability of a forgery {row['forged_probability']}"
+    if row["generated_verdict"]:
+        text += f"; as a whole: {row['generated_verdict']}, probability {row['generated_probability']}"
+    return text

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, islice, pairwise
+from io import BytesIO
+from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -13,8 +14,10 @@ from typing import cast
 import numpy as np
 import torch
 from joblib import cpu_count
+from PIL import Image
 
-from common.data.images import read_image
+from common.data.decoding import pixel_count
+from common.data.images import Picture, read_picture
 from common.data.transforms import resize_map
 from common.devices import process_state
 from common.ensemble.decision import MODE_THRESHOLDS, is_forged
@@ -25,6 +28,7 @@ from common.ensemble.settings import Settings
 from common.errors import UserError, described
 from common.files import written_whole
 from common.metrics.rle import AUTHENTIC, encode_labels, format_annotation
+from common.page import outlined
 from common.submission.config import SCORE_COLUMNS, SubmissionConfig
 from common.submission.parts import Parts
 from common.submission.shards import TarImage, TruncatedTar, read_shard
@@ -33,6 +37,10 @@ from common.video import NAME as VIDEO_DETECTOR
 from common.video import VideoDetector, find_video_detector, load_video_detector
 
 Scores = dict[str, float | str]
+OVERLAY_COLOUR = "#D55E00"
+"""Vermillion (Okabe and Ito 2008), distinct on grey figures and for colour-blind readers."""
+MOST_PIXELS = 32_000_000
+"""Of the images in a batch, which bounds the memory; a larger image is a batch of its own."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class Row:
     """Those of `SCORE_COLUMNS` that apply."""
     annotation: str | None = None
     """Only of images."""
+    pages: int = 1
+    """Of the image file; only the first is predicted."""
+    turned: bool = False
+    """Whether the image has an EXIF orientation."""
 
     @property
     def verdict(self) -> str:
@@ -70,7 +82,7 @@ class Predictor:
         self._readers = ThreadPoolExecutor()
 
     def rows(self, part: Part) -> Iterator[Row]:
-        """The rows of a part's files, in order. Two batches of images are in memory at a time.
+        """The rows of a part's files, in order. Two batches of images are in memory at a time, one of large images.
 
         A truncated tar has a row after its images.
 
@@ -90,17 +102,41 @@ class Predictor:
 
     def _image_rows(self, sources: Iterable[tuple[str, str] | TarImage]) -> Iterator[Row]:
         assert self.ensemble is not None, "load_predictor loads it for the kinds image and shard"
-        settings, sources = _with_overrides(self.ensemble.settings, self.config), iter(sources)
-        batches = iter(lambda: list(islice(sources, self.config.batch_size)), [])
+        settings = _with_overrides(self.ensemble.settings, self.config)
+        batches = _batches(sources, self.config.batch_size)
         reading = (self._readers.map(lambda source: (source[0], read_source(source)), batch) for batch in batches)
         for read, _ in pairwise(chain(reading, [()])):  # while a batch is predicted, the next one is read
-            batch = list(read)
-            predictions = iter(self.ensemble.predict([image for _, image in batch if not isinstance(image, str)]))
-            for case_id, image in batch:
-                if isinstance(image, str):
-                    yield Row(case_id, "image", {"error": image}, AUTHENTIC)
-                else:
-                    yield image_row(self.config, settings, case_id, image, next(predictions))
+            yield from self._batch_rows(settings, list(read))
+
+    def _batch_rows(self, settings: Settings, batch: list[tuple[str, Picture | str]]) -> Iterator[Row]:
+        assert self.ensemble is not None
+        pictures = [picture for _, picture in batch if not isinstance(picture, str)]
+        upright = [p.upright for p in pictures] if self.ensemble.detector or self.config.masks_are_upright else None
+        images = upright if upright and self.config.masks_are_upright else [picture.pixels for picture in pictures]
+        predictions = zip(pictures, images, self.ensemble.predict(images, upright), strict=True)
+        for case_id, read in batch:
+            if isinstance(read, str):
+                yield Row(case_id, "image", {"error": read}, AUTHENTIC)
+            else:
+                picture, image, prediction = next(predictions)
+                row = image_row(self.config, settings, case_id, image, prediction)
+                yield replace(row, pages=picture.pages, turned=picture.orientation != 1)
+
+
+def _batches(
+    sources: Iterable[tuple[str, str] | TarImage], batch_size: int
+) -> Iterator[list[tuple[str, str] | TarImage]]:
+    """Lists of at most `batch_size` sources that have at most `MOST_PIXELS` together, or of one image."""
+    batch, room = [], MOST_PIXELS
+    for source in sources:
+        pixels = pixel_count(BytesIO(source.data) if isinstance(source, TarImage) else Path(source[1]))
+        if batch and (len(batch) == batch_size or pixels > room):
+            yield batch
+            batch, room = [], MOST_PIXELS
+        batch.append(source)
+        room -= pixels
+    if batch:
+        yield batch
 
 
 def _whole_images(shard: Path, errors: list[str]) -> Iterator[TarImage]:
@@ -159,23 +195,26 @@ def write_part(predictor: Predictor, parts: Parts, part: Part) -> Generator[Row]
             values = {"case_id": row.case_id, "kind": row.kind} | row.scores
             scores.writerow([values.get(column, "") for column in SCORE_COLUMNS])
             counts[row.verdict] += 1
+            for name, count in (("pages left out", row.pages - 1), ("turned", row.turned)):
+                if count:
+                    counts[name] += count
             yield row
 
 
-def read_source(source: tuple[str, str] | TarImage) -> np.ndarray | str:
-    """The image, uint8 (H, W, 3) RGB, of a case id and path or of a tar; or what is wrong with it."""
+def read_source(source: tuple[str, str] | TarImage) -> Picture | str:
+    """The image of a case id and path or of a tar; or what is wrong with it."""
     path = source[1]
     if not path:
         return "sample_submission.csv lists it, but there is no such image"
     try:
         if not isinstance(source, TarImage):
-            return read_image(Path(path))
+            return read_picture(Path(path))
         # Through a file, because the libraries of some formats read nothing else.
         with TemporaryDirectory() as folder:
             file = Path(folder) / f"image{Path(path).suffix}"
             file.write_bytes(source.data)
             try:
-                return read_image(file)
+                return read_picture(file)
             except UserError as error:
                 raise UserError(str(error).replace(str(file), path)) from error
     except Exception as error:  # one image among a million may raise anything: the others go on
@@ -210,9 +249,8 @@ def image_row(
     """The row of one image, uint8 (H, W, 3) RGB; writes its map if there is a folder for maps."""
     height, width = image.shape[:2]
     evidence, generated = prediction.evidence, prediction.generated
-    if config.maps is not None:
-        _write_map(config.maps, case_id, resize_map(prediction.prob, height, width))
     annotation, area_share, n_instances = AUTHENTIC, 0.0, 0
+    labels = np.zeros((height, width), np.uint8)
     if is_forged(prediction.forged_probability, config.mode):
         labels = find_instances(
             resize_map(prediction.prob, height, width),
@@ -226,6 +264,8 @@ def image_row(
         instances = encode_labels(labels)
         area_share, n_instances = np.count_nonzero(labels) / labels.size, len(instances)
         annotation = format_annotation(instances)
+    if config.maps is not None:
+        _write_maps(config, case_id, image, resize_map(prediction.prob, height, width), labels)
     scores: Scores = {
         "forged_probability": round(prediction.forged_probability, 6),
         "threshold": MODE_THRESHOLDS[config.mode],
@@ -241,11 +281,25 @@ def image_row(
     return Row(case_id, "image", scores, annotation)
 
 
-def _write_map(folder: Path, case_id: str, prob: np.ndarray) -> None:
-    path = folder / f"{case_id}.npy"
-    if ".." in path.parts or not path.is_relative_to(folder):
+def _write_maps(
+    config: SubmissionConfig, case_id: str, image: np.ndarray, prob: np.ndarray, labels: np.ndarray
+) -> None:
+    """Write what --maps asks for of an image: `prob` (H, W) in [0, 1], `labels` (H, W) above 0 in forged regions."""
+    assert config.maps is not None
+    if ".." in Path(case_id).parts or Path(case_id).is_absolute():
         raise UserError(
-            f"the map of {case_id} would be outside --maps {folder}. Change its case id, or leave --maps out."
+            f"the map of {case_id} would be outside --maps {config.maps}. Change its case id, or leave --maps out."
         )
-    with written_whole(path, "wb") as file:
-        np.save(file, prob.astype(np.float16))
+    if config.maps_as == "npy":
+        with written_whole(config.maps / f"{case_id}.npy", "wb") as file:
+            np.save(file, prob.astype(np.float16))
+        return
+    forged = labels > 0
+    pictures = {
+        "map": np.rint(255 * prob).astype(np.uint8),
+        "mask": forged.astype(np.uint8) * 255,
+        "overlay": outlined(image, forged, OVERLAY_COLOUR),
+    }
+    for name, picture in pictures.items():
+        with written_whole(config.maps / f"{case_id}_{name}.png", "wb") as file:
+            Image.fromarray(picture).save(file, "PNG")

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import tarfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -64,20 +64,26 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield from _expanded(f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}")
 
 
-def shard_parts(shards: Iterable[Path]) -> list[Part]:
+def shard_parts(shards: Iterable[Path], others: Counter[str] | None = None) -> list[Part]:
     """A part for each tar, in order. Only the members' headers are read.
+
+    Args:
+        shards: The tar files.
+        others: Set to the number of members that are no images, by suffix.
 
     Raises:
         UserError: A file can't be read or is not a tar, or images share a case id.
     """
     parts: list[Part] = []
+    others = Counter() if others is None else others
 
     def list_again() -> Iterator[ListedFile]:
         parts.clear()
+        others.clear()
         for shard in shards:
             digest, count = hashlib.blake2b(digest_size=16), 0
             with suppress(TruncatedTar):  # `read_shard` raises it again after the last whole image
-                for member, _ in _headers(shard):
+                for member, _ in _headers(shard, others):
                     digest.update(member.name.encode(errors="surrogateescape") + b"\0")
                     count += 1
                     yield "image", _case_id(member), f"{shard}: {member.name}"
@@ -106,15 +112,18 @@ def read_shard(shard: Path) -> Iterator[TarImage]:
         yield TarImage(_case_id(member), readable(f"{shard}: {member.name}"), data)
 
 
-def _headers(shard: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+def _headers(shard: Path, others: Counter[str] | None = None) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     name = start = "its start"
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
                 name = member.name
                 path = PurePosixPath(name)
-                if member.isreg() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                    yield member, tar
+                if member.isreg() and not path.name.startswith("."):
+                    if path.suffix.lower() in IMAGE_SUFFIXES:
+                        yield member, tar
+                    elif others is not None:
+                        others[path.suffix.lower() or "without suffix"] += 1
                 tar.members.clear()  # pyrefly: ignore[missing-attribute] # it would keep all of them in memory
             # Python takes a broken header for the end of the tar, which is a block of zeros.
             file.seek(tar.offset)

@@ -10,7 +10,7 @@ import os
 import posixpath
 import zlib
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ ListedFile = tuple[Kind, str, str]
 VIDEOS_PER_PART = 8
 """Few, because a video takes as long as hundreds of images."""
 MANIFEST_SUFFIXES = (".csv", ".parquet")
+TABLES = ("sample_submission.csv", "submission.csv", "scores.csv")
+"""Files in a folder of images that are no part of the input."""
 _ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
@@ -94,23 +96,27 @@ def numbered(parts: Iterable[Part]) -> list[Part]:
     return [replace(part, number=number) for number, part in enumerate(parts)]
 
 
-def list_files(source: Path, *, videos: bool = True) -> Iterator[ListedFile]:
+def list_files(source: Path, *, videos: bool = True, others: Counter[str] | None = None) -> Iterator[ListedFile]:
     """The images and videos of a folder (with its subfolders, sorted), of a manifest (in its order), or a single file.
 
-    The case id of an image is its path below the folder (or the manifest's folder) without the suffix; that of a video
-    has the suffix, since `a.png` and `a.mp4` may be in one folder. Bytes that are not UTF-8 become `\\xe9` in case ids.
+    The case id of an image is its path below the folder (or the manifest's folder) without the suffix; with it, where
+    a folder holds several of one stem, like `a.png` and `a.jpg`. That of a video has the suffix, since `a.png` and
+    `a.mp4` may be in one folder. Bytes that are not UTF-8 become `\\xe9` in case ids.
 
     Args:
         source: A folder, an image, a video, or a manifest: CSV or Parquet with the column `file` and, optionally, the
             column `case_id`; relative paths are relative to the manifest.
         videos: Whether to list videos.
+        others: Set to the number of the folder's visible files that are not listed, by suffix.
 
     Raises:
         UserError: The source does not exist, can't be read, has an unknown suffix, or is a manifest without the column
             or with a row without a file.
     """
+    others = Counter() if others is None else others
+    others.clear()
     if source.is_dir():
-        files = _list_folder(os.fspath(source), "")
+        files = _list_folder(os.fspath(source), "", others)
     elif not source.is_file():
         raise UserError(
             f"{source} is not a folder, nor is it a file. Name a folder, a manifest, shards or a single file."
@@ -124,22 +130,38 @@ def list_files(source: Path, *, videos: bool = True) -> Iterator[ListedFile]:
             f"{source} has not the suffix of an image, video, manifest ({', '.join(MANIFEST_SUFFIXES)}) or "
             "uncompressed shard (.tar). Name one of these, or a folder."
         )
-    return files if videos else (file for file in files if file[0] != "video")
+    return files if videos else _without_videos(files, others)
 
 
-def _list_folder(folder: str, below: str) -> Iterator[ListedFile]:
+def _without_videos(files: Iterable[ListedFile], others: Counter[str]) -> Iterator[ListedFile]:
+    for file in files:
+        if file[0] == "video":
+            others[_suffix(file[2])] += 1
+        else:
+            yield file
+
+
+def _list_folder(folder: str, below: str, others: Counter[str]) -> Iterator[ListedFile]:
     """In the order of the paths' parts. Links to folders are not followed."""
     try:
         with os.scandir(folder) as entries:
             is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
     except OSError as error:
         raise UserError(f"{folder} can't be listed ({error.strerror}). Make it readable, or leave it out.") from error
+    images = (name for name in is_folder if _suffix(name) in IMAGE_SUFFIXES and not name.startswith("."))
+    stems = Counter(os.path.splitext(name)[0] for name in images)  # noqa: PTH122
     for name in sorted(is_folder):
         path = os.path.join(folder, name)  # noqa: PTH118, millions of Path objects take as long as all the rest
         if is_folder[name]:
-            yield from _list_folder(path, f"{below}{name}/")
-        elif not name.startswith(".") and _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-            yield (*_kind_and_case_id(below + name), path)
+            yield from _list_folder(path, f"{below}{name}/", others)
+        elif name.startswith("."):
+            continue
+        elif _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+            kind, case_id = _kind_and_case_id(below + name)
+            shared = kind == "image" and stems[os.path.splitext(name)[0]] > 1  # noqa: PTH122
+            yield kind, readable(below + name) if shared else case_id, path
+        elif name not in TABLES:
+            others[_suffix(name) or "without suffix"] += 1
 
 
 def _list_manifest(manifest: Path) -> Iterator[ListedFile]:

@@ -96,7 +96,7 @@ def open_video(path: Path) -> Video:
     if not path.is_file():
         raise UserError(f"{path} does not exist. Name a video, an image, or a folder of frames.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return _described(path, "image", np.zeros(1), read_image(path).shape)
+        return _described(path, "image", np.zeros(1), read_image(path, upright=True).shape)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         suffixes = ", ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
         raise UserError(f"{path} is neither a video nor an image by its name; these are read: {suffixes}.")
@@ -108,7 +108,9 @@ def _open_folder(path: Path) -> Video:
     if not files:
         raise UserError(f"{path} holds no images. Name a video, an image, or a folder of frames.")
     warning = f"times counted at {FOLDER_RATE:g} frames/s: a folder of frames has none of its own"
-    return _described(path, "frames", np.arange(len(files)) / FOLDER_RATE, read_image(files[0]).shape, [warning])
+    return _described(
+        path, "frames", np.arange(len(files)) / FOLDER_RATE, read_image(files[0], upright=True).shape, [warning]
+    )
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -265,7 +267,7 @@ def read_frames(video: Video, indices: Iterable[int]) -> Iterator[Frame]:
 
 
 def _read_image(path: Path, video: Video) -> np.ndarray:
-    image = read_image(path)
+    image = read_image(path, upright=True)
     if image.shape[:2] != (video.height, video.width):
         raise UserError(
             f"{path} is {image.shape[1]} × {image.shape[0]} px, the first frame of the folder {video.width} × "

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,10 +22,20 @@ from common.video.files import FOLDER_RATE, read_frames, write_video
 from common.video.pictures import Box, Mark, draw_contact_sheet, draw_marks, draw_timeline, span_edges
 
 COLUMNS = (
-    *("file", "probability", "verdict", "threshold", "coverage", "n_tracks", "track", "n_frames", "duration_s"),
+    *(
+        "case_id",
+        "fake_probability",
+        "fake_verdict",
+        "threshold",
+        "coverage",
+        "n_tracks",
+        "track",
+        "n_frames",
+        "duration_s",
+    ),
     *("warnings", "seconds", "error"),
 )
-"""Columns of results.csv."""
+"""Columns of results.csv; those that scores.csv of a submission has too have its names."""
 FILES = ("result.json", "contact_sheet.png", "timeline.png", "heatmaps.npz", "annotated.mp4", "annotated.png")
 """All files that are written to a clip's folder."""
 MOST_WIDE = 1280
@@ -119,7 +128,7 @@ def _write_figure(figure: Figure, path: Path) -> None:
 
 
 def _title(score: VideoScore) -> str:
-    name = _printable(score.path.name, "utf-8")
+    name = _printable(score.path.name)
     name = name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
     face = f", face {score.track.number} of {len(score.tracks)}" if len(score.tracks) > 1 else ""
     return f"{name}: {score.verdict}, probability {score.probability:.2f} (threshold {score.threshold:.2f}){face}"
@@ -202,7 +211,7 @@ def predict_folder(detector: VideoDetector, source: Path, output: Path) -> int:
             raise UserError(f"the output {output} holds {name}, where its results would go. Name another folder.")
     if _holds_frames(source):
         hint = "to score them as one clip of frames, name the folder above"
-        _print(f"note: each image of {source} is scored by itself; {hint}")
+        tqdm.write(f"note: each image of {source} is scored by itself; {hint}")
     failures = 0
     with _table(output / "results.csv") as write_row:
         for name, path in tqdm(names.items(), unit="clip", disable=None):
@@ -213,11 +222,11 @@ def predict_folder(detector: VideoDetector, source: Path, output: Path) -> int:
                 write_clip_results(score, output / name)
             except Exception as error:  # a broken file may raise anything, and the others are to be scored
                 failures += 1
-                write_row({"file": name, "error": described(error)})
-                _print(f"{name}: error: {described(error)}")
+                write_row({"case_id": name, "error": described(error)})
+                tqdm.write(_printable(f"{name}: error: {described(error)}"))
             else:
                 write_row(_row(name, score))
-                _print(f"{name}: {_line(score)}")
+                tqdm.write(_printable(f"{name}: {_line(score)}"))
     return failures
 
 
@@ -247,13 +256,9 @@ def _holds_frames(source: Path) -> bool:
     return len(entries) > 1 and all(entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
 
 
-def _print(line: str) -> None:
-    """Print a line above the progress bar, with escapes for what the terminal can't encode."""
-    tqdm.write(_printable(line, sys.stdout.encoding or "utf-8"))
-
-
-def _printable(text: str, encoding: str) -> str:
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+def _printable(text: str) -> str:
+    """Text with escapes for the bytes of file names that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
@@ -278,7 +283,8 @@ def _table(path: Path) -> Generator[Callable[[dict], None]]:
 
 def _row(name: str, score: VideoScore) -> dict[str, str | float]:
     """Row of results.csv; what is nan is left empty."""
-    results = clip_results(score) | {"n_tracks": len(score.tracks), "warnings": "; ".join(score.warnings), "file": name}
+    results = clip_results(score) | {"n_tracks": len(score.tracks), "warnings": "; ".join(score.warnings)}
+    results |= {"case_id": name, "fake_probability": score.probability, "fake_verdict": score.verdict}
     defined = {column for column, value in results.items() if value == value}
     return {column: results[column] for column in COLUMNS if column in defined}
 

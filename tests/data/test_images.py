@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.images import find_images, has_alpha, read_image, read_mask, scan_images, stored_channels
+from common.data.images import find_images, read_image, read_picture, scan_images
+from common.data.masks import read_mask
 from common.errors import UserError
 
 
@@ -24,12 +25,21 @@ def save(path: Path, pixels: np.ndarray | Image.Image, **options) -> Path:
 
 
 def test_rgba_and_rgb_are_read_alike(tmp_path, rgb):
-    alpha = np.random.default_rng(1).integers(0, 256, (40, 32, 1), dtype=np.uint8)
-    authentic = save(tmp_path / "authentic.png", np.concatenate([rgb, alpha], axis=2))
+    opaque = np.full((40, 32, 1), 255, np.uint8)
+    authentic = save(tmp_path / "authentic.png", np.concatenate([rgb, opaque], axis=2))
     forged = save(tmp_path / "forged.png", rgb)
     np.testing.assert_array_equal(read_image(authentic), rgb)
     np.testing.assert_array_equal(read_image(forged), rgb)
-    assert has_alpha(authentic) and not has_alpha(forged)
+    assert read_picture(authentic).channels == 4 and not read_picture(authentic).transparent
+
+
+def test_transparency_is_laid_on_white(tmp_path, rgb):
+    alpha = np.random.default_rng(1).integers(0, 256, (40, 32, 1), dtype=np.uint8)
+    ground = Image.new("RGBA", (32, 40), "white")
+    ground.alpha_composite(Image.fromarray(np.concatenate([rgb, alpha], axis=2)))
+    path = save(tmp_path / "a.png", np.concatenate([rgb, alpha], axis=2))
+    np.testing.assert_allclose(read_image(path), np.asarray(ground)[..., :3], atol=1)
+    assert read_picture(path).transparent
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
@@ -70,9 +80,9 @@ def test_colour_16_bit_uses_its_own_range_and_keeps_the_channels_order(tmp_path,
     assert read_image(tmp_path / f"a{suffix}")[0, 0].tolist() == [255, 0, 128]
 
 
-def test_nan_and_negative_values_become_black(tmp_path):
-    pixels = np.array([[np.nan, -3.0, 0.5, 1.0]], np.float32)
-    assert read_image(save(tmp_path / "a.tif", pixels))[0, :, 0].tolist() == [0, 0, 128, 255]
+def test_negative_values_are_content_and_what_is_not_finite_is_not(tmp_path):
+    pixels = np.array([[np.nan, -3.0, -1.0, 1.0, np.inf, -np.inf]], np.float32)
+    assert read_image(save(tmp_path / "a.tif", pixels))[0, :, 0].tolist() == [0, 0, 128, 255, 255, 0]
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -85,12 +95,13 @@ def test_exif_rotation_is_ignored_so_that_masks_fit(tmp_path, rgb):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90°
     assert read_image(save(tmp_path / "a.jpg", rgb, exif=exif)).shape == (40, 32, 3)
+    assert read_image(tmp_path / "a.jpg", upright=True).shape == (32, 40, 3)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 4), ("RGB", 3), ("LA", 2), ("L", 1), ("P", 1)])
 def test_channels_are_those_of_the_file(tmp_path, rgb, mode, channels):
     image = Image.fromarray(rgb).convert("RGBA").convert(mode)
-    assert stored_channels(save(tmp_path / "a.png", image)) == channels
+    assert read_picture(save(tmp_path / "a.png", image)).channels == channels
 
 
 def test_first_page_of_several(tmp_path, rgb):

@@ -38,9 +38,9 @@ def opened(monkeypatch) -> list[str]:
     """Names of the images that are opened, each with its mask, and of those alone."""
     names = []
 
-    def noted(sample):
+    def noted(sample, **options):
         names.append(f"{sample.image.parent.name}/{sample.image.name}")
-        return open_sample(sample)
+        return open_sample(sample, **options)
 
     monkeypatch.setattr(module, "open_sample", noted)
     return names
@@ -117,19 +117,21 @@ def test_an_image_of_another_format_is_another(folder, opened):
     assert opened == ["authentic/1.bmp"]
 
 
-OLD_INDEX = """\
-case_id,label,image,mask,group,kind,height,width,channels,area_share,bucket,image_hash,mask_hash,image_bytes,\
-image_mtime_ns,mask_bytes,mask_mtime_ns
-1,authentic,train_images/authentic/1.png,,1,,10,20,4,0.0,authentic,a1,,{},1000000001,0,0
-s/2,authentic,train_images/authentic/s/2.png,,"lake, ""b"" c",,10,20,1,0.0,authentic,a2,,{},1000000002,0,0
-1,forged,train_images/forged/1.png,train_masks/1.npy,1,,10,20,3,0.25,xlarge,f1,m1,{},1000000003,{},1000000005
-s/2,forged,train_images/forged/s/2.png,train_masks/s/2.npy,"lake, ""b"" c",splice,10,18,1,0.03333333333333333,medium,\
+INDEX = """\
+case_id,label,image,mask,group,kind,height,width,channels,orientation,area_share,bucket,image_hash,mask_hash,\
+image_bytes,image_mtime_ns,mask_bytes,mask_mtime_ns
+1,authentic,train_images/authentic/1.png,,1,,10,20,4,1,0.0,authentic,a1,,{},1000000001,0,0
+s/2,authentic,train_images/authentic/s/2.png,,"lake, ""b"" c",,10,20,1,1,0.0,authentic,a2,,{},1000000002,0,0
+1,forged,train_images/forged/1.png,train_masks/1.npy,1,,10,20,3,1,0.25,xlarge,f1,m1,{},1000000003,{},1000000005
+s/2,forged,train_images/forged/s/2.png,train_masks/s/2.npy,"lake, ""b"" c",splice,10,18,1,1,0.03333333333333333,medium,\
 f2,m2,{},1000000004,{},1000000006
 """
-"""As earlier versions wrote it, to the byte; sizes of the files left open."""
+"""As it is written, to the byte; sizes of the files left open."""
 
 
-def test_an_index_of_earlier_versions_is_used_as_it_is(folder, opened):
+@pytest.fixture
+def indexed(folder):
+    """The folder with that index, and its content."""
     (folder / "groups.csv").write_text('case_id,group,kind\ns/2,"lake, ""b"" c",splice\n')
     names = ("authentic/1", "authentic/s/2", "forged/1", "forged/s/2")
     images = [folder / f"train_images/{name}.png" for name in names]
@@ -137,8 +139,21 @@ def test_an_index_of_earlier_versions_is_used_as_it_is(folder, opened):
     for number, path in enumerate([*images, *masks], 1):
         os.utime(path, ns=(0, 10**9 + number))
     sizes = [path.stat().st_size for path in (*images[:3], masks[0], images[3], masks[1])]
-    content = OLD_INDEX.format(*sizes).replace("\n", "\r\n").encode()
+    content = INDEX.format(*sizes).replace("\n", "\r\n").encode()
     (folder / "train_index.csv").write_bytes(content)
+    return folder, content
+
+
+def test_an_index_of_other_columns_is_written_again(indexed, opened):
+    """Versions before the orientation read some files otherwise."""
+    folder, content = indexed
+    (folder / "train_index.csv").write_bytes(content.replace(b",orientation", b"").replace(b",1,0.", b",0."))
+    load_samples(folder)
+    assert len(opened) == 4 and b"orientation" in (folder / "train_index.csv").read_bytes()
+
+
+def test_an_index_of_earlier_runs_is_used_as_it_is(indexed, opened):
+    folder, content = indexed
     samples = load_samples(folder)
     assert not opened and (folder / "train_index.csv").read_bytes() == content
     assert [s.image_hash for s in samples] == ["a1", "a2", "f1", "f2"] and samples[3].area_share == 6 / 180

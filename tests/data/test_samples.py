@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.data.images import read_image
+from common.data.images import read_picture
 from common.data.samples import (
     Sample,
     assign_folds,
@@ -111,11 +111,11 @@ def test_masks_may_lie_behind_a_link(folder, tmp_path):
 
 def test_a_file_that_vanishes_while_it_is_read_is_a_bad_one(folder, monkeypatch):
     def read_and_delete(path):
-        pixels = read_image(path)
+        picture = read_picture(path)
         path.unlink()
-        return pixels
+        return picture
 
-    monkeypatch.setattr("common.data.index.read_image", read_and_delete)
+    monkeypatch.setattr("common.data.index.read_picture", read_and_delete)
     samples = find_samples(folder)
     (error,) = open_samples(samples[:1])
     assert isinstance(error, UserError) and str(samples[0].image) in str(error)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data.images import read_image, read_mask
+from common.data.images import read_image
+from common.data.masks import read_mask
 from common.data.samples import load_samples
 from common.errors import UserError
 from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from common.data.images import read_image, read_mask
+from common.data.images import read_image
+from common.data.masks import read_mask
 from common.data.samples import load_samples
 from common.errors import UserError
 from common.making.layout import new_folder, write_groups, write_image, write_mask, write_sample_submission

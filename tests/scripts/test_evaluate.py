@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.images import read_mask
+from common.data.masks import read_mask
 from common.metrics import rle
 
 ROOT = Path(__file__).parents[2]

@@ -291,11 +291,11 @@ def test_every_file_in_a_folder_of_clips_is_scored_or_named(run_program, clips, 
     checkpoint, output = save_video_detector(tmp_path / "video_best.pth"), tmp_path / "out"
     done = run_program("explain.py", clips, "--video", checkpoint, "--faces", "crops", "--output", output)
     assert done.returncode == 0, done.stderr
-    rows = {row["file"]: row for row in csv.DictReader((output / "results.csv").open())}
+    rows = {row["case_id"]: row for row in csv.DictReader((output / "results.csv").open())}
     assert set(rows) == {"0.mp4", "1.mp4", "17.png", "frames", "notes.txt", "broken.mp4"}
     assert {name for name, row in rows.items() if row["error"]} == {"notes.txt", "broken.mp4"}
     result = json.loads((output / "1.mp4" / "result.json").read_text())
-    assert result["verdict"] == rows["1.mp4"]["verdict"] in ("fake", "real")
+    assert result["verdict"] == rows["1.mp4"]["fake_verdict"] in ("fake", "real")
     assert len(result["tracks"][0]["frames"]) == 6
     files = {path.name for path in (output / "1.mp4").iterdir()}
     assert files == {"result.json", "contact_sheet.png", "timeline.png", "annotated.mp4", "heatmaps.npz"}
@@ -324,7 +324,7 @@ def test_the_threshold_is_the_flags_or_the_trainings(program, clips, save_video_
     checkpoint = save_video_detector(tmp_path / "video_best.pth")
     row = explain_clip(program, tmp_path, clips / "17.png", checkpoint, faces="crops", threshold=threshold)
     assert float(row["threshold"]) == (threshold or 0.5)
-    assert verdict in (None, row["verdict"])
+    assert verdict in (None, row["fake_verdict"])
 
 
 def test_a_video_is_scored_by_the_checkpoint_in_models(program, clips, save_video_detector, tmp_path, monkeypatch):

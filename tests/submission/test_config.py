@@ -132,3 +132,5 @@ def test_the_summary_counts_what_there_is(config):
     assert summary(config, Counter({"authentic": 1, "shard broken": 1})) == (
         "1 images: 1 authentic; 1 shards are truncated: see their rows in the scores" + tables
     )
+    notes = summary(config, Counter({"forged": 2, "pages left out": 7, "turned": 1})).splitlines()
+    assert notes[1].startswith("note: 7 pages were left out") and notes[2].startswith("note: 1 images have an EXIF")

@@ -1,5 +1,6 @@
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow
@@ -117,11 +118,27 @@ def test_names_that_are_no_utf8_can_be_read_and_written(tmp_path):
 
 
 def test_shared_case_ids_are_named(tmp_path):
-    touch(tmp_path, "7.png", "7.jpg", "8.png", "8.mp4", "sub/7.png")
-    with pytest.raises(UserError, match=r"share a case id.*\n.*/7\.jpg and .*/7\.png$"):
+    touch(tmp_path, "7.png", "7.png.jpg", "7.tif", "8.png")
+    with pytest.raises(UserError, match=r"share a case id.*\n.*/7\.png and .*/7\.png\.jpg$"):
         list(distinct(lambda: list_files(tmp_path)))
     touch(tmp_path / "fine", "7.png", "7.mp4", "sub/7.png")
     assert list(distinct(lambda: list_files(tmp_path / "fine"))) == list(list_files(tmp_path / "fine"))
+
+
+def test_images_of_one_stem_have_ids_with_suffix(tmp_path):
+    touch(tmp_path, "7.png", "7.jpg", "8.png", "8.mp4", "sub/7.png", "sub/7.TIF", "sub/9.gif")
+    ids = [case_id for _, case_id, _ in distinct(lambda: list_files(tmp_path))]
+    assert ids == ["7.jpg", "7.png", "8.mp4", "8", "sub/7.TIF", "sub/7.png", "sub/9"]
+
+
+def test_files_that_are_not_listed_are_counted(tmp_path):
+    touch(tmp_path, "1.png", "2.mp4", "a.pdf", "sub/b.PDF", "sub/notes", ".hidden.pdf", "sample_submission.csv")
+    others = Counter()
+    for _ in range(2):
+        assert len(list(list_files(tmp_path, others=others))) == 2
+        assert others == {".pdf": 2, "without suffix": 1}
+    assert len(list(list_files(tmp_path, videos=False, others=others))) == 1
+    assert others == {".pdf": 2, "without suffix": 1, ".mp4": 1}
 
 
 def test_of_many_shared_ones_ten_are_named():

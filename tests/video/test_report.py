@@ -79,7 +79,7 @@ def detector(checkpoint):
 
 def table_of(folder):
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-        return {row["file"]: row for row in csv.DictReader(file)}
+        return {row["case_id"]: row for row in csv.DictReader(file)}
 
 
 def test_the_result_has_the_figures_of_the_score(report, score, clip):
@@ -206,15 +206,15 @@ def test_every_file_of_a_folder_has_its_row(detector, folder, tmp_path, capsys):
     for name in GOOD:
         row, result = table[name], json.loads((output / name / "result.json").read_text())
         assert list(row) == list(COLUMNS)
-        assert float(row["probability"]) == pytest.approx(result["probability"], abs=1e-6)
-        assert (row["verdict"], row["error"]) == (result["verdict"], "")
+        assert float(row["fake_probability"]) == pytest.approx(result["probability"], abs=1e-6)
+        assert (row["fake_verdict"], row["error"]) == (result["verdict"], "")
         assert (int(row["n_frames"]), int(row["track"]), int(row["n_tracks"])) == (result["n_frames"], 1, 1)
         assert row["warnings"] == "; ".join(result["warnings"])
     assert float(table["clip.mp4"]["duration_s"]) == pytest.approx(0.6)
     assert table["face.jpg"]["duration_s"] == "" and "one frame only" in table["face.jpg"]["warnings"]
     for name in BAD:
         assert name.rpartition("/")[2] in table[name]["error"]
-        assert {table[name][column] for column in COLUMNS if column not in ("file", "error")} == {""}
+        assert {table[name][column] for column in COLUMNS if column not in ("case_id", "error")} == {""}
         assert not (output / name).exists()
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(GOOD) + len(BAD)
@@ -276,7 +276,7 @@ def test_names_need_not_be_utf_8(detector, short, tmp_path, capsys):
     (folder / names[2]).write_text("no video")
     assert predict_folder(detector, folder, output) == 1
     with (output / "results.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = {row["file"]: row for row in csv.DictReader(file)}
+        rows = {row["case_id"]: row for row in csv.DictReader(file)}
     assert sorted(rows) == sorted(names)
     assert [name for name in names if rows[name]["error"]] == [names[2]]
     assert json.loads((output / names[0] / "result.json").read_text())["file"] == str(folder / names[0])
@@ -313,7 +313,7 @@ def test_the_threshold_is_in_the_table(checkpoint, folder, tmp_path, threshold, 
     assert predict_folder(detector, folder / "face.jpg", tmp_path / "output") == 0
     row = table_of(tmp_path / "output")["face.jpg"]
     assert float(row["threshold"]) == (threshold or 0.5)
-    assert verdict in (None, row["verdict"])
+    assert verdict in (None, row["fake_verdict"])
 
 
 def test_nothing_to_score(detector, tmp_path):
@@ -355,7 +355,7 @@ def test_whatever_one_clip_breaks_the_others_are_scored(checkpoint, folder, tmp_
     detector.faces = BreaksAt("face.jpg", error)
     assert predict_folder(detector, folder, tmp_path / "output") == len(BAD) + 1
     table = table_of(tmp_path / "output")
-    assert sorted(name for name, row in table.items() if row["verdict"]) == [n for n in GOOD if n != "face.jpg"]
+    assert sorted(name for name, row in table.items() if row["fake_verdict"]) == [n for n in GOOD if n != "face.jpg"]
     assert table["face.jpg"]["error"] == said
 
 
@@ -365,4 +365,4 @@ def test_an_interrupt_leaves_the_rows_that_are_done(checkpoint, folder, tmp_path
     with pytest.raises(KeyboardInterrupt):
         predict_folder(detector, folder, tmp_path / "output")
     table = table_of(tmp_path / "output")
-    assert list(table) == ["clip.mp4"] and table["clip.mp4"]["verdict"] in ("fake", "real")
+    assert list(table) == ["clip.mp4"] and table["clip.mp4"]["fake_verdict"] in ("fake", "real")

@@ -1,0 +1,103 @@
+"""Reading of masks: binary ones, instances as channels or labels, probabilities, masks in an alpha channel."""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.data.decoding import decode, stored
+from common.errors import UserError
+
+MOST_COVERED = 0.95
+"""Share of the image from which a mask is reported: a forgery that covers nearly everything is most likely none."""
+MOST_LABELS = 127
+"""Number of instances that the values of one channel may label."""
+
+
+def read_mask(path: Path, orientation: int = 1) -> np.ndarray:
+    """Read the mask of a forged image, one channel per instance.
+
+    - `.npy` of shape (N, H, W): a channel per instance, forged above 0 (of fractions between 0 and 1: above 0.5).
+    - One channel, (H, W) or an image file: one value beside 0 marks one instance. 1, 2, ..., k label k instances, and
+      so do 1, ..., k with 255. Other values are forged above half: of 255, of 65535, of 1 for fractions.
+    - Colours count by their largest channel. Where there is transparency, opaque pixels are meant; if the colours mark
+      nothing or everything there, the alpha channel is the mask.
+
+    Args:
+        path: The file.
+        orientation: EXIF orientation of the image, if the mask was drawn on the upright picture: it is turned back, so
+            that it fits the pixels as stored.
+
+    Returns:
+        uint8 array (N, H, W) of 0 and 1.
+
+    Raises:
+        UserError: The file is missing, broken, or has another shape.
+    """
+    mask = _read(path)
+    return mask if orientation == 1 else np.stack([stored(channel, orientation) for channel in mask])
+
+
+def misfit(mask: np.ndarray, sides: tuple[int, ...], orientation: int) -> str | None:
+    """How the size of a mask, (N, H, W), differs from that of its image, (H, W) as stored; None if it does not."""
+    own = mask.shape[1:]
+    if own == sides:
+        return None
+    text = f"is {own[0]}×{own[1]}, its image {sides[0]}×{sides[1]}"
+    if own != sides[::-1]:
+        return text
+    if orientation >= 5:
+        return f"{text} as stored: it fits the upright picture. Import it with --masks-are-upright"
+    return f"{text}: it is transposed"
+
+
+def _read(path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        values = _load(path)
+        if values.ndim == 2:
+            return _instances(values)
+        fractions = values.dtype.kind == "f" and ((values > 0) & (values < 1)).any()
+        return (values > (0.5 if fractions else 0)).astype(np.uint8)
+    decoded = decode(path)
+    values = decoded.values if decoded.values.ndim == 2 else decoded.values.max(axis=2)
+    if decoded.inverted:
+        values = values.max() - values
+    if decoded.alpha is not None:
+        opaque = decoded.alpha > 0.5
+        values = np.where(opaque, values, 0)
+        if not _forged(values).any() or _forged(values).all():
+            values = opaque.astype(np.uint8)
+    return _forged(values, 255)[None] if decoded.lossy else _instances(values)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        mask = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a mask ({error}). Replace or remove the file.") from error
+    if not isinstance(mask, np.ndarray):
+        raise UserError(f"{path} is an archive of arrays (.npz). Save the mask alone, with numpy.save.")
+    if mask.ndim not in (2, 3) or not mask.size or mask.dtype.kind not in "buif":
+        raise UserError(
+            f"{path} has shape {mask.shape} and type {mask.dtype}; a mask is (N, H, W) or (H, W) of 0 and 1."
+        )
+    return mask
+
+
+def _instances(values: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W) of 0 and 1, from values (H, W)."""
+    marked = np.unique(values[values > 0])
+    labels = marked[marked != 255]
+    if len(marked) > 1 and len(labels) <= MOST_LABELS and np.array_equal(labels, np.arange(1, len(labels) + 1)):
+        return (values == marked[:, None, None]).astype(np.uint8)
+    return _forged(values)[None]
+
+
+def _forged(values: np.ndarray, most: float | None = None) -> np.ndarray:
+    """uint8 (H, W) of 0 and 1: what lies above half of the largest possible value, or above 0 if only one does."""
+    above = values > 0
+    marked = values[above]
+    if not marked.size or (most is None and marked.min() == marked.max()):
+        return above.astype(np.uint8)
+    highest = float(marked.max())
+    possible = most or next((value for value in (1, 255, 65535) if highest <= value), highest)
+    return (values > possible / 2).astype(np.uint8)
