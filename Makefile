@@ -28,40 +28,45 @@ setup: .venv/installed
 
 # A member is trained when its metrics are there; a run that was broken off goes on. `make -j2` trains side by side.
 MEMBERS ?= highres_no_ela hard_negative high_recall enhanced_aug ela small_forgery_specialist
-train = $(BIN)/python $(1) --data-dir $(DATA) --models-dir $(MODELS) --profile $(PROFILE) --folds $(FOLDS) \
-	--fold $(FOLD) $(if $(wildcard $(MODELS)/$(@F:_metrics.json=_last.pth)),--resume) $(FLAGS) $(FLAGS_$(@F:_metrics.json=))
+empty :=
+target_dir = $(subst $(empty) $(empty),\ ,$(MODELS))
+member = $(patsubst %_metrics.json,%,$(lastword $(subst /, ,$@)))
+train = $(BIN)/python $(1) --data-dir "$(DATA)" --models-dir "$(MODELS)" --profile $(PROFILE) --folds $(FOLDS) \
+	--fold $(FOLD) $(if $(wildcard $(target_dir)/$(member)_last.pth),--resume) $(FLAGS) $(FLAGS_$(member))
 
-train: $(MEMBERS:%=$(MODELS)/%_metrics.json)
+train: $(MEMBERS:%=$(target_dir)/%_metrics.json)
 
-$(MODELS)/highres_no_ela_metrics.json: | setup
+$(target_dir)/highres_no_ela_metrics.json: | setup
 	$(call train,script_1_highres_no_ela.py)
-$(MODELS)/hard_negative_metrics.json: | $(MODELS)/highres_no_ela_metrics.json
+$(target_dir)/hard_negative_metrics.json: | $(target_dir)/highres_no_ela_metrics.json
 	$(call train,script_2_hard_negative_mining.py)
-$(MODELS)/high_recall_metrics.json: | $(MODELS)/highres_no_ela_metrics.json
+$(target_dir)/high_recall_metrics.json: | $(target_dir)/highres_no_ela_metrics.json
 	$(call train,script_3_hard_fn_mining.py)
-$(MODELS)/enhanced_aug_metrics.json: | setup
+$(target_dir)/enhanced_aug_metrics.json: | setup
 	$(call train,script_4_enhanced_augmentation.py)
-$(MODELS)/ela_metrics.json: | setup
+$(target_dir)/ela_metrics.json: | setup
 	$(call train,script_5_ela.py)
-$(MODELS)/small_forgery_specialist_metrics.json: | setup
+$(target_dir)/small_forgery_specialist_metrics.json: | setup
 	$(call train,script_6_small_forgery_specialist.py)
 
 folds: train  # the other folds too, for a fit on all images; a submission averages them
 	$(if $(filter-out 0,$(FOLD)),$(error make folds trains all folds: leave FOLD=$(FOLD) out))
 	for fold in $$(seq 1 $$(($(FOLDS) - 1))); do \
-		$(MAKE) train MODELS=$(MODELS)/fold_$$fold FOLD=$$fold || exit 1; done
+		$(MAKE) train MODELS="$(MODELS)/fold_$$fold" FOLD=$$fold || exit 1; done
 
 fit: train
-	$(BIN)/python fit_ensemble.py --data-dir $(DATA) --models-dir $(MODELS) $(FLAGS_fit)
+	$(BIN)/python fit_ensemble.py --data-dir "$(DATA)" --models-dir "$(MODELS)" $(FLAGS_fit)
 
 submission: train
-	$(BIN)/python make_submission.py --input $(INPUT) --models-dir $(MODELS) --output $(OUTPUT) $(FLAGS_submission)
+	$(BIN)/python make_submission.py --input "$(INPUT)" --models-dir "$(MODELS)" --output "$(OUTPUT)" $(FLAGS_submission)
 
 # Real content, the real programs, a few minutes: data, training, submission, score; the network alone, and untrained.
 demo: setup
 	$(BIN)/python prepare_data.py demo --output data/demo --overwrite
-	$(BIN)/python script_1_highres_no_ela.py --profile quick --lr 2e-3 --data-dir data/demo --models-dir models/demo
-	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 0 --data-dir data/demo --models-dir models/demo_untrained
+	$(BIN)/python script_1_highres_no_ela.py --profile quick --lr 2e-3 --overwrite --data-dir data/demo \
+		--models-dir models/demo
+	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 0 --overwrite --data-dir data/demo \
+		--models-dir models/demo_untrained
 	for name in demo demo_untrained; do \
 		$(BIN)/python make_submission.py --allow-missing --no-copy-move --input data/demo/test_images \
 			--models-dir models/$$name --output $(DEMO)/$$name/submission.csv || exit 1; \

@@ -21,7 +21,7 @@ from common.data.images import find_images
 from common.errors import UserError
 from common.evaluation.report import tables, write_evaluation
 from common.evaluation.scoring import read_submission, score_submission, summarize
-from common.files import write_json
+from common.files import check_writable, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,9 @@ def main(config: EvaluateConfig) -> None:
         raise UserError(f"--json {config.json} is a folder. Name a file in it.")
     if config.report and config.report.is_file():
         raise UserError(f"--report {config.report} is a file. Name a folder.")
+    for path in (config.json, config.report and config.report / "report.md"):
+        if path:
+            check_writable(path)
     images = _find_images(config) if config.report else {}
     submission = read_submission(config.submission, config.masks, config.maps)
     if not any(row.mask for row in submission):

@@ -35,7 +35,7 @@ from common.ensemble.settings import Settings, WeightSource
 from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, nested, summary, variants
 from common.ensemble.views import TTA
 from common.errors import UserError
-from common.files import write_json
+from common.files import check_writable, write_json
 from common.sizes import SIZES
 
 
@@ -79,6 +79,9 @@ class FitConfig:
 
 def main(config: FitConfig) -> None:
     """Predict, evaluate, choose, fit, write."""
+    for path in (config.models_dir / SETTINGS_FILE, config.json):
+        if path:
+            check_writable(path)
     samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
     views: tuple[TTA, ...] = ("none",) if config.tta == "none" else ("none", config.tta)
     oofs = {

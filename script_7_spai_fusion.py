@@ -26,12 +26,13 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.devices import process_state
-from common.files import written_whole
+from common.files import check_writable, written_whole
 from common.generated.config import ConversionConfig, EvaluationConfig, SpaiConfig
 from common.generated.published import convert_published
 from common.generated.testing import evaluate_spai
 from common.generated.training import load_images, start_spai, train_spai
 from common.metrics.detection import format_table
+from common.training.run_files import check_files
 
 CONFIG = SpaiConfig(name="spai_fusion")
 COMMANDS = {"test": EvaluationConfig, "convert": ConversionConfig}
@@ -50,6 +51,7 @@ def main(config: SpaiConfig | EvaluationConfig | ConversionConfig) -> None:
 
 def train(config: SpaiConfig) -> None:
     """Train the network, and test the best epoch."""
+    check_files(config)
     images = load_images(config)
     model, config = start_spai(config)
     metrics = train_spai(config, model, images)
@@ -66,6 +68,8 @@ def train(config: SpaiConfig) -> None:
 
 def test(config: EvaluationConfig) -> None:
     """Test a trained network."""
+    if config.table is not None:
+        check_writable(config.table)
     table = evaluate_spai(config, load_images(config, decoded=("test",)))
     process_state().print(format_table(table))
     if config.table is not None and process_state().is_main_process:

@@ -25,6 +25,7 @@ from common.config.run import parse_config
 from common.data.splits import of_split
 from common.devices import process_state
 from common.metrics.detection import format_table
+from common.training.run_files import check_files
 from common.video.config import EvaluationConfig, VideoConfig
 from common.video.training import evaluate_spotter, load_clips, load_test_clips, start_spotter, train_spotter
 
@@ -42,6 +43,7 @@ def main(config: VideoConfig | EvaluationConfig) -> None:
 
 def train(config: VideoConfig) -> None:
     """Train, and test if the test split has both classes."""
+    check_files(config)
     say = process_state().print
     clips, cache = load_clips(config)
     model, config = start_spotter(config)

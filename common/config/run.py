@@ -40,7 +40,9 @@ class RunConfig:
     A suppressed field is a flag of those subclasses only that declare it again.
     """
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"models_dir", "workers", "tracker", "resume", "skip_bad_files"})
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"models_dir", "workers", "tracker", "resume", "overwrite", "skip_bad_files", "epochs"}
+    )
     """Fields that may differ between a run and its continuation: they do not shape the weights."""
     INHERITED: ClassVar[frozenset[str]] = frozenset()
     """Free fields whose value a continuation takes over from the checkpoint."""
@@ -84,7 +86,9 @@ class RunConfig:
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     """Where each epoch's metrics are logged: tensorboard in models/runs; wandb and mlflow must be installed."""
     resume: bool = False
-    """Continue the run from models/<name>_last.pth."""
+    """Continue the run from models/<name>_last.pth; with larger --epochs, also a finished one."""
+    overwrite: bool = False
+    """Replace the checkpoints of an earlier run, which are kept by default."""
     skip_bad_files: bool = False
     """Train without the files that can't be read, after listing them, instead of stopping."""
 

@@ -82,6 +82,8 @@ def read_class_folders(data_dir: Path, find: Callable[[Path], Iterable[Path]]) -
     Raises:
         UserError: Neither layout or both, no files, a folder that can't be searched, or as `find`.
     """
+    if not _is_folder(data_dir):
+        raise UserError(f"there is no folder {data_dir}. Name the folder that holds real/ and fake/, or a table.")
     given = [split for split in SPLITS if _is_folder(data_dir / split)]
     classes = [name for name in CLASSES if _is_folder(data_dir / name)]
     if bool(given) == bool(classes):

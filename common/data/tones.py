@@ -8,16 +8,17 @@ import numpy as np
 
 CLIPPED_SHARE = 0.001
 """Share of the values at either end that may be outliers."""
-MARGIN = 0.25
+MARGIN = 0.5
 """The range from the lowest to the highest percentile is widened by this share at either end, but not beyond the
 extremes: no content is clipped at percentiles that lie near them."""
+MOST_BURNED = 3
+"""Levels that may be burned in at either end, ..."""
 GAP = 0.25
-"""A value that repeats at either end is burned in if the gap to the next value exceeds this share of the other values'
-range, ..."""
-MOST_BURNED = 0.5
-"""... at most this share of all values are burned in, ..."""
+"""... if the gap to the next level exceeds this share of the other levels' range, ..."""
+BURNED_SHARE = 0.5
+"""... if they have at most this share of all values, ..."""
 LEAST_LEVELS = 64
-"""... and the other values have at least so many levels: drawings and label images keep theirs."""
+"""... and if so many levels are left: drawings and label images keep theirs."""
 SAMPLE = 4_000_000
 """Number of values, evenly spread, from which the range is estimated."""
 
@@ -69,14 +70,14 @@ def contrast_range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _without_burned(levels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending levels and their counts without values that are burned in, at most three at either end."""
-    left = MOST_BURNED * counts.sum()
-    for rest, place in 3 * [(np.s_[:-1], -1), (np.s_[1:], 0)]:
-        others = levels[rest]
-        if len(others) < LEAST_LEVELS or counts[place] > left:
-            continue
-        gap = abs(levels[place] - others[place])
-        if counts[place] > 1 and gap > GAP * (others[-1] - others[0]):
-            left -= counts[place]
-            levels, counts = others, counts[rest]
+    """Ascending levels and their counts without those at either end that are burned in."""
+    for _ in range(2):  # the high end, then the low one
+        for number in range(MOST_BURNED, 0, -1):
+            others = levels[:-number]
+            if len(others) < LEAST_LEVELS or counts[-number:].sum() > BURNED_SHARE * counts.sum():
+                continue
+            if levels[-number] - others[-1] > GAP * (others[-1] - others[0]):
+                levels, counts = others, counts[:-number]
+                break
+        levels, counts = -levels[::-1], counts[::-1]
     return levels, counts

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from common.data.transforms import resize_image, to_tensor
-from common.generated.network import SPAI_KEYS, ImageScore, Spai, load_spai
+from common.generated.network import ImageScore, Spai, load_spai
+from common.generated.published import load_detector_checkpoint
 from common.metrics.calibration import calibrated
 from common.metrics.conformal import fit_bounds
-from common.training.checkpoint import find_checkpoint, load_checkpoint
+from common.training.checkpoint import find_checkpoint
 
 DETECTOR = "spai"
 """Name of the detector among the members of the ensemble; a checkpoint is called models/spai*_best.pth."""
@@ -91,7 +92,7 @@ def load_detector(path: Path, device: torch.device) -> Detector:
     Raises:
         UserError: It can't be read, or is of another kind.
     """
-    checkpoint = load_checkpoint(path, SPAI_KEYS)
+    checkpoint = load_detector_checkpoint(path)
     if not checkpoint["metrics"]:
         name = path.stem.removesuffix("_best")
         print(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
+from common.generated.config import SpaiConfig
 from common.generated.fusion import EarlyFusionGate, Fused, SemanticFusion, pyramid_tokens, zero_linear
 from common.generated.patches import Position, pad_to_patch, patch_positions
 from common.generated.spectrum import FrequencySplit
@@ -462,10 +463,15 @@ def _initialise(module: nn.Module) -> None:
 
 SPAI_KEYS = (
     *("model_state_dict", "epoch", "best_auc", "config", "metrics"),
-    *("calibration", "validation", "target_fpr", "prompts"),
+    *("calibration", "validation", "target_fpr", "prompts", "config.backbone_name"),
 )
-"""Keys of a checkpoint of script 7."""
+"""Keys of a checkpoint of script 7; after a dot, of its configuration."""
 SPAI_FIELDS = tuple(inspect.signature(Spai).parameters)
+
+
+def architecture(config: SpaiConfig) -> dict[str, Any]:
+    """The arguments of `Spai` that a configuration gives."""
+    return {name: getattr(config, name) for name in SPAI_FIELDS if hasattr(config, name)}
 
 
 def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:

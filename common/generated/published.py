@@ -3,18 +3,18 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
 from common.generated.config import SpaiConfig
-from common.generated.network import Spai
+from common.generated.network import SPAI_KEYS, Spai, architecture
 from common.generated.spectrum import circular_mask
-from common.generated.training import architecture
 from common.generated.vit import fuse_qkv_bias
 from common.networks.weight_files import read_state_dict
-from common.training.checkpoint import save_checkpoint, versions
+from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
 
 # Ours → published, the first that fits.
 _FEATURES = "mfvit.features_processor"
@@ -41,7 +41,39 @@ _UNUSED = re.compile(
     r"mfvit\.vit\.((fc_norm|norm|head|cls_blocks\.0|intermediate_fc_norm\.\d+)\..+"
     r"|cls_pos_embed|actual_cls_token|mask_token)"
 )
+_PUBLISHED = "mfvit."
+"""In the names of the published weights, and of no others."""
 _MASK, _MASK_RADIUS = "mfvit.frequencies_mask", 16
+
+
+def load_detector_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of script 7, or the published file of SPAI, which is converted.
+
+    The converted checkpoint is kept as `<stem>.converted.pth` beside the file, where that can be written, and made
+    again when the file is newer.
+
+    Raises:
+        UserError: It can't be read, or is of another kind.
+    """
+    kept = path.with_name(f"{path.stem}.converted.pth")
+    if path.is_file() and kept.is_file() and kept.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+        return load_checkpoint(kept, SPAI_KEYS)
+    try:
+        return load_checkpoint(path, SPAI_KEYS)
+    except UserError:
+        try:
+            weights = read_published(path)
+        except UserError:
+            weights = {}
+        if not any(_PUBLISHED in name for name in weights):
+            raise
+    checkpoint = _checkpoint(weights, path)
+    try:
+        save_checkpoint(checkpoint, kept)
+        print(f"{path} holds the published weights of SPAI; converted to {kept}")
+    except UserError:
+        print(f"{path} holds the published weights of SPAI, converted at every start: its folder can't be written")
+    return checkpoint
 
 
 def convert_published(path: Path, output: Path) -> None:
@@ -50,11 +82,15 @@ def convert_published(path: Path, output: Path) -> None:
     Raises:
         UserError: It can't be read, or is not of the published network.
     """
-    weights = read_published(path)
+    save_checkpoint(_checkpoint(read_published(path), path), output)
+
+
+def _checkpoint(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """The published weights, read from `path`, as a checkpoint."""
     config = SpaiConfig(name="spai_plain", backbone_weights=path.name).published()
     model = Spai(**architecture(config))
     model.load_state_dict(convert(weights, model.state_dict()))
-    checkpoint = {
+    return {
         "model_state_dict": model.state_dict(),
         "epoch": -1,
         "best_auc": float("nan"),
@@ -66,7 +102,6 @@ def convert_published(path: Path, output: Path) -> None:
         "prompts": [],
         "versions": versions(),
     }
-    save_checkpoint(checkpoint, output)
 
 
 def read_published(path: Path) -> dict[str, Tensor]:

@@ -16,14 +16,14 @@ from common.errors import UserError
 from common.generated.config import EvaluationConfig
 from common.generated.dataset import GeneratedTestSet, make_generated_loader
 from common.generated.images import LabelledImage, fingerprint, prompt_list
-from common.generated.network import SPAI_KEYS, Spai, load_spai
+from common.generated.network import Spai, load_spai
+from common.generated.published import load_detector_checkpoint
 from common.generated.scoring import TEST_BATCH, score_loader
 from common.generated.training import embed_prompts
 from common.metrics.calibration import calibrated
 from common.metrics.conformal import fit_bounds
 from common.metrics.detection import RANKED, by_generator, clip_score
 from common.networks.pixels import unit_range
-from common.training.checkpoint import load_checkpoint
 
 
 def evaluate_spai(config: EvaluationConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def evaluate_spai(config: EvaluationConfig, images: Sequence[LabelledImage]) -> 
         UserError: There is no checkpoint, it was trained on what is tested here, or the test split lacks a class.
     """
     path = config.models_dir / f"{config.name}_best.pth"
-    checkpoint = load_checkpoint(path, SPAI_KEYS)
+    checkpoint = load_detector_checkpoint(path)
     _check_unseen(path, checkpoint, config, images)
     return evaluate_model(load_spai(checkpoint, path), checkpoint, config, images)
 

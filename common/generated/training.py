@@ -1,7 +1,7 @@
 """Training of SPAI in two stages: images, first weights, loss of a batch, data loaders."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from common.generated.images import (
     readable_images,
 )
 from common.generated.losses import SpaiLoss
-from common.generated.network import SPAI_FIELDS, SPAI_KEYS, Spai
+from common.generated.network import SPAI_KEYS, Spai, architecture
+from common.generated.published import load_detector_checkpoint
 from common.generated.scoring import TEST_BATCH, validate_spai
 from common.generated.vit import load_vit_weights
 from common.training.checkpoint import load_checkpoint
@@ -75,7 +76,7 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
         raise UserError(f"--resume: {last} was trained with other --prompts.")
     plain = None
     if config.init is not None:
-        plain = load_checkpoint(config.init, SPAI_KEYS)
+        plain = load_detector_checkpoint(config.init)
         if plain["config"]["fusion"] != "none":
             raise UserError(f"--init {config.init} is a fusion; name a checkpoint that was trained with --fusion none.")
         config = replace(config, **{name: plain["config"][name] for name in PLAIN_FIELDS})
@@ -100,12 +101,6 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
                 model.set_text(embed_prompts(config, prompts, model))
     model.set_stage("joint", train_backbone=config.train_backbone)
     return model, config
-
-
-def architecture(config: SpaiConfig) -> dict[str, Any]:
-    """The arguments of `Spai` that a configuration gives."""
-    given = {entry.name for entry in fields(config)}
-    return {name: getattr(config, name) for name in SPAI_FIELDS if name in given}
 
 
 PLAIN_FIELDS = (

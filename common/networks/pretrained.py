@@ -115,10 +115,14 @@ def load_complete(
 ) -> None:
     """Load all of the target's parameters; of the weights, only those that begin with `leftovers` may be left over.
 
+    The names may have a prefix, such as `module.`, `_orig_mod.`, `model.` or `encoder.`; what lies beside it, such as a
+    decoder, is left out.
+
     Raises:
         UserError: Missing or surplus weights, or other shapes; the message names `source` and `name`.
     """
     own = target.state_dict()
+    weights = _without_prefix(weights, own)
     missing = sorted(own.keys() - weights.keys())
     surplus = sorted(key for key in weights.keys() - own.keys() if not key.startswith(leftovers))
     if missing or surplus:
@@ -134,6 +138,16 @@ def load_complete(
     if wrong:
         raise UserError(f"the weights of {source} do not fit {name}: {', '.join(wrong[:3])}.")
     target.load_state_dict(weights)
+
+
+def _without_prefix(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights below the shortest prefix that has all names of `own`; unchanged if none has."""
+    some = next(iter(own))
+    prefixes = sorted((name.removesuffix(some) for name in weights if name.endswith(f".{some}")), key=len)
+    for prefix in ("", *prefixes):
+        if all(prefix + name in weights for name in own):
+            return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return weights
 
 
 def _download(encoder_name: str) -> dict[str, Tensor]:

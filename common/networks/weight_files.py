@@ -11,9 +11,12 @@ from torch import Tensor
 
 from common.errors import UserError, first_line
 
+WRAPPERS = ("model_state_dict", "state_dict", "model", "model_ema", "state_dict_ema", "net")
+"""Names under which training programs keep the weights, beside the optimiser's state and the like."""
+
 
 def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:
-    """Read names and tensors to the CPU: the file itself, or its entry `state_dict` or `model`.
+    """Read names and tensors to the CPU: the file itself, or the first of its entries in `WRAPPERS`.
 
     Objects of other classes in a training checkpoint, such as some project's own configuration, are read as empty
     placeholders.
@@ -34,7 +37,7 @@ def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:
     except Exception as error:  # pickle's UnpicklingError has no common base
         raise UserError(f"{path} is no file of plain tensors ({first_line(error)}).") from error
     if isinstance(weights, dict):
-        weights = next((weights[key] for key in ("state_dict", "model") if isinstance(weights.get(key), dict)), weights)
+        weights = next((weights[key] for key in WRAPPERS if isinstance(weights.get(key), dict)), weights)
     if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} holds no state dict (names and tensors).")
     return weights

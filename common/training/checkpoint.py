@@ -11,8 +11,10 @@ import torch
 from common.errors import UserError, first_line
 from common.files import written_whole
 
-REQUIRED_KEYS = ("model_state_dict", "epoch", "best_dice", "config", "metrics", "threshold", "calibration")
-"""Those of a segmentation member's checkpoint."""
+REQUIRED_KEYS = (
+    *("model_state_dict", "epoch", "best_dice", "config", "config.in_channels", "metrics", "threshold", "calibration"),
+)
+"""Those of a segmentation member's checkpoint; after a dot, of its configuration."""
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -26,7 +28,7 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
 
     Args:
         path: Of the file.
-        required: The keys that it must have.
+        required: The keys that it must have; `config.<field>` is a field of its configuration.
         mapped: Map the file instead of reading it, so that what is never used, such as the optimiser's state, takes no
             memory. The caller must drop the tensors before the file may change.
 
@@ -39,10 +41,14 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
         raise UserError(f"{path} can't be read as a checkpoint ({first_line(error)}). Train it again.") from error
-    missing = [key for key in required if not isinstance(checkpoint, dict) or key not in checkpoint]
-    if missing:
-        lacking = ", ".join(missing)
-        raise UserError(f"{path} is no checkpoint of this project, or not of the kind needed here: it lacks {lacking}.")
+    known = checkpoint if isinstance(checkpoint, dict) else {}
+    config = known["config"] if isinstance(known.get("config"), dict) else {}
+    present = known.keys() | {f"config.{field}" for field in config}
+    if missing := [key for key in required if key not in present]:
+        lacking = f"it lacks {', '.join(missing)}"
+        if "name" in config:
+            raise UserError(f"{path} is a checkpoint of {config['name']}, not of the kind needed here: {lacking}.")
+        raise UserError(f"{path} is no checkpoint of this project, or not of the kind needed here: {lacking}.")
     return checkpoint
 
 

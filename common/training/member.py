@@ -22,6 +22,7 @@ from common.training.checkpoint import load_checkpoint
 from common.training.engine import Data, Objective, build_seeded, fit
 from common.training.losses import CombinedLoss
 from common.training.optimizing import freeze_unused
+from common.training.run_files import check_files
 from common.training.validation import validate
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -41,8 +42,9 @@ def load_split(config: TrainConfig) -> Split:
     """Read the data folder and split it into the fold that validates and the others.
 
     Raises:
-        UserError: As `load_samples` and `assign_folds`.
+        UserError: As `check_files`, `load_samples` and `assign_folds`.
     """
+    check_files(config)
     state = process_state()
     # The other processes then find the index that the main process has written, and need not repeat its messages.
     with state.main_process_first(), main_process_prints():

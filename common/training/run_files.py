@@ -10,7 +10,7 @@ from torch import nn
 
 from common.config.run import RunConfig
 from common.errors import UserError
-from common.files import write_json
+from common.files import check_writable, write_json
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
 
 CONTINUATION_KEYS = (
@@ -20,6 +20,21 @@ CONTINUATION_KEYS = (
 """What a continuation needs of a checkpoint."""
 REMOVED = {"ema_decay": 0.0, "reduced_decode": False, "mixup": 0.0, "cutmix": 0.0}
 """Fields of earlier versions' configurations that shaped the weights, and the value that is now the only one."""
+
+
+def check_files(config: RunConfig) -> None:
+    """Check, before anything is computed, that the run can write its files and replaces those of no other run.
+
+    Raises:
+        UserError: The folder can't be written, or a checkpoint is there and the run neither continues nor overwrites.
+    """
+    best = config.models_dir / f"{config.name}_best.pth"
+    check_writable(best)
+    if best.is_file() and not (config.resume or config.overwrite):
+        raise UserError(
+            f"{best} is there already. Continue its run with --resume (if it is finished, with larger --epochs), "
+            "replace it with --overwrite, or choose another --models-dir."
+        )
 
 
 @dataclass(frozen=True)
@@ -99,8 +114,7 @@ class Run:
         now = REMOVED | self.config.plain()
         # A field that the checkpoint does not name was not there yet: the training was as its default is.
         then = REMOVED | type(self.config)(name=self.config.name).plain() | last["config"]
-        open_ended = self.config.schedule in ("constant", "warm_restarts")
-        free = self.config.FREE | ({"epochs"} if open_ended else set())
+        free = self.config.FREE
         changed = [f"{k} ({then[k]} → {now[k]})" for k in now if k not in free and then[k] != now[k]]
         if changed:
             raise UserError(f"--resume: {self.last_path} was trained with other settings: {', '.join(changed)}.")
@@ -108,7 +122,11 @@ class Run:
             raise UserError(f"--resume: the data are not those that {self.last_path} was trained on.")
         self.model.load_state_dict(last["model_state_dict"])
         self.optimizer.load_state_dict(last["optimizer_state_dict"])
-        self.scheduler.load_state_dict(last["scheduler_state_dict"])
+        position = last["scheduler_state_dict"]
+        if then["epochs"] != now["epochs"] and self.config.schedule in ("one_cycle", "cosine"):
+            # The place of the same epoch in the schedule of the longer run, not the schedule of the run that ended.
+            position = {name: position[name] for name in ("last_epoch", "_step_count", "_last_lr")}
+        self.scheduler.load_state_dict(position)
         self.best_score, self.best_epoch = last["best_score"], last["best_epoch"]
         self.best_metrics, self.seconds = last["best_metrics"], last["seconds"]
         self.config = replace(self.config, **{name: then[name] for name in self.config.INHERITED})

@@ -76,7 +76,7 @@ class VideoConfig(ClipsConfig, RunConfig):
         ("profile", "quick"): "quick",
     }
 
-    name: str = "deepfake_video"
+    name: Suppress[str] = "deepfake_video"
     """Name of the detector: its checkpoint is <name>_best.pth in --models-dir."""
     identity: str = ""
     """Regular expression that is searched in a clip's path; its groups (or the whole match) name the people in the

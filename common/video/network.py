@@ -371,8 +371,8 @@ def _from_torchvision(weights: dict[str, Tensor], backbone: nn.Module) -> dict[s
     return dict(zip(own, layers, strict=True)) if len(own) == len(layers) else weights
 
 
-VIDEO_KEYS = ("model_state_dict", "epoch", "best_auc", "config", "metrics", "calibration")
-"""Required keys of a checkpoint of script 8."""
+VIDEO_KEYS = ("model_state_dict", "epoch", "best_auc", "config", "config.frames", "metrics", "calibration")
+"""Required keys of a checkpoint of script 8; after a dot, of its configuration."""
 SPOTTER_FIELDS = tuple(inspect.signature(TemporalCNNGRU).parameters)
 
 

@@ -145,8 +145,10 @@ def test_rare_generators_reach_every_split(tmp_path):
 
 
 def test_folders_without_images_are_refused(tmp_path):
-    with pytest.raises(UserError, match="the folders real and fake"):
+    with pytest.raises(UserError, match=r"there is no folder .*missing"):
         images_of_folders(tmp_path / "missing", seed=0)
+    with pytest.raises(UserError, match="the folders real and fake"):
+        images_of_folders(tmp_path, seed=0)
     (tmp_path / "fake").mkdir()
     with pytest.raises(UserError, match="holds no files"):
         images_of_folders(tmp_path, seed=0)

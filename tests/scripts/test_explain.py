@@ -256,10 +256,11 @@ def test_wrong_flags_are_named(program, folder, values, message):
 
 
 def test_the_picture_is_named_after_the_image(program, folder):
+    """And after its folder: authentic/10.png and forged/10.png have two pictures."""
     config = program["ExplainConfig"](source=folder / "image.png")
-    assert config.output_path.as_posix() == "outputs/image_explained.png"
-    config = program["ExplainConfig"](source=folder / "image.png", spai=folder / "spai.pth")
-    assert config.output_path.as_posix() == "outputs/image_generated.png"
+    assert config.output_path == Path("outputs", folder.name, "image.png_explained.png")
+    config = program["ExplainConfig"](source=folder / "image.png", spai=folder / "spai.pth", page=2)
+    assert config.output_path == Path("outputs", folder.name, "image.png_page_2_generated.png")
 
 
 def test_an_unknown_flag_is_refused(call_program):

@@ -96,7 +96,7 @@ def test_a_run_that_broke_off_goes_on(variables, tmp_path):
 def test_folds_are_trained_into_folders_of_their_own(variables, tmp_path):
     commands = make("-n", "folds", *variables, "FOLD=0", "FOLDS=3", f"MODELS={tmp_path}").stdout
     for fold in (1, 2):
-        assert f"--models-dir {tmp_path}/fold_{fold} --profile quick --folds 3 --fold {fold}" in commands
+        assert f'--models-dir "{tmp_path}/fold_{fold}" --profile quick --folds 3 --fold {fold}' in commands
     assert "leave FOLD=2 out" in make("-n", "folds", *variables, "FOLD=2").stderr
 
 

@@ -97,7 +97,9 @@ def source(tmp_path) -> Path:
         (folder / part).mkdir(parents=True)
     for name in "abc":
         Image.new("RGB", (30, 20)).save(folder / "images" / f"{name}.jpg")
-        Image.new("L", (30, 20), 255).save(folder / "masks" / f"{name}_gt.png")
+        mask = Image.new("L", (30, 20))
+        mask.paste(255, (5, 5, 20, 15))
+        mask.save(folder / "masks" / f"{name}_gt.png")
     for name in "xy":
         Image.new("RGB", (30, 20)).save(folder / "authentic" / f"{name}.png")
     return folder

@@ -75,9 +75,9 @@ def main():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SpaiConfig(name="spai_fusion", data_dir=Path("nowhere")), "nowhere .*the folders real and fake"),
+        (SpaiConfig(name="spai_fusion", data_dir=Path("nowhere")), "there is no folder nowhere"),
         (SpaiConfig(name="spai_fusion", csv=Path("nowhere.csv")), "nowhere.csv"),
-        (EvaluationConfig(data_dir=Path("nowhere")), "nowhere .*the folders real and fake"),
+        (EvaluationConfig(data_dir=Path("nowhere")), "there is no folder nowhere"),
         (ConversionConfig(published=Path("nowhere.pth")), "nowhere.pth: no such file"),
     ],
 )

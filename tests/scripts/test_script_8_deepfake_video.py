@@ -98,7 +98,7 @@ def main():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"data_dir": Path("nowhere")}, "nowhere holds neither"),
+        ({"data_dir": Path("nowhere")}, "there is no folder nowhere"),
         ({"csv": Path("nowhere.csv")}, "nowhere.csv"),
         ({"identity": "(a"}, r"'\(a' is no regular expression"),
         ({"faces": "yunet"}, "'yunet' needs a model"),

@@ -146,8 +146,8 @@ def test_the_cycle_of_the_rate_spans_the_run(train, tmp_path):
 
 def test_other_settings_are_not_resumed(train):
     train(epochs=1)
-    with pytest.raises(UserError, match=r"other settings: epochs \(1 → 2\), lr \(0.001 → 0.01\)"):
-        train(epochs=2, lr=0.01, resume=True)
+    with pytest.raises(UserError, match=r"other settings: lr \(0.001 → 0.01\), clip_grad \(0.0 → 1.0\)"):
+        train(epochs=2, lr=0.01, clip_grad=1.0, resume=True)
 
 
 def test_nothing_to_resume(train):

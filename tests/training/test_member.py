@@ -44,7 +44,7 @@ def test_the_cache_changes_no_weight_and_no_metric(config):
     plain = fit_anew(replace(config, cache_gb=0.0))
     assert not config.cache_folder.exists()
     for _ in range(2):  # while it is filled, and from it
-        cached = fit_anew(config)
+        cached = fit_anew(replace(config, overwrite=True))
         assert cached["metrics"] == pytest.approx(plain["metrics"], rel=0, abs=0, nan_ok=True)
         for name, value in plain["model_state_dict"].items():
             assert torch.equal(cached["model_state_dict"][name], value), name

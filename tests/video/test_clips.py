@@ -77,7 +77,7 @@ def test_a_data_folder_that_can_not_be_searched_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_dir", refusing)
-    with pytest.raises(UserError, match=r"the folder .*train can't be read \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"the folder .* can't be read \(Permission denied\)"):
         read_clip_folders(tmp_path)
 
 
@@ -173,8 +173,10 @@ def test_patterns_that_fail(tmp_path):
 
 
 def test_layouts_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="holds neither"):
+    with pytest.raises(UserError, match=r"there is no folder .*missing"):
         read_clip_folders(tmp_path / "missing")
+    with pytest.raises(UserError, match="holds neither"):
+        read_clip_folders(tmp_path)
     touch(tmp_path, "real/notes.txt")
     with pytest.raises(UserError, match="holds no files of a kind that is read here"):
         read_clip_folders(tmp_path)

@@ -351,9 +351,22 @@ def test_missing_file_and_foreign_suffix(tmp_path):
         open_video(tmp_path / "a.txt")
 
 
+CODECS = {".webm": "libvpx", ".ogv": "libvpx", ".wmv": "wmv2", ".flv": "flv"}
+CODECS |= {".mpg": "mpeg1video", ".mpeg": "mpeg2video"}
+"""Encoders of the containers that H.264 is not usual in."""
+
+
+@pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))
+def test_every_container(tmp_path, suffix):
+    path = encode(tmp_path / f"a{suffix}", numbered(12), CODECS.get(suffix, "libx264"))
+    video = open_video(path)
+    assert video.times == pytest.approx(np.arange(12) / 25, abs=2e-3)
+    assert [number_of(image) for image in images_of(video)] == [*range(12)]
+
+
 @pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES - {".webm"}))
 def test_one_frame(tmp_path, suffix):
-    video = open_video(encode(tmp_path / f"a{suffix}", numbered(1)))
+    video = open_video(encode(tmp_path / f"a{suffix}", numbered(1), CODECS.get(suffix, "libx264")))
     assert video.times.tolist() == [0] and np.isnan(video.fps) and not video.variable_rate
     assert len(video.warnings) == 1 and "one frame only" in video.warnings[0]
     assert [number_of(image) for image in images_of(video)] == [0]
