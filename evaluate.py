@@ -19,8 +19,6 @@ import tyro
 
 from common.data.images import find_images
 from common.errors import UserError
-from common.evaluation.report import tables, write_evaluation
-from common.evaluation.scoring import read_submission, score_submission, summarize
 from common.files import check_writable, write_json
 
 
@@ -44,6 +42,10 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Score, print the tables, write the JSON file and the report."""
+    # Imported here, not above: matplotlib and scikit-learn take seconds, and --help needs none of them.
+    from common.evaluation.report import tables, write_evaluation
+    from common.evaluation.scoring import read_submission, score_submission, summarize
+
     if config.json and config.json.is_dir():
         raise UserError(f"--json {config.json} is a folder. Name a file in it.")
     if config.report and config.report.is_file():

@@ -21,11 +21,8 @@ from pathlib import Path
 
 import tyro
 
-from common.ensemble.backends import export, kept_path
-from common.ensemble.members import checkpoint_paths
 from common.errors import UserError
 from common.tables import markdown_table
-from common.training.checkpoint import load_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +37,11 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """Export each network, check it, print the table."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.ensemble.backends import export, kept_path
+    from common.ensemble.members import checkpoint_paths
+    from common.training.checkpoint import load_checkpoint
+
     paths = checkpoint_paths(config.models_dir)
     if not paths:
         raise UserError(f"{config.models_dir} has no trained network. Train one, or name another --models-dir.")

@@ -25,15 +25,7 @@ import tyro
 from joblib import cpu_count
 from tqdm import tqdm
 
-from common.data.samples import load_samples
-from common.ensemble.backends import Backend
-from common.ensemble.decision import MODE_THRESHOLDS
-from common.ensemble.fitting import fit_settings
-from common.ensemble.members import SETTINGS_FILE, identities
-from common.ensemble.out_of_fold import out_of_fold
-from common.ensemble.settings import Settings, WeightSource
-from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, nested, summary, variants
-from common.ensemble.views import TTA
+from common.ensemble.choices import MODE_THRESHOLDS, TTA, Backend
 from common.errors import UserError
 from common.files import check_writable, write_json
 from common.sizes import SIZES
@@ -79,6 +71,14 @@ class FitConfig:
 
 def main(config: FitConfig) -> None:
     """Predict, evaluate, choose, fit, write."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.data.samples import load_samples
+    from common.ensemble.fitting import fit_settings
+    from common.ensemble.members import SETTINGS_FILE, identities
+    from common.ensemble.out_of_fold import out_of_fold
+    from common.ensemble.settings import Settings, WeightSource
+    from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, nested, summary, variants
+
     for path in (config.models_dir / SETTINGS_FILE, config.json):
         if path:
             check_writable(path)

@@ -15,9 +15,9 @@ Videos are scored if there is a detector of deepfakes, models/deepfake_video*_be
 of the kind `video` with probability and verdict for each; the submission lists images only. `python explain.py
 clip.mp4` shows where and when.
 
-Images may have any size, as PNG, JPEG, TIFF, BMP or WEBP; regions have each image's own resolution. Rows are in the
-order of sample_submission.csv, if there is one. Memory does not grow with the number of images. An image that can't be
-read has a row too, and its error in scores.csv.
+Images may have any size and form (data/README.md says what is read how); regions have each image's own resolution. Rows
+are in the order of sample_submission.csv, if there is one. Memory does not grow with the number of images. An image
+that can't be read has a row too, and its error in scores.csv; files of other kinds are counted in a line.
 
 Millions of images are given as a manifest or webdataset shards, and may be shared among workers:
 
@@ -39,11 +39,9 @@ from contextlib import closing
 import tyro
 from tqdm import tqdm
 
-from common.devices import main_process_prints, process_state
 from common.errors import UserError
-from common.submission.config import SubmissionConfig, open_parts, summary
+from common.submission.config import SubmissionConfig, summary
 from common.submission.parts import Parts
-from common.submission.predictor import load_predictor, write_part
 from common.submission.sources import Part
 
 
@@ -53,6 +51,10 @@ def main(config: SubmissionConfig) -> None:
     Raises:
         UserError: --num-shards under a launcher, or an error of the input or the models.
     """
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.devices import main_process_prints, process_state
+    from common.submission.inputs import open_parts
+
     state = process_state()
     index, count = state.process_index, state.num_processes
     if config.num_shards is not None and config.shard_index is not None:
@@ -76,6 +78,9 @@ def main(config: SubmissionConfig) -> None:
 
 def predict_parts(config: SubmissionConfig, parts: Parts, own: Sequence[Part], *, quiet: bool) -> None:
     """Predict and write those of this process's parts that are not done, with a progress bar unless `quiet`."""
+    from common.devices import process_state
+    from common.submission.predictor import load_predictor, write_part
+
     todo = parts.remaining(own)
     process_state().wait_for_everyone()  # so that none merges before all have checked for changed files
     if not todo:

@@ -23,17 +23,19 @@ from functools import partial
 
 from common.config.run import parse_config
 from common.config.segmentation import HardNegativeConfig
-from common.data.samples import load_authentic
-from common.devices import main_process_prints
-from common.training.fine_tuning import mine_and_fit
-from common.training.member import load_split
-from common.training.mining import hard_negatives
 
 CONFIG = HardNegativeConfig(name="hard_negative")
 
 
 def main(config: HardNegativeConfig) -> None:
     """Mine the authentic training images, and the user's own, and fine-tune on what was found."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.data.samples import load_authentic
+    from common.devices import main_process_prints
+    from common.training.fine_tuning import mine_and_fit
+    from common.training.member import load_split
+    from common.training.mining import hard_negatives
+
     split = load_split(config)
     train = split.train
     if config.extra_authentic is not None:

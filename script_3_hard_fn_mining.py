@@ -20,15 +20,17 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.config.segmentation import HardFalseNegativeConfig
-from common.training.fine_tuning import mine_and_fit
-from common.training.member import load_split
-from common.training.mining import hard_false_negatives
 
 CONFIG = HardFalseNegativeConfig(name="high_recall")
 
 
 def main(config: HardFalseNegativeConfig) -> None:
     """Mine the forged training images and fine-tune on what was missed."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.training.fine_tuning import mine_and_fit
+    from common.training.member import load_split
+    from common.training.mining import hard_false_negatives
+
     split = load_split(config)
     find = hard_false_negatives
     mine_and_fit(config, split, split.train, name="hard_false_negative", forged=True, find=find)

@@ -19,17 +19,19 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.config.segmentation import CopyPasteConfig
-from common.data.dataset import ForgeryDataset
-from common.data.sampling import WeightedSampler, small_forgery_weights
-from common.data.transforms import strong_augmentation
-from common.making.copy_paste import CopyPaste
-from common.training.member import fit_member, load_split, start_network
 
 CONFIG = CopyPasteConfig(name="enhanced_aug", lr=1e-4)
 
 
 def main(config: CopyPasteConfig) -> None:
     """Train with copy-paste on all folds but one and validate on that one, as it is."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.data.dataset import ForgeryDataset
+    from common.data.sampling import WeightedSampler, small_forgery_weights
+    from common.data.transforms import strong_augmentation
+    from common.making.copy_paste import CopyPaste
+    from common.training.member import fit_member, load_split, start_network
+
     split = load_split(config)
     model, config = start_network(config, split)
 

@@ -20,16 +20,18 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.config.segmentation import ElaConfig
-from common.data.dataset import ForgeryDataset
-from common.data.sampling import WeightedSampler, small_forgery_weights
-from common.data.transforms import basic_augmentation
-from common.training.member import fit_member, load_split, start_network
 
 CONFIG = ElaConfig(name="ela")
 
 
 def main(config: ElaConfig) -> None:
     """Train on four channels, on all folds but one, and validate on that one."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.data.dataset import ForgeryDataset
+    from common.data.sampling import WeightedSampler, small_forgery_weights
+    from common.data.transforms import basic_augmentation
+    from common.training.member import fit_member, load_split, start_network
+
     split = load_split(config)
     model, config = start_network(config, split)
 

@@ -24,19 +24,21 @@ from functools import partial
 
 from common.config.run import parse_config
 from common.config.segmentation import SpecialistConfig
-from common.data.cropping import crop_around
-from common.data.dataset import ForgeryDataset
-from common.data.sampling import WeightedSampler
-from common.data.transforms import basic_augmentation
-from common.devices import process_state
 from common.errors import UserError
-from common.training.member import fit_member, load_split, start_network
 
 CONFIG = SpecialistConfig(name="small_forgery_specialist")
 
 
 def main(config: SpecialistConfig) -> None:
     """Train on crops around the small forgeries of all folds but one, validate on crops of that one."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.data.cropping import crop_around
+    from common.data.dataset import ForgeryDataset
+    from common.data.sampling import WeightedSampler
+    from common.data.transforms import basic_augmentation
+    from common.devices import process_state
+    from common.training.member import fit_member, load_split, start_network
+
     split = load_split(config)
     small = [sample for sample in split.train if sample.forged and sample.area_share < config.max_area_share]
     val = [sample for sample in split.val if not sample.forged or sample.area_share < config.max_area_share]

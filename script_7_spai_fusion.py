@@ -25,14 +25,8 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 from common.config.run import parse_config
-from common.devices import process_state
 from common.files import check_writable, written_whole
 from common.generated.config import ConversionConfig, EvaluationConfig, SpaiConfig
-from common.generated.published import convert_published
-from common.generated.testing import evaluate_spai
-from common.generated.training import load_images, start_spai, train_spai
-from common.metrics.detection import format_table
-from common.training.run_files import check_files
 
 CONFIG = SpaiConfig(name="spai_fusion")
 COMMANDS = {"test": EvaluationConfig, "convert": ConversionConfig}
@@ -41,6 +35,9 @@ COMMANDS = {"test": EvaluationConfig, "convert": ConversionConfig}
 def main(config: SpaiConfig | EvaluationConfig | ConversionConfig) -> None:
     """Train and test; or only test; or convert."""
     if isinstance(config, ConversionConfig):
+        # Imported here, not above: torch takes seconds, and --help needs none of it.
+        from common.generated.published import convert_published
+
         convert_published(config.published, config.output)
         print(f"{config.published} → {config.output}")
     elif isinstance(config, EvaluationConfig):
@@ -51,6 +48,12 @@ def main(config: SpaiConfig | EvaluationConfig | ConversionConfig) -> None:
 
 def train(config: SpaiConfig) -> None:
     """Train the network, and test the best epoch."""
+    from common.devices import process_state
+    from common.generated.testing import evaluate_spai
+    from common.generated.training import load_images, start_spai, train_spai
+    from common.metrics.detection import format_table
+    from common.training.run_files import check_files
+
     check_files(config)
     images = load_images(config)
     model, config = start_spai(config)
@@ -68,6 +71,11 @@ def train(config: SpaiConfig) -> None:
 
 def test(config: EvaluationConfig) -> None:
     """Test a trained network."""
+    from common.devices import process_state
+    from common.generated.testing import evaluate_spai
+    from common.generated.training import load_images
+    from common.metrics.detection import format_table
+
     if config.table is not None:
         check_writable(config.table)
     table = evaluate_spai(config, load_images(config, decoded=("test",)))

@@ -22,12 +22,7 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 from common.config.run import parse_config
-from common.data.splits import of_split
-from common.devices import process_state
-from common.metrics.detection import format_table
-from common.training.run_files import check_files
 from common.video.config import EvaluationConfig, VideoConfig
-from common.video.training import evaluate_spotter, load_clips, load_test_clips, start_spotter, train_spotter
 
 CONFIG = VideoConfig(name="deepfake_video")
 
@@ -35,6 +30,11 @@ CONFIG = VideoConfig(name="deepfake_video")
 def main(config: VideoConfig | EvaluationConfig) -> None:
     """Train and test, or only test."""
     if isinstance(config, EvaluationConfig):
+        # Imported here, not above: torch takes seconds, and --help needs none of it.
+        from common.devices import process_state
+        from common.metrics.detection import format_table
+        from common.video.training import evaluate_spotter, load_test_clips
+
         table = evaluate_spotter(config, *load_test_clips(config))
         process_state().print(format_table(table))
     else:
@@ -43,6 +43,12 @@ def main(config: VideoConfig | EvaluationConfig) -> None:
 
 def train(config: VideoConfig) -> None:
     """Train, and test if the test split has both classes."""
+    from common.data.splits import of_split
+    from common.devices import process_state
+    from common.metrics.detection import format_table
+    from common.training.run_files import check_files
+    from common.video.training import evaluate_spotter, load_clips, start_spotter, train_spotter
+
     check_files(config)
     say = process_state().print
     clips, cache = load_clips(config)

@@ -30,9 +30,8 @@ from tqdm import tqdm
 
 import common
 from common.errors import UserError
-from common.submission.config import SubmissionConfig, open_parts, summary
+from common.submission.config import SubmissionConfig, summary
 from common.submission.parts import Parts
-from common.submission.predictor import load_predictor, write_part
 from common.submission.sources import Kind, Part
 
 MAX_BLOCKS = 1000
@@ -68,6 +67,9 @@ def main(config: RayConfig) -> None:
     Raises:
         UserError: Ray is not installed, there is no cluster, it is too small, or as make_submission.py.
     """
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.submission.inputs import open_parts
+
     ray = _import_ray()
     parts = open_parts(config)
     if todo := parts.remaining(parts.parts):
@@ -87,6 +89,8 @@ class Worker:
 
     def __init__(self, config: SubmissionConfig, parts: Parts, kinds: set[Kind], n_images: int, folder: str) -> None:
         """Change to `folder`, to which relative paths refer; for the other arguments see `load_predictor`."""
+        from common.submission.predictor import load_predictor
+
         with suppress(OSError):
             os.chdir(folder)
         self.parts, self._load = parts, cache(partial(load_predictor, config, kinds, n_images))
@@ -97,6 +101,8 @@ class Worker:
         Returns:
             The `count` of its files, the `errors` of single files, and the `failure` that ends the run, or "".
         """
+        from common.submission.predictor import write_part
+
         part, errors, failure = Part(**plain), [], ""
         if not self.parts.is_done(part):  # by a worker that was lost after it
             try:

@@ -37,7 +37,8 @@ from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.loading import original_settings
 from common.ensemble.members import MEMBERS
 from common.errors import UserError
-from common.submission.config import SubmissionConfig, open_parts
+from common.submission.config import SubmissionConfig
+from common.submission.inputs import open_parts
 from common.submission.predictor import Predictor, write_part
 from common.tables import markdown_table
 

@@ -25,8 +25,7 @@ from common.files import write_json
 from common.tables import markdown_table
 from common.video.cache import ClipCache
 from common.video.clips import Clip
-from common.video.config import VideoConfig
-from common.video.faces import FaceKind
+from common.video.config import FaceKind, VideoConfig
 from common.video.training import evaluate_spotter, load_clips, start_spotter, train_spotter
 
 PARTS = ("attention", "multi_scale", "temporal")

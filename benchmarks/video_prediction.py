@@ -24,9 +24,9 @@ import tyro
 from benchmarks import high_water
 from common.tables import markdown_table
 from common.video.clip_faces import extract_faces
-from common.video.config import VideoConfig
+from common.video.config import FaceKind, VideoConfig
 from common.video.detector import VideoDetector
-from common.video.faces import FaceKind, make_face_detector
+from common.video.faces import make_face_detector
 from common.video.files import open_video, read_frames, write_video
 from common.video.network import TemporalCNNGRU
 from common.video.report import write_clip_results

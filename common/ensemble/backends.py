@@ -12,19 +12,18 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.ensemble.choices import Backend
 from common.ensemble.views import Network
 from common.errors import UserError
 from common.files import written_whole
 from common.networks.segmentation import load_network
-
-Backend = Literal["auto", "torch", "onnxruntime"]
 
 TOLERANCE = 1e-3
 """Largest accepted difference of an export's probabilities to torch's. Usual is 1e-5; above this something is broken.

@@ -8,27 +8,16 @@ p = 0.65 for an expected F1 of 0.54.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.special import expit
 
 from common.data.transforms import resize_image
 from common.ensemble.blending import to_half, to_single
+from common.ensemble.choices import MODE_THRESHOLDS, Mode
 from common.forensics.copy_move import LEAST_SCORE
 from common.metrics.calibration import calibrated, log_odds
 from common.metrics.forgery import IMAGE_SCORE_QUANTILE
-
-Mode = Literal["high-precision", "balanced", "default", "high-recall", "max-recall"]
-
-MODE_THRESHOLDS: dict[Mode, float] = {
-    "high-precision": 0.80,
-    "balanced": 0.70,
-    "default": 0.65,
-    "high-recall": 0.60,
-    "max-recall": 0.55,
-}
-"""Probability of being forged that an image must reach, by mode (the original recipe's five values)."""
 
 FEATURES = ("quantile_99", "quantile_999", "maximum", "soft_max", "log_area_share", "disagreement")
 """Of the networks' blend, see `map_features`."""

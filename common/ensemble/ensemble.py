@@ -122,7 +122,9 @@ class Ensemble:
             images: RGB, uint8 (H, W, 3).
             upright: The same as viewers show them, for the detector of generated images; by default `images`.
         """
-        evidence = gather(images, self.workers) if self.copy_move else iter([None] * len(images))
+        # A single image in this process: sent to another one, a large image would be in memory several times.
+        workers = self.workers if len(images) > 1 else 1
+        evidence = gather(images, workers) if self.copy_move else iter([None] * len(images))
         shown = images if upright is None else upright
         generated = self.detector.predict(shown) if self.detector else [None] * len(images)
         with closing(self._by_batch(self._blend_batch, images)) as batches:

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 
+from common.ensemble.choices import Grouping
 from common.ensemble.lookalikes import join_lookalikes, label_runs, relabel
 from common.forensics.holes import fill_holes
 
-Grouping = Literal["merge", "components", "groups"]
 MIN_AREA_SHARE = 0.0005
 """Default share of the image below which regions are dropped: half of what the smallest forgeries cover."""
 

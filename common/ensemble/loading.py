@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 
 from common.devices import process_state
-from common.ensemble.backends import Backend, choose_backend, load_with
+from common.ensemble.backends import choose_backend, load_with
+from common.ensemble.choices import TTA, Backend
 from common.ensemble.decision import Decision
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import EVIDENCE_THRESHOLD
@@ -23,7 +24,7 @@ from common.ensemble.members import (
     member_path,
 )
 from common.ensemble.settings import Settings
-from common.ensemble.views import TTA, VIEWS, worker_count
+from common.ensemble.views import VIEWS, worker_count
 from common.errors import UserError
 from common.generated import find_detector, load_detector
 from common.training.checkpoint import load_checkpoint

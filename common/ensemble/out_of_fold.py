@@ -16,14 +16,14 @@ from common.data.masks import read_mask
 from common.data.samples import Sample, assign_folds, fingerprint
 from common.data.transforms import resize_mask
 from common.devices import process_state
-from common.ensemble.backends import Backend
+from common.ensemble.choices import TTA, Backend
 from common.ensemble.decision import COPY_FEATURES, FEATURE_SIZE, copy_features, feature_maps
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import EVIDENCE_THRESHOLD, gather
 from common.ensemble.fitting import Oof
 from common.ensemble.loading import load_members, original_settings
 from common.ensemble.members import checkpoint_paths, identities, map_members
-from common.ensemble.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, TTA, VIEWS
+from common.ensemble.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS
 from common.errors import UserError
 from common.files import written_whole
 from common.forensics.copy_move import VERSION

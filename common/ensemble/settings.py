@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
+from common.ensemble.choices import TTA
 from common.ensemble.decision import Decision
 from common.ensemble.instances import Cleanup
-from common.ensemble.views import TTA
 from common.errors import UserError
 from common.files import write_json
 from common.generated import DETECTOR

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.ensemble.decision import MODE_THRESHOLDS, Mode, is_forged
+from common.ensemble.choices import MODE_THRESHOLDS, Mode
+from common.ensemble.decision import is_forged
 from common.ensemble.fitting import Fitted, Oof, fit_settings, grouped_folds
 from common.ensemble.instances import find_instances
 from common.ensemble.settings import WeightSource

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.data.transforms import resize_image, resize_map, to_channels, to_tensor
+from common.ensemble.choices import TTA
 
 Network = Callable[[Tensor], Tensor]
 """Logits (N, 1, S, S) of images (N, C, S, S) uint8: a module in evaluation mode, or one of `common.ensemble.backends`.
@@ -23,8 +24,6 @@ Network = Callable[[Tensor], Tensor]
 
 Window = tuple[slice, slice]
 """Rows and columns of a tile."""
-
-TTA = Literal["none", "flips", "full"]
 
 LARGE = 2
 """An image is large if its longer side is at least this many times the network's: resized, half of its detail is lost.
@@ -34,6 +33,8 @@ TILES_ALONG = 5
 TILE_WEIGHT = 2 / 3
 """Weight of the tiles' map; the whole image's has the rest. What only the tiles show passes thresholds up to 0.67, what
 only the whole image shows none above 0.33 (docs/LOG.md)."""
+MOST_MAPPED = 16_000_000
+"""Pixels of a map: five tiles of 512 px along the longer side show no finer detail, and the memory is bounded."""
 MIN_TILE = 128
 """Least side in pixels of tiles that are a share of the image: smaller ones show too little beside a forgery."""
 BATCH_SIZE = {"cpu": 8, "cuda": 128}
@@ -106,12 +107,17 @@ class Pieces:
         """Join the pieces' maps, (N, S, S) float32, to one for each image.
 
         Returns:
-            float32 for each image: (H, W) for a large one that was tiled, (S, S) for the others.
+            float32 for each image: (H, W) for a large one that was tiled, scaled down to `MOST_MAPPED` pixels if it has
+            more; (S, S) for the others.
         """
         size, as_whole = self.spec.size, self.spec.tile_share is None
         rest, maps = iter(probs), []
         for (height, width), windows in zip(self.shapes, self.windows, strict=True):
             prob = next(rest) if as_whole else None
+            scale = min(1.0, (MOST_MAPPED / (height * width)) ** 0.5)
+            if scale < 1:
+                height, width = round(scale * height), round(scale * width)
+                windows = [(_scaled(rows, scale), _scaled(columns, scale)) for rows, columns in windows]
             if windows:
                 tiled = blend_tiles(zip(windows, islice(rest, len(windows)), strict=True), height, width)
                 if prob is not None:
@@ -256,6 +262,10 @@ def _update_mean(mean: np.ndarray, weights: np.ndarray, values: np.ndarray, weig
     difference = values - mean
     difference *= weight / weights
     mean += difference
+
+
+def _scaled(window: slice, scale: float) -> slice:
+    return slice(round(scale * window.start), round(scale * window.stop))
 
 
 def _spread(length: int, side: int, overlap: float) -> list[slice]:

@@ -20,5 +20,9 @@ def to_gray(image: np.ndarray) -> np.ndarray:
         uint8 (H, W).
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    brightest = image.max(axis=2)
-    return brightest if brightest.std() > _BRIGHTEST * gray.std() else gray
+    brightest = cv2.extractChannel(image, 0)
+    for channel in (1, 2):
+        cv2.max(brightest, cv2.extractChannel(image, channel), dst=brightest)
+    # OpenCV's deviation, since numpy's makes doubles of a large image.
+    (_, deviation), (_, deviation_gray) = cv2.meanStdDev(brightest), cv2.meanStdDev(gray)
+    return brightest if deviation.item() > _BRIGHTEST * deviation_gray.item() else gray

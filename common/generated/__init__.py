@@ -1,23 +1,20 @@
 """Detection of generated images (script 7): SPAI (CVPR 2025) and its semantic fusion.
 
-This is the door, which submissions, the ensemble and explain.py use. Only script 7 trains and tests.
+This is the door, which submissions, the ensemble and explain.py use. Only script 7 trains and tests. What it names is
+imported when it is first used: `--help` needs no network.
 """
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from common.generated.detector import DETECTOR, Detector, Generated, find_detector, load_detector
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from common.generated.attention import explain
+    from common.generated.detector import DETECTOR, Detector, Generated, find_detector, load_detector
 
 __all__ = ["DETECTOR", "Detector", "Generated", "explain", "find_detector", "load_detector"]
 
 
-def explain(detector: Detector, image: np.ndarray, title: str) -> tuple[str, "Figure"]:
-    """The verdict on an image as text, and a picture of the attention (`common.generated.attention.explain`)."""
-    # Not above: matplotlib takes half a second to import, and submissions draw nothing.
-    from common.generated import attention
-
-    return attention.explain(detector, image, title)
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(name)
+    return getattr(import_module(f"{__name__}.{'attention' if name == 'explain' else 'detector'}"), name)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
-from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -20,7 +19,8 @@ from common.data.decoding import pixel_count
 from common.data.images import Picture, read_picture
 from common.data.transforms import resize_map
 from common.devices import process_state
-from common.ensemble.decision import MODE_THRESHOLDS, is_forged
+from common.ensemble.choices import MODE_THRESHOLDS
+from common.ensemble.decision import is_forged
 from common.ensemble.ensemble import Ensemble, Prediction
 from common.ensemble.instances import find_instances
 from common.ensemble.loading import load_ensemble
@@ -103,9 +103,15 @@ class Predictor:
     def _image_rows(self, sources: Iterable[tuple[str, str] | TarImage]) -> Iterator[Row]:
         assert self.ensemble is not None, "load_predictor loads it for the kinds image and shard"
         settings = _with_overrides(self.ensemble.settings, self.config)
-        batches = _batches(sources, self.config.batch_size)
-        reading = (self._readers.map(lambda source: (source[0], read_source(source)), batch) for batch in batches)
-        for read, _ in pairwise(chain(reading, [()])):  # while a batch is predicted, the next one is read
+        waiting: list[Iterator[tuple[str, Picture | str]]] = []
+        for batch, is_large in _batches(sources, self.config.batch_size):
+            if waiting and is_large:
+                yield from self._batch_rows(settings, list(waiting.pop()))
+            # While a batch is predicted, the next one is read, unless it is a large image.
+            waiting.append(self._readers.map(lambda source: (source[0], read_source(source)), batch))
+            if len(waiting) > 1 or is_large:
+                yield from self._batch_rows(settings, list(waiting.pop(0)))
+        for read in waiting:
             yield from self._batch_rows(settings, list(read))
 
     def _batch_rows(self, settings: Settings, batch: list[tuple[str, Picture | str]]) -> Iterator[Row]:
@@ -125,18 +131,18 @@ class Predictor:
 
 def _batches(
     sources: Iterable[tuple[str, str] | TarImage], batch_size: int
-) -> Iterator[list[tuple[str, str] | TarImage]]:
-    """Lists of at most `batch_size` sources that have at most `MOST_PIXELS` together, or of one image."""
+) -> Iterator[tuple[list[tuple[str, str] | TarImage], bool]]:
+    """At most `batch_size` sources that have at most `MOST_PIXELS` together, or one large image, and whether it is."""
     batch, room = [], MOST_PIXELS
     for source in sources:
         pixels = pixel_count(BytesIO(source.data) if isinstance(source, TarImage) else Path(source[1]))
         if batch and (len(batch) == batch_size or pixels > room):
-            yield batch
+            yield batch, room < 0
             batch, room = [], MOST_PIXELS
         batch.append(source)
         room -= pixels
     if batch:
-        yield batch
+        yield batch, room < 0
 
 
 def _whole_images(shard: Path, errors: list[str]) -> Iterator[TarImage]:

@@ -9,8 +9,9 @@ from tyro.conf import Suppress, arg
 
 from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Share
 from common.errors import UserError
-from common.video.faces import FaceKind
 
+FaceKind = Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"]
+"""How faces are found, see `ClipsConfig.faces`."""
 Side = Annotated[int, Range(lambda value: value >= 64, "64 or more"), arg(metavar="INT≥64")]
 
 
@@ -20,7 +21,7 @@ class ClipsConfig:
 
     data_dir: Path = Path("data")
     """Folder of clips: {train,val,test}/{real,fake}/, or {real,fake}/, whose splits are drawn by the seed. Clips are
-    videos (MP4, MOV, AVI, WEBM, MKV, M4V), folders of frames, and images, which count as clips of one frame."""
+    videos, folders of frames, and images, which count as clips of one frame."""
     csv: Path | None = None
     """Table of clips, instead of --data-dir: columns file and label (real or fake), and optionally split (train, val or
     test) and identity. Paths are relative to the table's folder."""

@@ -14,7 +14,8 @@ from common.errors import UserError
 from common.metrics.calibration import calibrated
 from common.training.checkpoint import find_checkpoint, load_checkpoint
 from common.video.clip_faces import ClipFaces, FaceTrack, extract_faces
-from common.video.faces import FaceDetector, FaceKind, make_face_detector
+from common.video.config import FaceKind
+from common.video.faces import FaceDetector, make_face_detector
 from common.video.gradcam import MultiScaleGradCAM
 from common.video.network import VIDEO_KEYS, TemporalCNNGRU, load_spotter
 

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -12,8 +12,8 @@ import numpy as np
 from common.data.transforms import resize_image
 from common.errors import UserError, listing
 from common.tables import read_table
+from common.video.config import FaceKind
 
-FaceKind = Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"]
 SEARCH_WIDTH = 480
 """Largest width in px of a searched frame: faster than at full size, and faces large enough to judge are found."""
 MTCNN_CONFIDENCE = 0.95

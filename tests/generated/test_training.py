@@ -8,6 +8,7 @@ import torch
 from common.errors import UserError
 from common.generated import training
 from common.generated.config import SpaiConfig
+from common.generated.detector import load_detector
 from common.generated.images import LabelledImage
 from common.generated.losses import SpaiLoss
 from common.generated.network import SPAI_KEYS, Spai, load_spai
@@ -287,6 +288,13 @@ def test_published_checkpoint_becomes_ours(config, tmp_path, monkeypatch):
     assert torch.equal(converted.patch_attention.query, theirs["patch_aggregator"])
     assert not converted.backbone.vit.blocks[0].attn.qkv.bias[32:64].any()
     assert load_checkpoint(path, SPAI_KEYS)["validation"] == {"probs": [], "generated": []}
+    # The published file itself is read wherever a checkpoint is, and converted once.
+    kept = tmp_path / "spai.converted.pth"
+    for _ in range(2):
+        raw = load_detector(tmp_path / "spai.pth", torch.device("cpu"))
+        stamp = kept.stat().st_mtime_ns
+        assert torch.equal(raw.model.patch_attention.query, theirs["patch_aggregator"])
+    assert kept.stat().st_mtime_ns == stamp
     mine = replace(config, fusion="none", name="spai", init=path, epochs=0, semantic_weight=0.0, frequency_weight=0.0)
     network, mine = start_spai(mine)
     train_spai(mine, network, load_images(mine))

@@ -23,6 +23,7 @@ from common.ensemble.settings import Settings
 from common.errors import UserError
 from common.generated.detector import load_detector
 from common.metrics.rle import parse_annotation
+from common.submission.inputs import open_parts
 from common.submission.predictor import score_video
 from common.video.detector import load_video_detector
 from common.video.files import write_video
@@ -519,7 +520,7 @@ def test_an_image_that_was_replaced_is_decided_anew(run_main, whole, copied_dir,
 
 def test_a_launchers_missing_parts_name_no_flag(program, copied_dir, tmp_path):
     config = program["SubmissionConfig"](input=copied_dir, output=tmp_path / "s.csv", part_size=1, models_dir=tmp_path)
-    parts = program["open_parts"](config)
+    parts = open_parts(config)
     with parts.written(parts.parts[1], Counter()):
         pass
     message = program["unfinished"](parts, 1, 2, launched=True)

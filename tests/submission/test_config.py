@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.submission.config import SubmissionConfig, find_parts, open_parts, summary
+from common.submission.config import SubmissionConfig, summary
+from common.submission.inputs import find_parts, open_parts
 
 
 @pytest.fixture

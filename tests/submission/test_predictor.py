@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from common.ensemble.decision import MODE_THRESHOLDS
+from common.ensemble.choices import MODE_THRESHOLDS
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.loading import original_settings
 from common.ensemble.members import MEMBERS
 from common.errors import UserError
 from common.metrics.rle import parse_annotation
-from common.submission.config import SubmissionConfig, open_parts
+from common.submission.config import SubmissionConfig
+from common.submission.inputs import open_parts
 from common.submission.predictor import Predictor, load_predictor, read_source, write_part
 from common.submission.shards import read_shard, shard_parts
 from common.submission.sources import list_files, split_into_parts
