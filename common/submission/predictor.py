@@ -38,7 +38,7 @@ from common.video import VideoDetector, find_video_detector, load_video_detector
 
 Scores = dict[str, float | str]
 OVERLAY_COLOUR = "#D55E00"
-"""Vermillion (Okabe and Ito 2008), distinct on grey figures and for colour-blind readers."""
+"""Vermilion (Okabe and Ito 2008), distinct on grey figures and for colour-blind readers."""
 MOST_PIXELS = 32_000_000
 """Of the images in a batch, which bounds the memory; a larger image is a batch of its own."""
 

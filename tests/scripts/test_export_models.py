@@ -28,7 +28,7 @@ def test_the_files_are_for_other_programs(run_program, models_dir, tmp_path):
     assert not (models_dir / "exported").exists()
 
 
-def test_no_network_is_one_message(run_program, tmp_path):
-    result = run_program("export_models.py", "--models-dir", tmp_path)
+def test_no_network_is_one_message(call_program, tmp_path):
+    result = call_program("export_models.py", "--models-dir", tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"error: {tmp_path} has no trained network. Train one, or name another --models-dir.\n"

@@ -202,10 +202,10 @@ def copied_dir(copied_images, tmp_path):
     return folder
 
 
-def test_a_folder_of_models_that_is_not_there(run_program, pairs_dir, tmp_path):
+def test_a_folder_of_models_that_is_not_there(call_program, pairs_dir, tmp_path):
     """A slip of the pen must not end in a submission without the networks."""
     arguments = ["--input", pairs_dir / "train_images" / "forged", "--models-dir", tmp_path / "nowhere"]
-    result = run_program("make_submission.py", *arguments, "--output", tmp_path / "s.csv", "--allow-missing")
+    result = call_program("make_submission.py", *arguments, "--output", tmp_path / "s.csv", "--allow-missing")
     assert result.returncode == 1
     assert "nowhere. Train a network, or name an empty folder" in result.stderr
 
