@@ -10,6 +10,7 @@ Copy-moves. Prints a row per copy and draws a picture, by default outputs/<folde
 - The image, and beside it in grey, with each group of equal regions in its own colour.
 - Below, for the best groups: the source, the copy warped onto it, and their difference. A region is a copy if the
   difference is black inside the outline and bright around it.
+- Panels that show one field in other channels or contrasts, and enlargements, are natural: named, not counted.
 - The score is the probability of a copy, as opposed to natural repetition. Which of two regions was first can't be
   seen: `source` and `copy` are only names.
 
@@ -45,8 +46,9 @@ from matplotlib.figure import Figure
 from common.data.images import read_picture
 from common.errors import UserError
 from common.evaluation.explanation import describe, draw_explanation
+from common.figures.reuse import find_reuse
 from common.files import check_writable, written_whole
-from common.forensics.copy_move import MATCHERS, Group, find_copies
+from common.forensics.copy_move import MATCHERS, Group
 from common.forensics.learned import learned_matcher
 from common.suffixes import VIDEO_SUFFIXES
 
@@ -187,10 +189,17 @@ def main(config: ExplainConfig) -> None:
 def explain_copies(config: ExplainConfig, image: np.ndarray) -> tuple[str, Figure]:
     """The copy-moves in an image, uint8 (H, W, 3) RGB, as text and as a picture."""
     learned = [] if config.lightglue is None else [learned_matcher(config.lightglue)]
-    found = find_copies(image, [*MATCHERS, *learned])
+    findings = find_reuse(image, [*MATCHERS, *learned])
+    found = findings.reuse
     groups = [group for group in found if group.score >= config.min_score]
     verdict = _verdict(found, groups, config.min_score)
-    text = "\n\n".join([verdict, describe(groups)] if groups else [verdict])
+    natural = [
+        f"natural, and not counted: {finding.relation}, probability of a copy {finding.group.score:.2f}, panels "
+        f"{' and '.join(str(place + 1) for place in finding.panels if place is not None)} of {len(findings.panels)}"
+        for finding in findings.findings
+        if finding.relation != "reuse" and finding.group.score >= config.min_score
+    ]
+    text = "\n\n".join([verdict, *([describe(groups)] if groups else []), *natural])
     return text, draw_explanation(image, groups, f"{config.title}: {verdict}")
 
 

@@ -33,7 +33,8 @@ from common.data.images import find_images, read_image
 from common.data.masks import read_mask
 from common.data.samples import load_samples
 from common.ensemble.evidence import examine
-from common.forensics.copy_move import Group, find_copies
+from common.figures.reuse import find_reuse
+from common.forensics.copy_move import Group
 from common.forensics.jpeg import jpeg
 from common.making.drawing import FIGURES
 from common.making.synthesis import copy_move, draw_area_share
@@ -104,7 +105,7 @@ def _try(path: Path, forge: Callable, number: int, threshold: float) -> dict[str
         forged, mask = forge(read_image(path), np.random.default_rng([1, number]))
     except ValueError:  # no room for the copy
         return None
-    return _judge(find_copies(forged), mask > 0, threshold)
+    return _judge(find_reuse(forged).reuse, mask > 0, threshold)
 
 
 def _judge(groups: list[Group], truth: np.ndarray, threshold: float) -> dict[str, float]:
@@ -130,7 +131,7 @@ def _scores(images: Iterable[np.ndarray], workers: int, total: int, name: str) -
 
 def _best(image: np.ndarray) -> float:
     cv2.setNumThreads(1)
-    return max((group.score for group in find_copies(image)), default=0.0)
+    return max((group.score for group in find_reuse(image).reuse), default=0.0)
 
 
 def casia(folder: tyro.conf.Positional[Path], workers: int = os.cpu_count() or 1) -> None:
@@ -168,7 +169,7 @@ def casia(folder: tyro.conf.Positional[Path], workers: int = os.cpu_count() or 1
 def _copies_recall(image: Path, mask: Path) -> dict[str, float]:
     cv2.setNumThreads(1)
     truth = read_mask(mask).any(axis=0)
-    groups = find_copies(read_image(image))
+    groups = find_reuse(read_image(image)).reuse
     if not groups:
         return {"score": 0.0, "recall": 0.0}
     return {"score": groups[0].score, "recall": float(groups[0].mask[truth].mean())}
@@ -181,7 +182,7 @@ def pairs(folder: tyro.conf.Positional[Path]) -> None:
         folder: A data folder as for training; its masks mark source and copy.
     """
     for sample in load_samples(folder):
-        groups = find_copies(read_image(sample.image))
+        groups = find_reuse(read_image(sample.image)).reuse
         best, label = max((group.score for group in groups), default=0), "forged" if sample.forged else "authentic"
         line = f"{sample.case_id:>8} {label:<9} score {best:.3f}"
         if sample.mask is not None:

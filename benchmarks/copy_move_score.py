@@ -1,13 +1,14 @@
 """Fit the logistic model of a copy's score: the constants of `common/forensics/resemblance.py`.
 
-    python -m benchmarks.copy_move_score CASIA1/authentic
+    python -m benchmarks.copy_move_score CASIA1/authentic MICROGRAPHS
 
 Candidates, regions that resemble another one, are collected on authentic images (where all are natural) and on two
 copy-moves in each (where some are copies), half of them JPEG-compressed: every second image of CASIA v1's authentic
-ones, photographs in the wheel of scikit-image, drawn blots, gels and cells, and plots with their axes and words, which
-are not forged. A logistic model tells copies from the rest; Platt scaling of each image's best candidate makes its
-score a probability, for as many authentic as forged images as there are here. Measured with grouped folds, an image
-and its forgeries in one.
+ones and every second micrograph of a folder, some of them dim, photographs in the wheel of scikit-image, drawn blots,
+gels and cells, compound figures of these micrographs (`common.making.figures`), with letters and scale bars, and plots
+with their axes and words, which are not forged. A logistic model tells copies from the rest; Platt scaling of each
+image's best candidate makes its score a probability, for as many authentic as forged images as there are here. Measured
+with grouped folds, an image and its forgeries in one.
 """
 
 from common.process import prepare
@@ -15,7 +16,7 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -34,9 +35,11 @@ from tqdm import tqdm
 
 from common.data.images import find_images, read_image
 from common.forensics.copy_move import candidates
+from common.forensics.gray import to_gray
 from common.forensics.jpeg import jpeg
 from common.forensics.resemblance import describe, natural
 from common.making.drawing import FIGURES
+from common.making.figures import ComposedFigure, compose_figure
 from common.making.synthesis import copy_move, is_visible
 
 # Not grass and gravel: these textures were made seamless by copying.
@@ -44,27 +47,35 @@ PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "hubble_deep_field"),
     *("immunohistochemistry", "microaneurysms", "moon", "page", "retina", "rocket", "text"),
 )
-DRAWN, PLOTS = 14, 40
+DRAWN, PLOTS, MICROGRAPHS, COMPOUND = 8, 40, 30, 50
+MOST_SIDE = 512  # pixels of a micrograph
 LONGEST = 700  # pixels; larger photographs are scaled down
 FORGERIES = 2
 TRUE_F1, FALSE_SHARE = 0.4, 0.2
 """A candidate is true above this F1 with the mask, and natural if less than this share of it is in the mask."""
 
 
-def main(authentic: tyro.conf.Positional[Path], most: int = 90, workers: int = os.cpu_count() or 1) -> None:
+def main(
+    authentic: tyro.conf.Positional[Path],
+    micrographs: tyro.conf.Positional[Path],
+    most: int = 60,
+    workers: int = os.cpu_count() or 1,
+) -> None:
     """Collect, fit, measure, print.
 
     Args:
         authentic: Folder of authentic photographs; every second one may be used.
-        most: How many of them.
+        micrographs: Folder of pristine micrographs; every second one may be used.
+        most: How many photographs.
         workers: Processes.
     """
     paths = sorted(find_images(authentic).values())[::2]
-    hosts = [*_hosts(), *(("photograph", path) for path in paths[:: max(1, len(paths) // most)])]
+    fields = sorted(find_images(micrographs).values())[::2]
+    hosts = [*_hosts(fields), *(("photograph", path) for path in paths[:: max(1, len(paths) // most)])]
     jobs = (joblib.delayed(_collect)(number, kind, image) for number, (kind, image) in enumerate(hosts))
     results = joblib.Parallel(workers, return_as="generator")(jobs)
     table = pd.DataFrame([row for rows in tqdm(results, "candidates", len(hosts), disable=None) for row in rows])
-    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "natural")]
+    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "natural", "flat")]
     some = table[table.true.notna() & ~table.natural.astype(bool)]
     x, y, groups = some[features].to_numpy(), some.true.to_numpy(bool), some.host.to_numpy()
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -91,7 +102,7 @@ def _print(kind: str, hosts: int, best: pd.DataFrame) -> None:
     print(f"{kind:<12} {hosts:>3} hosts, untouched above 0.5: {flagged:.3f}{found}")
 
 
-def _hosts() -> Iterator[tuple[str, np.ndarray]]:
+def _hosts(fields: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | Path | ComposedFigure]]:
     for name in PHOTOGRAPHS:
         image = getattr(skimage.data, name)()
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image[..., :3]
@@ -103,6 +114,10 @@ def _hosts() -> Iterator[tuple[str, np.ndarray]]:
             yield kind, draw(*rng.integers(256, 600, 2), rng)
     for _ in range(PLOTS):
         yield "plot", _plot(rng)
+    yield from (("micrograph", path) for path in fields[:: max(1, len(fields) // MICROGRAPHS)])
+    for number in range(COMPOUND):
+        chosen = [read_image(fields[place]) for place in rng.choice(len(fields), 9, replace=False)]
+        yield "figure", compose_figure(chosen, rng, ("none", "none", "overlap", "whole")[number % 4])
 
 
 def _plot(rng: np.random.Generator) -> np.ndarray:
@@ -131,12 +146,16 @@ def _plot(rng: np.random.Generator) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def _collect(number: int, kind: str, host: np.ndarray | Path) -> list[dict]:
+def _collect(number: int, kind: str, host: np.ndarray | Path | ComposedFigure) -> list[dict]:
     """The candidates of an image as it is, and of forgeries in it."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng([7, number])
-    host = read_image(host) if isinstance(host, Path) else host
     quality = int(rng.integers(70, 99)) if rng.random() < 0.5 else None
+    if isinstance(host, ComposedFigure):
+        return _rows(number, kind, [(host.image, host.mask[0])], quality)
+    host = read_image(host)[:MOST_SIDE, :MOST_SIDE] if isinstance(host, Path) else host
+    if kind == "micrograph" and number % 3 == 0:  # dim, of few levels
+        host = np.rint(host * rng.uniform(0.1, 0.4)).astype(np.uint8)
     images = [(host, np.zeros(host.shape[:2], np.uint8))]
     for _ in range(0 if kind == "plot" else FORGERIES):
         try:
@@ -145,9 +164,14 @@ def _collect(number: int, kind: str, host: np.ndarray | Path) -> list[dict]:
             continue
         if is_visible(host, forged, mask):
             images.append((forged, mask))
+    return _rows(number, kind, images, quality)
+
+
+def _rows(number: int, kind: str, images: list[tuple[np.ndarray, np.ndarray]], quality: int | None) -> list[dict]:
+    """The candidates of images with their masks of what is shown twice."""
     table = []
     for forgery, (image, mask) in enumerate(images):
-        gray = cv2.cvtColor(image if quality is None else jpeg(image, quality), cv2.COLOR_RGB2GRAY)
+        gray = to_gray(image if quality is None else jpeg(image, quality))
         found = candidates(gray)
         rows = describe(gray.astype(np.float32), found)
         for one, row, dropped in zip(found, rows, natural(rows, found), strict=True):
@@ -155,7 +179,7 @@ def _collect(number: int, kind: str, host: np.ndarray | Path) -> list[dict]:
             inside = np.count_nonzero(region & (mask > 0))
             f1 = 2 * inside / (np.count_nonzero(region) + np.count_nonzero(mask))
             true = True if f1 > TRUE_F1 else False if inside < FALSE_SHARE * np.count_nonzero(region) else None
-            known = {"host": number, "kind": kind, "forgery": forgery, "true": true}
+            known = {"host": number, "kind": kind, "forgery": forgery or int(mask.any()), "true": true}
             table.append(known | {"natural": dropped} | row)
     return table
 

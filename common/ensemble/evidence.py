@@ -12,7 +12,8 @@ import joblib
 import numpy as np
 
 from common.errors import UserError
-from common.forensics.copy_move import Group, find_copies
+from common.figures.reuse import find_reuse
+from common.forensics.copy_move import Group
 
 EVIDENCE_THRESHOLD = 0.5
 """Calibrated probability from which a copy is in the evidence's map. Less probable ones only count in the features of
@@ -38,7 +39,7 @@ class Evidence:
 
 def examine(image: np.ndarray) -> Evidence:
     """Detect copies in an image, uint8 (H, W, 3) RGB."""
-    found = find_copies(image)
+    found = find_reuse(image).reuse
     groups = tuple(_passing(group) for group in found if group.score >= EVIDENCE_THRESHOLD)
     prob = np.zeros(image.shape[:2] if groups else (1, 1), np.float16)
     for mask in groups:

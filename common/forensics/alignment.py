@@ -28,6 +28,7 @@ _NOISE = 0.5  # gray levels: detail much weaker than that does not correlate
 _CORRELATION = 0.7
 _SEPARATION = 12.0  # pixels between a place and its copy: nearer places are alike anyway
 _RIM = 3  # pixels: width of the rim that the correlation window loses
+_RIM_SIGMA = 0.8  # pixels: blur of the difference in the rim, where a copy ends from one pixel to the next
 _ALIKE = 2.0, 1.0  # factor on a region's mean difference, and gray levels: largest difference of a place inside
 _SLACK = 8  # pixels around the target that a refinement may move it by
 _SPECK, _GAP = 3, 7  # pixels: thinner regions are removed, narrower gaps closed
@@ -228,22 +229,27 @@ def _region(correlation: np.ndarray, points: np.ndarray) -> np.ndarray:
 def complete_masks(gray: np.ndarray, aligned: Aligned) -> tuple[np.ndarray, np.ndarray]:
     """Complete masks of source and target, bool (H, W) each: the region, its rim, and the gaps between its parts.
 
-    The correlation's window loses the rim, and flat places have no correlation. So the region grows by the rim, and
-    within its convex hull by the places that differ no more than the region does.
+    The correlation's window loses the rim, and flat places have no correlation. So the region grows, in the rim and
+    within its convex hull, by the places that differ no more than the region does.
 
     Args:
         gray: float32 (H, W), gray levels.
         aligned: The region and its transform.
     """
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _RIM + 1, 2 * _RIM + 1))
-    grown = cv2.dilate(aligned.source.astype(np.uint8), disk)
+    source = aligned.source.astype(np.uint8)
+    grown = cv2.dilate(source, disk)
     x, y, width, height = cv2.boundingRect(grown)
     window = slice(y, y + height), slice(x, x + width)
-    difference = cv2.GaussianBlur(np.abs(gray[window] - warp_back(gray, aligned.matrix, window)), (0, 0), _SIGMA)
-    alike = difference <= _ALIKE[0] * difference[aligned.source[window]].mean() + _ALIKE[1]
+    distance = np.abs(gray[window] - warp_back(gray, aligned.matrix, window))
     hull = np.zeros((height, width), np.uint8)
     cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(grown[window])), 1)
-    grown[window] |= hull & alike
+    inside = source[window] > 0
+    for where, sigma in ((hull, _SIGMA), (grown[window], _RIM_SIGMA)):
+        difference = cv2.GaussianBlur(distance, (0, 0), sigma)
+        alike = difference <= _ALIKE[0] * difference[inside].mean() + _ALIKE[1]
+        source[window] |= where & alike
+    grown = cv2.morphologyEx(source, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) | aligned.source
     target = cv2.warpAffine(grown, aligned.matrix, gray.shape[::-1], flags=cv2.INTER_NEAREST)
     return grown > 0, target > 0
 
@@ -296,7 +302,7 @@ def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice,
 
 
 def warp_back(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
-    """The image sampled where `matrix` maps the pixels of a window, float32 (h, w)."""
+    """The image, (H, W) or (H, W, C), sampled where `matrix` maps the pixels of a window, in its own type."""
     rows, columns = window
     shifted = np.column_stack([matrix[:, :2], matrix @ (columns.start, rows.start, 1)])
     size = columns.stop - columns.start, rows.stop - rows.start

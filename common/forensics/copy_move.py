@@ -23,6 +23,8 @@ LEAST_SCORE = 0.02
 """Smallest score of a copy that is returned."""
 
 _WORKING_PIXELS = 1_200_000  # an image with more is scaled down to it: memory and time are bounded
+_MOST_REALIGNED = 1_000_000  # pixels of a region that is aligned again at the image's own size: larger ones are exact
+_REALIGNED = 0.3, 2.0  # how much smaller or larger it may become
 _MOST_ALIGNED = 24  # transforms that are aligned, those of the largest clusters first: bounds the time
 _MOST_COPIES = 12
 _SHARED = 0.3  # share of the smaller of two regions from which they are one place
@@ -100,8 +102,8 @@ def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Mat
         The groups by descending score; an empty list where nothing is duplicated.
     """
     height, width = image.shape[:2]
+    shrink = min(1.0, (_WORKING_PIXELS / (height * width)) ** 0.5)
     gray = to_gray(image)
-    shrink = min(1.0, (_WORKING_PIXELS / gray.size) ** 0.5)
     if shrink < 1:
         small = max(round(width * shrink), 1), max(round(height * shrink), 1)
         gray = cv2.resize(gray, small, interpolation=cv2.INTER_AREA)
@@ -110,7 +112,8 @@ def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Mat
     scores = resemblance(pixels, found)
     best = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST_SCORE][:_MOST_COPIES]
     groups = _groups([found[i] for i in best], scores[best])
-    copies = [_at_size(found[i], float(scores[i]), pixels, (height, width)) for i in best]
+    full = pixels if shrink == 1 else to_gray(image).astype(np.float32)
+    copies = [_at_size(found[i], float(scores[i]), pixels, full) for i in best]
     members = [[copy for copy, group in zip(copies, groups, strict=True) if group == number] for number in set(groups)]
     return sorted((Group(copies=tuple(group)) for group in members), key=lambda group: -group.score)
 
@@ -161,19 +164,41 @@ def _share_a_place(one: Aligned, other: Aligned) -> bool:
     return any(np.count_nonzero(a & b) > _SHARED * min(np.count_nonzero(a), np.count_nonzero(b)) for a, b in regions)
 
 
-def _at_size(aligned: Aligned, score: float, gray: np.ndarray, size: tuple[int, int]) -> Copy:
-    """Convert a result from the working scale to the pixels of the image."""
-    matrix, points, masks = aligned.matrix, aligned.points, complete_masks(gray, aligned)
-    if gray.shape != size:
-        factor = np.array(size[::-1]) / gray.shape[::-1]
-        shift = (factor - 1) / 2  # corners lie on corners, and centres of pixels half a pixel inside
-        linear = factor[:, None] * matrix[:, :2] / factor
-        matrix = np.column_stack([linear, factor * matrix[:, 2] + shift - linear @ shift])
-        points = (points * factor + shift).astype(np.float32)
-        masks = [
-            cv2.resize(255 * mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_LINEAR) > 127 for mask in masks
-        ]
+def _at_size(aligned: Aligned, score: float, gray: np.ndarray, full: np.ndarray) -> Copy:
+    """Convert a result from the working scale to the pixels of the image.
+
+    A region of a scaled-down image is aligned again in the image's own pixels, where a small one is not blurred into
+    its surroundings; where that fails, its mask is enlarged.
+
+    Args:
+        aligned: At the working scale.
+        score: Of the region.
+        gray: float32 (h, w), gray levels at the working scale.
+        full: float32 (H, W), those of the image.
+    """
+    matrix, points = aligned.matrix, aligned.points
+    if gray.shape == full.shape:
+        masks = complete_masks(gray, aligned)
+        return _copy(matrix, points, masks, aligned.correlation, score)
+    factor = np.array(full.shape[::-1]) / gray.shape[::-1]
+    shift = (factor - 1) / 2  # corners lie on corners, and centres of pixels half a pixel inside
+    linear = factor[:, None] * matrix[:, :2] / factor
+    matrix = np.column_stack([linear, factor * matrix[:, 2] + shift - linear @ shift])
+    points = (points * factor + shift).astype(np.float32)
+    area = np.count_nonzero(aligned.source) * factor.prod()
+    again = align(full, matrix, points) if area <= _MOST_REALIGNED else None
+    if again is not None and _REALIGNED[0] * area <= np.count_nonzero(again.source) <= _REALIGNED[1] * area:
+        return _copy(again.matrix, points, complete_masks(full, again), again.correlation, score)
+    height, width = full.shape
+    masks = [
+        cv2.resize(255 * mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR) > 127
+        for mask in complete_masks(gray, aligned)
+    ]
+    return _copy(matrix, points, masks, aligned.correlation, score)
+
+
+def _copy(
+    matrix: np.ndarray, points: np.ndarray, masks: Sequence[np.ndarray], correlation: float, score: float
+) -> Copy:
     source, target = masks
-    return Copy(
-        source=source, target=target, matrix=matrix, points=points, correlation=aligned.correlation, score=score
-    )
+    return Copy(source=source, target=target, matrix=matrix, points=points, correlation=correlation, score=score)

@@ -30,6 +30,11 @@ MOST_PARALLEL = 4
 """Other candidates of one place with the same rotation and scale; more of them mean a periodic texture or text."""
 MOST_OVERLAP = 0.25
 """Share of a region that its copy covers; a larger overlap means a periodic texture."""
+PRINT_FLAT, PRINT_CONTRAST = 0.15, 2.5
+"""Share of a region without detail, and ln of the median strength of its detail, from which it is print. Of the fit's
+124 true copies with a score of 0.5 or more none has both; the smoothest micrographs are flat, but faint."""
+FEW_CONTRAST = 0.5
+"""The same logarithm, from which a region of few gray levels is print, and not a dim picture."""
 LEAST_ENTROPY = 2.5
 """Of a region's gray levels, in bits. Letters, lines and empty dark background have less, cells with their surroundings
 more."""
@@ -40,6 +45,7 @@ _AROUND = 3.0  # pixels: sigma of the window that its strength is measured in
 _FLOOR = 0.5  # gray levels: weaker detail is rounding
 _PADDING = 16  # pixels around a region, more than the windows reach
 _INNER = 5  # pixels: rim in which the windows reach beyond the region
+_FLAT = 3  # gray levels: a smaller range among 3 × 3 pixels is no detail
 _LEAST = 30  # pixels that a correlation is taken of
 
 
@@ -54,15 +60,19 @@ def resemblance(gray: np.ndarray, found: Sequence[Aligned]) -> np.ndarray:
         float64 (n,), 0 for text and periodic texture.
     """
     rows = describe(gray, found)
-    logits = np.array([INTERCEPT + sum(COEFFICIENTS[name] * value for name, value in row.items()) for row in rows])
+    logits = np.array([INTERCEPT + sum(weight * row[name] for name, weight in COEFFICIENTS.items()) for row in rows])
     return np.where(natural(rows, found), 0, expit(logits.clip(-30, 30)))
 
 
 def natural(rows: Sequence[dict[str, float]], found: Sequence[Aligned]) -> np.ndarray:
     """Which candidates are text or periodic texture, bool (n,); `rows` as from `describe`."""
-    return np.array(
-        [row["entropy"] < LEAST_ENTROPY or _is_periodic(one, found) for row, one in zip(rows, found, strict=True)], bool
-    )
+    return np.array([_is_print(row) or _is_periodic(one, found) for row, one in zip(rows, found, strict=True)], bool)
+
+
+def _is_print(row: dict[str, float]) -> bool:
+    """Whether a region is of letters, lines and fills: strong edges between flat places, or of few gray levels."""
+    few = row["entropy"] < LEAST_ENTROPY and row["contrast"] >= FEW_CONTRAST
+    return few or (row["flat"] >= PRINT_FLAT and row["contrast"] >= PRINT_CONTRAST)
 
 
 def _is_periodic(one: Aligned, found: Sequence[Aligned]) -> bool:
@@ -78,6 +88,7 @@ def describe(gray: np.ndarray, found: Sequence[Aligned]) -> list[dict[str, float
     Returns:
         `grain`: Fisher's z of the correlation of fine detail, times ln of the number of matches.
         `faint_grain`: Fisher's z of the same where detail is faintest: edges, which letters have, do not count.
+        `flat`: share of the region without any detail, as between and within printed letters. Not in the model.
         `contrast`: ln of the median strength of detail, in gray levels.
         `entropy`: of the region's gray levels, in bits, at most 6: that of text and drawings is low.
         `difference`: ln of the mean difference between the two regions, relative to their contrast.
@@ -101,10 +112,13 @@ def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
     both = np.sqrt(strength * strength_there)
     faint = inner & (both <= np.quantile(both[inner], 0.25))
     difference = np.abs(here - there)[inner].mean()
+    levels = here.clip(0, 255).astype(np.uint8)
+    flat = cv2.morphologyEx(levels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) < _FLAT
     longest, shortest = np.linalg.svd(one.matrix[:, :2], compute_uv=False)
     return {
         "grain": _fisher_z(detail, detail_there, inner) * np.log(len(one.points)),
         "faint_grain": _fisher_z(detail, detail_there, faint),
+        "flat": float(flat[inner].mean()),
         "contrast": float(np.log(np.median(both[inner]) + 0.2)),
         "entropy": min(_entropy(here[mask]), 6.0),
         "difference": float(np.log((difference + 0.2) / (here[mask].std() + 1))),

@@ -50,9 +50,9 @@ class SubmissionConfig:
     """Probability from which a pixel belongs to a region, from 0 to 1; by default the fitted one."""
     min_area_share: float | None = None
     """Share of the image below which regions are dropped, from 0 to 1; by default the fitted one, or 0.0005."""
-    instances: Grouping = "merge"
-    """merge reports all regions of an image as one instance; components reports each connected region; groups joins
-    regions that look alike or are matched by copy-move evidence, like source and copy of a copy-move."""
+    instances: Grouping = "groups"
+    """groups joins regions that look alike or are matched by copy-move evidence, like source and copy of a copy-move;
+    merge reports all regions of an image as one instance; components reports each connected region."""
     copy_move: bool = True
     """Search for copy-moves without a network too."""
     generated: bool = True

@@ -1,4 +1,5 @@
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_what_passes_is_drawn_by_hand(monkeypatch):
     """Of three groups two pass, whole and whatever their scores: the union is no matter of a pixel threshold."""
     best = group(0.9, (0, 0, 4, 5), (0, 20, 4, 5))
     passes, fails = group(0.5, (2, 0, 4, 5), (10, 20, 4, 5)), group(0.49, (15, 30, 4, 5), (15, 0, 4, 5))
-    monkeypatch.setattr(module, "find_copies", lambda image: [best, passes, fails])
+    monkeypatch.setattr(module, "find_reuse", lambda image: SimpleNamespace(reuse=[best, passes, fails]))
     found = examine(IMAGE)
     expected = best.mask | passes.mask
     assert found.prob.dtype == np.float16
@@ -47,7 +48,7 @@ def test_what_passes_is_drawn_by_hand(monkeypatch):
 def test_of_a_group_only_the_copies_that_pass_are_drawn(monkeypatch):
     sure, weak = group(0.8, (0, 0, 4, 5), (0, 20, 4, 5)), group(0.2, (0, 0, 4, 5), (10, 20, 4, 5))
     both = Group(copies=(*sure.copies, *weak.copies))
-    monkeypatch.setattr(module, "find_copies", lambda image: [both])
+    monkeypatch.setattr(module, "find_reuse", lambda image: SimpleNamespace(reuse=[both]))
     found = examine(IMAGE)
     assert (found.groups[0] == sure.mask).all()
     assert ((found.prob > 0) == sure.mask).all()
@@ -56,14 +57,14 @@ def test_of_a_group_only_the_copies_that_pass_are_drawn(monkeypatch):
 
 def test_what_fails_still_speaks_by_its_score(monkeypatch):
     weak = group(0.3, (0, 0, 4, 5), (0, 20, 4, 5), (10, 20, 4, 5), points=4)
-    monkeypatch.setattr(module, "find_copies", lambda image: [weak])
+    monkeypatch.setattr(module, "find_reuse", lambda image: SimpleNamespace(reuse=[weak]))
     found = examine(IMAGE)
     assert (found.prob.shape, found.prob.any(), found.groups) == ((1, 1), False, ())
     assert (found.score, found.inliers, found.area_share) == (0.3, 8, 60 / 800)
 
 
 def test_nothing_found(monkeypatch):
-    monkeypatch.setattr(module, "find_copies", lambda image: [])
+    monkeypatch.setattr(module, "find_reuse", lambda image: SimpleNamespace(reuse=[]))
     found = examine(IMAGE)
     assert (found.prob.shape, found.prob.any(), found.groups) == ((1, 1), False, ())
     assert (found.score, found.inliers, found.area_share) == (0, 0, 0)

@@ -77,7 +77,16 @@ def test_every_image_has_its_row_at_its_own_resolution(submit, run_program, mode
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     always = set_calibration(models_dir, tmp_path, slope=0.0, intercept=5.0)
     threshold = "0.1"
-    flags = ("--models-dir", always, "--maps", tmp_path / "maps", "--pixel-threshold", threshold)
+    flags = (
+        "--models-dir",
+        always,
+        "--maps",
+        tmp_path / "maps",
+        "--pixel-threshold",
+        threshold,
+        "--instances",
+        "merge",
+    )
     submission, scores = submit(images, *flags, run=run_program)
 
     assert submission["case_id"].tolist() == ["a", "b", "broken", "c", "e", "sub/d"]

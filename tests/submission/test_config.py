@@ -109,7 +109,7 @@ def test_what_decides_makes_another_run(config):
     plain = open_parts(config).run
     free = {"batch_size": 3, "workers": 2, "output": Path("x.csv"), "part_size": 7, "num_shards": 2, "shard_index": 1}
     assert open_parts(replace(config, **free)).run == plain
-    decides = {"mode": "balanced", "tta": "d4", "min_area_share": 0.1, "instances": "groups", "copy_move": False}
+    decides = {"mode": "balanced", "tta": "d4", "min_area_share": 0.1, "instances": "merge", "copy_move": False}
     decides |= {"maps": Path("maps"), "backend": "torch", "generated": False, "target_fpr": 0.1}
     runs = [open_parts(replace(config, **{name: value})).run for name, value in decides.items()]
     for name in ("highres_no_ela_best.pth", "spai_best.pth", "deepfake_video_best.pth", "ensemble.json"):

@@ -1,0 +1,1 @@
+"""Compound figures: their panels, and what is shown in them twice."""

@@ -1,0 +1,148 @@
+"""Compound figures as papers print them: panels in a grid with letters, scale bars and titles, some showing the same.
+
+Made of pictures that are given, deterministic by the generator of random numbers. What is shown twice is known: a
+part of a field in two panels, a whole panel again, mirrored or turned, with other brightness.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from common.forensics.jpeg import jpeg
+
+FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "STIXGeneral.ttf")
+"""Matplotlib's own, which every installation has."""
+TITLES = ("control", "treated", "WT", "KO", "siRNA", "DMSO", "0 h", "24 h", "DAPI", "GFP", "merge", "10 µM", "Vehicle")
+OVERLAPS = (0.3, 0.8)
+"""Share of a panel's width and height that an overlapping one shows too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedFigure:
+    """A figure, and what is known of it."""
+
+    image: np.ndarray
+    """uint8 (H, W, 3) RGB."""
+    panels: list[tuple[int, int, int, int]]
+    """x, y, width and height of each panel."""
+    mask: np.ndarray
+    """uint8 (1, H, W): 1 where something is shown twice."""
+    relation: str
+    """`none`, `overlap` or `whole`."""
+
+
+def compose_figure(
+    fields: Sequence[np.ndarray], rng: np.random.Generator, relation: str = "none", *, labels: bool = True
+) -> ComposedFigure:
+    """Lay out panels cut from different fields in a grid.
+
+    Args:
+        fields: At least two pictures, uint8 (h, w, 3) RGB, of at least 64 px.
+        rng: Draws layout, sizes, print and compression.
+        relation: `none`: every panel shows another field. `overlap`: two panels show overlapping parts of one field.
+            `whole`: two panels show the same.
+        labels: Whether to print letters, scale bars and titles.
+    """
+    side = int(min(rng.integers(140, 320), *(min(field.shape[:2]) for field in fields)))
+    rows, columns = ((1, 2), (1, 3), (2, 2), (2, 3), (3, 3), (2, 4))[rng.integers(6)]
+    count = min(rows * columns, len(fields))
+    chosen = rng.permutation(len(fields))[:count]
+    pictures = [_crop(fields[number], side, rng) for number in chosen]
+    marked = [np.zeros((side, side), np.uint8) for _ in pictures]
+    if relation != "none":
+        first, second = rng.choice(count, 2, replace=False)
+        pair = _overlapping(fields[chosen[first]], side, rng) if relation == "overlap" else None
+        if pair is None:
+            relation = "whole"
+            pair = pictures[first], pictures[first], np.ones((side, side), np.uint8), np.ones((side, side), np.uint8)
+        one, other, mask, mask_there = pair
+        other, mask_there = _changed(other, mask_there, rng)
+        pictures[first], pictures[second], marked[first], marked[second] = one, other, mask, mask_there
+    gap, head = int(rng.integers(0, 24)), int(rng.integers(14, 30)) if labels else 0
+    ground = 255 if rng.random() < 0.85 else 0
+    height, width = rows * (side + gap + head) + gap, columns * (side + gap) + gap
+    image, mask = np.full((height, width, 3), ground, np.uint8), np.zeros((1, height, width), np.uint8)
+    boxes = []
+    for number, (picture, own) in enumerate(zip(pictures, marked, strict=True)):
+        x, y = gap + number % columns * (side + gap), gap + head + number // columns * (side + gap + head)
+        image[y : y + side, x : x + side], mask[0, y : y + side, x : x + side] = picture, own
+        boxes.append((x, y, side, side))
+    if labels:
+        image = _printed(image, boxes, head, ground, rng)
+    if rng.random() < 0.6:
+        image = jpeg(image, int(rng.integers(75, 97)))
+    return ComposedFigure(image=image, panels=boxes, mask=mask, relation=relation)
+
+
+def _crop(field: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    y, x = (int(rng.integers(0, length - side + 1)) for length in field.shape[:2])
+    return field[y : y + side, x : x + side].copy()
+
+
+def _overlapping(
+    field: np.ndarray, side: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Two crops that overlap, and the masks of what they share; None if the field is too small."""
+    room = [length - side for length in field.shape[:2]]
+    shift = [int(side * (1 - share)) for share in rng.uniform(*OVERLAPS, 2)]
+    if any(step > space for step, space in zip(shift, room, strict=True)):
+        return None
+    y, x = (int(rng.integers(0, space - step + 1)) for space, step in zip(room, shift, strict=True))
+    flip = rng.random() < 0.5
+    x_one, x_other = (x + shift[1], x) if flip else (x, x + shift[1])
+    one, other = field[y : y + side, x_one : x_one + side], field[y + shift[0] :, x_other:][:side, :side]
+    mask, mask_there = np.zeros((side, side), np.uint8), np.zeros((side, side), np.uint8)
+    mask[shift[0] :, slice(0, side - shift[1]) if flip else slice(shift[1], side)] = 1
+    mask_there[: side - shift[0], slice(shift[1], side) if flip else slice(0, side - shift[1])] = 1
+    return one.copy(), other.copy(), mask, mask_there
+
+
+def _changed(picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrored or turned, and with other brightness, each in some cases."""
+    if rng.random() < 0.3:
+        picture, mask = picture[:, ::-1], mask[:, ::-1]
+    if rng.random() < 0.2:
+        turns = int(rng.integers(1, 4))
+        picture, mask = np.rot90(picture, turns), np.rot90(mask, turns)
+    if rng.random() < 0.4:
+        gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-15, 15)
+        picture = np.rint(picture * gain + offset).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(picture), np.ascontiguousarray(mask)
+
+
+def _printed(
+    image: np.ndarray, boxes: list[tuple[int, int, int, int]], head: int, ground: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Letters and scale bars in the panels, titles above them."""
+    page = Image.fromarray(image)
+    draw = ImageDraw.Draw(page)
+    side = boxes[0][2]
+    name = FONTS[rng.integers(len(FONTS))]
+    letter, small = _font(name, max(10, side // 9)), _font(name, max(9, side // 14))
+    boxed, bars, first = rng.random() < 0.3, rng.random() < 0.7, "Aa"[rng.integers(2)]
+    length = int(side * rng.uniform(0.15, 0.35))
+    text = f"{(10, 20, 50, 100)[rng.integers(4)]} µm"
+    for number, (x, y, wide, high) in enumerate(boxes):
+        ink = (255, 255, 255) if np.median(image[y : y + high, x : x + wide]) < 128 else (0, 0, 0)
+        place = (x + side // 25 + 1, y + side // 30)
+        if boxed:
+            draw.rectangle((x, y, x + side // 6, y + side // 6), fill=tuple(255 - value for value in ink))
+        draw.text(place, chr(ord(first) + number), fill=ink, font=letter)
+        if bars:
+            right, low = x + wide - side // 15, y + high - side // 12
+            draw.rectangle((right - length, low, right, low + max(2, side // 60)), fill=ink)
+            draw.text((right - length, low - side // 10), text, fill=ink, font=small)
+        if head:
+            title = TITLES[rng.integers(len(TITLES))]
+            draw.text((x + 2, y - head + 2), title, fill=(255 - ground,) * 3, font=_font(name, max(9, head - 6)))
+    return np.asarray(page).copy()
+
+
+@cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)

@@ -1,0 +1,86 @@
+"""Reuse between panels is told from one field in two contrasts, and from enlargements."""
+
+import cv2
+import numpy as np
+import pytest
+
+from common.figures.reuse import find_reuse
+
+SIDE = 300
+
+
+def field(seed: int) -> np.ndarray:
+    """Cells and grain on a gray ground, uint8 (SIDE, SIDE)."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((SIDE, SIDE), 70, np.float32)
+    for _ in range(40):
+        centre, axes = rng.integers(0, SIDE, 2).tolist(), rng.integers(6, 18, 2).tolist()
+        level = float(rng.uniform(110, 200))
+        cv2.ellipse(picture, centre, axes, float(rng.uniform(0, 180)), 0, 360, level, -1, cv2.LINE_AA)
+    picture = cv2.GaussianBlur(picture, (0, 0), 1.5) + rng.normal(0, 5, picture.shape)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def figure(*pictures: np.ndarray) -> np.ndarray:
+    """Panels beside one another on white."""
+    page = np.full((SIDE + 40, len(pictures) * (SIDE + 20) + 20, 3), 255, np.uint8)
+    for number, picture in enumerate(pictures):
+        x = 20 + number * (SIDE + 20)
+        colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+        page[20 : 20 + SIDE, x : x + SIDE] = colour
+    return page
+
+
+def found(image: np.ndarray) -> list[str]:
+    return [finding.relation for finding in find_reuse(image).findings if finding.group.score >= 0.5]
+
+
+def test_different_fields():
+    assert found(figure(field(0), field(1), field(2))) == []
+
+
+@pytest.mark.parametrize("change", ["none", "mirrored", "brighter"])
+def test_a_panel_that_is_shown_again(change):
+    other = field(0)
+    other = other[:, ::-1] if change == "mirrored" else cv2.convertScaleAbs(other, alpha=1.2, beta=8)
+    other = field(0) if change == "none" else other
+    findings = find_reuse(figure(field(0), field(1), other))
+    (group,) = (group for group in findings.reuse if group.score >= 0.5)
+    expected = np.zeros(group.mask.shape, bool)
+    for x in (20, 20 + 2 * (SIDE + 20)):
+        expected[20 : 20 + SIDE, x : x + SIDE] = True
+    assert not (group.mask & ~expected).any()  # it keeps to the panels
+    assert (group.mask & expected).sum() > 0.8 * expected.sum()
+    assert sorted(findings.findings[0].panels) == [0, 2]
+
+
+def test_overlapping_fields_are_reuse():
+    large = np.hstack([field(0), field(1)])
+    assert found(figure(large[:, :SIDE], large[:, 150 : 150 + SIDE])) == ["reuse"]
+
+
+def test_channels_of_one_field_are_natural():
+    gray = field(0)
+    green, merge = np.zeros((2, SIDE, SIDE, 3), np.uint8)
+    green[..., 1] = gray
+    merge[..., 1], merge[..., 2] = gray, field(3) // 3
+    assert set(found(figure(gray, green, merge))) <= {"same field"}
+
+
+def test_a_field_with_and_without_noise_is_natural():
+    raw = field(0)
+    denoised = cv2.GaussianBlur(raw, (0, 0), 1.5)
+    assert set(found(figure(raw, denoised))) <= {"same field"}
+
+
+def test_an_enlarged_part_is_natural():
+    raw = field(0)
+    part = cv2.resize(raw[80:230, 100:250], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    assert set(found(figure(raw, part))) <= {"enlargement"}
+
+
+def test_one_picture_has_one_panel_and_keeps_its_copies(copied_images):
+    findings = find_reuse(copied_images[1])
+    assert len(findings.panels) == 1
+    assert [finding.relation for finding in findings.findings[:1]] == ["reuse"]
+    assert find_reuse(copied_images[0]).reuse == [] or find_reuse(copied_images[0]).reuse[0].score < 0.5
