@@ -1,6 +1,7 @@
 """Make, import and check data folders.
 
     python prepare_data.py demo                                  # a small data set without any download, ~30 s
+    python prepare_data.py figures SOURCE data/figures           # compound figures of your micrographs, half with reuse
     python prepare_data.py import SOURCE data/mine --holdout 0.2 # images/ + masks/ + authentic/ → the layout
     python prepare_data.py check data/mine                       # list all faults of a data folder
 
@@ -25,6 +26,7 @@ from common.data.samples import Sample, open_samples
 from common.errors import UserError, listing
 from common.making.checking import check_folder
 from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
+from common.making.figures import make_figures
 from common.making.importing import find_source, hold_out, import_samples, mask_notes
 from common.making.layout import new_folder
 from common.sizes import SIZES
@@ -47,6 +49,24 @@ class Demo:
     """Number of test images, 54 % of them forged, from photographs that no training image uses."""
     drawn_share: float = 0.7
     """Share of the cases that are drawn blots, gels and cells, from 0 to 1."""
+    overwrite: bool = False
+    """Replace the output if it is a data folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Make compound figures of authentic pictures: panels with letters and scale bars, half of them with reuse."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """Folder of authentic pictures, each of another field, such as micrographs; eight or more, of 64 px or more."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """The data folder to make."""
+    train: int = 200
+    """Number of training figures, at least 4."""
+    test: int = 50
+    """Number of test figures, of pictures that no training figure shows."""
+    seed: int = 0
+    """Random seed; the same seed makes the same data set, to the byte."""
     overwrite: bool = False
     """Replace the output if it is a data folder."""
 
@@ -110,6 +130,20 @@ def run_demo(options: Demo) -> None:
     )
 
 
+def run_figures(options: Figures) -> None:
+    """Make compound figures and print a summary."""
+    if options.train < 4 or options.test < 0:
+        raise UserError("--train must be 4 or more, --test 0 or more.")
+    with new_folder(options.output, overwrite=options.overwrite, source=options.source) as folder:
+        fields = list(find_images(options.source).values())
+        relations = make_figures(fields, folder, train=options.train, test=options.test, seed=options.seed)
+    counts = ", ".join(f"{relations.count(name)} {name}" for name in ("none", "overlap", "whole"))
+    print(
+        f"wrote {options.output}: {options.train} training figures, {options.test} test figures ({counts})\n"
+        f"next: python script_1_highres_no_ela.py --data-dir {options.output} --profile quick"
+    )
+
+
 def run_import(options: Import) -> None:
     """Import a source folder and print a summary."""
     if not 0 <= options.holdout < 1:
@@ -160,9 +194,11 @@ def run_check(options: Check) -> None:
 
 def main() -> None:
     """Run the chosen command."""
-    options = tyro.cli(Demo | Import | Check, description=__doc__)
+    options = tyro.cli(Demo | Figures | Import | Check, description=__doc__)
     if isinstance(options, Demo):
         run_demo(options)
+    elif isinstance(options, Figures):
+        run_figures(options)
     elif isinstance(options, Import):
         run_import(options)
     else:

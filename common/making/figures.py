@@ -4,7 +4,9 @@ Made of pictures that are given, deterministic by the generator of random number
 part of a field in two panels, a whole panel again, mirrored or turned, with other brightness.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,12 +14,18 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
+from common.data.images import read_image
+from common.errors import UserError
 from common.forensics.jpeg import jpeg
+from common.making.layout import write_groups, write_image, write_mask, write_sample_submission
 
 FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "STIXGeneral.ttf")
 """Matplotlib's own, which every installation has."""
 TITLES = ("control", "treated", "WT", "KO", "siRNA", "DMSO", "0 h", "24 h", "DAPI", "GFP", "merge", "10 µM", "Vehicle")
+LEAST_FIELDS, MOST_FIELDS, LEAST_SIDE = 4, 9, 64
+"""Fields that a set of figures needs at least, and that one figure shows at most; least side of a field in pixels."""
 OVERLAPS = (0.3, 0.8)
 """Share of a panel's width and height that an overlapping one shows too."""
 
@@ -146,3 +154,69 @@ def _printed(
 @cache
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+
+
+def make_figures(fields: Sequence[Path], folder: Path, *, train: int, test: int, seed: int) -> list[str]:
+    """Write composed figures into a new data folder in the competition's layout.
+
+    Every second figure is authentic. A figure takes its panels from one of several parts of the fields; those of a part
+    are one group, and no part serves training and test.
+
+    Args:
+        fields: Image files of at least 64 px, each of another field; four of them or more, eight for a test.
+        folder: From `common.making.layout.new_folder`.
+        train: Number of training figures.
+        test: Number of test figures.
+        seed: Of the parts and of each figure.
+
+    Returns:
+        The relation of each figure, training ones first: `none`, `overlap` or `whole`.
+
+    Raises:
+        UserError: There are too few fields, or one can't be read or is too small.
+    """
+    needed = LEAST_FIELDS * (2 if test else 1)
+    if len(fields) < needed:
+        raise UserError(f"{len(fields)} pictures are too few for figures; {needed} or more are needed.")
+    order = np.random.default_rng(seed).permutation(len(fields))
+    n_parts = max(2 if test else 1, min(len(fields) // MOST_FIELDS, (train + test) // 4))
+    parts = [[fields[place] for place in part] for part in np.array_split(order, n_parts)]
+    n_test = max(1, round(n_parts * test / max(train + test, 1))) if test else 0
+    jobs = [("train", number, n_test + number % max(n_parts - n_test, 1)) for number in range(train)]
+    jobs += [("test", train + number, number % n_test) for number in range(test)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        made = pool.map(lambda job: _write_figure(job, parts[job[2]], folder, seed), jobs)
+        relations = list(tqdm(made, "composing", len(jobs), unit="figure", leave=False, disable=None))
+    rows = [
+        (str(number), f"part-{part}", relation.replace("none", ""))
+        for (_, number, part), relation in zip(jobs, relations, strict=True)
+    ]
+    write_groups(folder, rows)
+    if test:
+        write_sample_submission(folder, [str(train + number) for number in range(test)])
+    return relations
+
+
+def _write_figure(job: tuple[str, int, int], fields: Sequence[Path], folder: Path, seed: int) -> str:
+    split, number, _ = job
+    # Its own generator: a figure depends neither on the others nor on the order of the threads.
+    rng = np.random.default_rng([seed, 2, number])
+    chosen = rng.permutation(len(fields))[:MOST_FIELDS]
+    pictures = [_read_field(fields[place]) for place in chosen]
+    figure = compose_figure(pictures, rng, ("none", "overlap", "none", "whole")[number % 4])
+    forged = figure.relation != "none"
+    name = f"{number}.png"
+    if split == "test":
+        write_image(folder / "test_images" / name, figure.image)
+    else:
+        write_image(folder / "train_images" / ("forged" if forged else "authentic") / name, figure.image)
+    if forged:
+        write_mask(folder / f"{split}_masks" / f"{number}.npy", figure.mask)
+    return figure.relation
+
+
+def _read_field(path: Path) -> np.ndarray:
+    field = read_image(path)
+    if min(field.shape[:2]) < LEAST_SIDE:
+        raise UserError(f"{path} has a side below {LEAST_SIDE} px. Remove it, or enlarge it.")
+    return field

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from common.making.figures import compose_figure
+from common.data.samples import load_samples
+from common.errors import UserError
+from common.making.checking import check_folder
+from common.making.figures import compose_figure, make_figures
+from common.making.layout import new_folder, write_image
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +51,34 @@ def test_what_is_marked_is_equal(fields):
         )
         equal += np.array_equal(one, other)
     assert equal >= 5
+
+
+@pytest.fixture
+def paths(fields, tmp_path):
+    for number, field in enumerate(fields):
+        write_image(tmp_path / "fields" / f"{number}.png", field)
+    return sorted((tmp_path / "fields").iterdir())
+
+
+def test_a_data_folder_of_figures(paths, tmp_path):
+    contents = []
+    for name in ("one", "two"):
+        with new_folder(tmp_path / name) as folder:
+            relations = make_figures(paths, folder, train=6, test=3, seed=5)
+        assert relations.count("none") == 5 and len(relations) == 9
+        report = check_folder(tmp_path / name)
+        assert report.faults == [] and report.images["test_images"] == 3
+        written = sorted(path for path in (tmp_path / name).rglob("*") if path.suffix in (".png", ".npy"))
+        contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in written})
+    assert contents[0] == contents[1] and len(contents[0]) == 9 + 4
+    samples = load_samples(tmp_path / "one")
+    assert [sample.forged for sample in samples].count(True) == 3
+    assert {sample.kind for sample in samples if sample.forged} <= {"overlap", "whole"}
+
+
+def test_too_few_or_too_small_fields(paths, tmp_path):
+    with pytest.raises(UserError, match="7 pictures are too few for figures; 8 or more"):
+        make_figures(paths[:7], tmp_path, train=4, test=1, seed=0)
+    write_image(paths[0], np.zeros((40, 400, 3), np.uint8))
+    with pytest.raises(UserError, match="has a side below 64 px"):
+        make_figures(paths, tmp_path, train=8, test=0, seed=0)

@@ -89,6 +89,19 @@ def test_demo_from_a_folder_that_is_there_already(run, tmp_path):
     assert len(load_samples(tmp_path / "data")) == 12  # the old folder is still there
 
 
+def test_figures_of_ones_own_pictures(run, copied_images, tmp_path):
+    (tmp_path / "fields").mkdir()
+    for number in range(8):
+        Image.fromarray(copied_images[number % 4]).save(tmp_path / "fields" / f"{number}.png")
+    made = run("figures", tmp_path / "fields", tmp_path / "data", "--train", 4, "--test", 2)
+    assert made.returncode == 0, made.stderr
+    assert "4 training figures, 2 test figures" in made.stdout
+    assert run("check", tmp_path / "data").stdout.startswith("OK:")
+    few = run("figures", tmp_path / "fields", tmp_path / "data", "--train", 3, "--overwrite")
+    assert few.returncode == 1 and "--train must be 4 or more" in few.stderr
+    assert len(load_samples(tmp_path / "data")) == 4  # the old folder is still there
+
+
 @pytest.fixture
 def source(tmp_path) -> Path:
     """Three forged images with masks, two authentic ones."""
