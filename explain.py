@@ -104,6 +104,8 @@ class ExplainConfig:
             raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
         if self.page < 1:
             raise UserError(f"--page is {self.page}; it must be 1 or more.")
+        if self.page > 1 and self.subject == "videos":
+            raise UserError("--page is for images, not for videos. Leave it out.")
         if self.spai is not None and self.video is not None:
             raise UserError("--spai is for images, --video for clips. Leave one of the two out.")
         if not self.source.exists():

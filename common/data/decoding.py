@@ -4,7 +4,7 @@ A file has one decoder, chosen by what it stores. None steps in where another on
 black or noise.
 """
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,8 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_XL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34677, 50000}
 """Those that Pillow's libtiff decodes, of pages with 8 bits or fewer."""
+_PILLOW_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3}
+"""Photometric interpretation → number of its channels."""
 _UNDONE = {6: 8, 8: 6}
 """The orientation that undoes another one, where it is another."""
 
@@ -90,10 +92,22 @@ def decode(path: Path, page: int = 0) -> Decoded:
 
 
 def pixel_count(file: Path | BinaryIO) -> int:
-    """Number of pixels of an image by its header; 0 if it has none that can be read."""
+    """Number of pixels of an image by its header; 0 if it has none that can be read.
+
+    Of JPEG XL, whose header is not read here, as many as are refused.
+    """
     try:
-        with Image.open(file, formats=_formats()) as image:
-            return image.width * image.height
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
+            start = opened.read(12)
+            opened.seek(0)
+            if start[:4] in _TIFF_STARTS:
+                with tifffile.TiffFile(opened) as tiff:
+                    first = tiff.pages[0].aspage()
+                    return first.imagewidth * first.imagelength
+            if start.startswith(_JPEG_XL_STARTS):
+                return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            with Image.open(opened, formats=_formats()) as image:
+                return image.width * image.height
     except Exception:  # `decode` says what is wrong
         return 0
 
@@ -196,6 +210,7 @@ def _decode_tiff(path: Path, page: int) -> Decoded:
     with tifffile.TiffFile(path) as tiff:
         every = [entry.aspage() for entry in tiff.pages]
         full = [number for number, entry in enumerate(every) if not (entry.is_reduced or entry.is_mask)]
+        full = full or [*range(len(every))]
         if page >= len(full):
             raise UserError(f"{path} has no page {page + 1}. Name another one.")
         entry = every[full[page]]
@@ -203,10 +218,10 @@ def _decode_tiff(path: Path, page: int) -> Decoded:
             raise UserError(f"{path} has {entry.imagewidth} × {entry.imagelength} pixels. Cut it into smaller images.")
         tag = entry.tags.get(ORIENTATION)
         facts = {"channels": entry.samplesperpixel, "orientation": _valid(tag and tag.value), "pages": len(full)}
-        simple = entry.dtype in (np.uint8, bool) and int(entry.compression) in _PILLOW_COMPRESSIONS
-        if not simple:
+        if not _is_simple(entry):
             return _decode_deep(entry, facts)
-    with Image.open(path, formats=["TIFF"]) as image:
+    # As an open file: of a path, Pillow maps the pixels of some files into memory, and then turns them wrongly.
+    with path.open("rb") as file, Image.open(file, formats=["TIFF"]) as image:
         image.seek(full[page])
         image.load()  # which turns the image upright
         decoded = _converted(image, facts | {"lossy": int(entry.compression) in (6, 7)})
@@ -214,8 +229,17 @@ def _decode_tiff(path: Path, page: int) -> Decoded:
     return replace(decoded, values=stored(decoded.values, decoded.orientation), alpha=alpha)
 
 
+def _is_simple(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow reads a page as it is meant: 8 bits or fewer, known colours, one extra channel at most."""
+    if page.dtype not in (np.uint8, bool) or int(page.compression) not in _PILLOW_COMPRESSIONS or page.imagedepth > 1:
+        return False
+    colours = _PILLOW_COLOURS.get(int(page.photometric), 0)
+    extra = page.samplesperpixel - colours
+    return extra == 0 or (extra == 1 and (colours == 3 or all(int(kind) in (1, 2) for kind in page.extrasamples)))
+
+
 def _decode_deep(page: tifffile.TiffPage, facts: dict[str, Any]) -> Decoded:
-    """A page of more than 8 bits, or of a compression that only imagecodecs knows."""
+    """A page of more than 8 bits, or of a compression or channels that Pillow does not know."""
     name = getattr(page.compression, "name", page.compression)
     if page.dtype is None or page.dtype.kind not in "uifb":
         raise ValueError(f"pixels of the type {page.dtype} are not shown; save real numbers")
@@ -235,7 +259,7 @@ def _decode_deep(page: tifffile.TiffPage, facts: dict[str, Any]) -> Decoded:
         colours = 3
     if colours is None or extra < colours:
         raise ValueError(f"its colours are {getattr(photometric, 'name', photometric)}; save it as RGB or gray")
-    if colours == 1 and extra == 3 and not page.extrasamples:
+    if colours == 1 and extra == 3 and not any(int(kind) in (1, 2) for kind in page.extrasamples):
         colours = 3  # three channels of one sample
     alphas = [number for number, kind in enumerate(page.extrasamples, colours) if int(kind) in (1, 2)]
     if extra - colours > len(page.extrasamples) or (extra > colours and not alphas):

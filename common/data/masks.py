@@ -18,7 +18,8 @@ def read_mask(path: Path, orientation: int = 1) -> np.ndarray:
 
     - `.npy` of shape (N, H, W): a channel per instance, forged above 0 (of fractions between 0 and 1: above 0.5).
     - One channel, (H, W) or an image file: one value beside 0 marks one instance. 1, 2, ..., k label k instances, and
-      so do 1, ..., k with 255. Other values are forged above half: of 255, of 65535, of 1 for fractions.
+      so do 1, ..., k with 255, for k up to 127. Other values are forged above half: of 255, of 65535, of 1 for
+      fractions; integers of `.npy` above 0.
     - Colours count by their largest channel. Where there is transparency, opaque pixels are meant; if the colours mark
       nothing or everything there, the alpha channel is the mask.
 
@@ -54,7 +55,7 @@ def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         values = _load(path)
         if values.ndim == 2:
-            return _instances(values)
+            return _instances(values, any_value=values.dtype.kind in "bui")
         fractions = values.dtype.kind == "f" and ((values > 0) & (values < 1)).any()
         return (values > (0.5 if fractions else 0)).astype(np.uint8)
     decoded = decode(path)
@@ -83,13 +84,13 @@ def _load(path: Path) -> np.ndarray:
     return mask
 
 
-def _instances(values: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W) of 0 and 1, from values (H, W)."""
+def _instances(values: np.ndarray, *, any_value: bool = False) -> np.ndarray:
+    """uint8 (N, H, W) of 0 and 1, from values (H, W); `any_value` above 0 is forged where they are no labels."""
     marked = np.unique(values[values > 0])
     labels = marked[marked != 255]
     if len(marked) > 1 and len(labels) <= MOST_LABELS and np.array_equal(labels, np.arange(1, len(labels) + 1)):
         return (values == marked[:, None, None]).astype(np.uint8)
-    return _forged(values)[None]
+    return (values > 0).astype(np.uint8)[None] if any_value else _forged(values)[None]
 
 
 def _forged(values: np.ndarray, most: float | None = None) -> np.ndarray:

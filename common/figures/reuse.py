@@ -65,11 +65,13 @@ def find_reuse(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matc
     panels = find_panels(image)
     findings = []
     for group in find_copies(image, matchers):
-        group = _within_panels(group, panels)
-        places = _panel_of(group.copies[0].source, panels), _panel_of(group.copies[0].target, panels)
-        relation = _relation(image, panels, group.copies[0])
-        findings.append(Finding(group=group, relation=relation, panels=places))
-    return FigureFindings(panels=panels, findings=findings)
+        by_relation: dict[Relation, list[Copy]] = {}
+        for copy in _within_panels(group, panels).copies:
+            by_relation.setdefault(_relation(image, panels, copy), []).append(copy)
+        for relation, copies in by_relation.items():
+            places = _panel_of(copies[0].source, panels), _panel_of(copies[0].target, panels)
+            findings.append(Finding(group=Group(copies=tuple(copies)), relation=relation, panels=places))
+    return FigureFindings(panels=panels, findings=sorted(findings, key=lambda finding: -finding.group.score))
 
 
 def _panel_of(mask: np.ndarray, panels: Sequence[Panel]) -> int | None:

@@ -49,25 +49,26 @@ _MASK, _MASK_RADIUS = "mfvit.frequencies_mask", 16
 def load_detector_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of script 7, or the published file of SPAI, which is converted.
 
-    The converted checkpoint is kept as `<stem>.converted.pth` beside the file, where that can be written, and made
-    again when the file is newer.
+    The converted checkpoint is kept as `<stem>.converted.pth` beside the file, where that can be written, with the
+    file's size and time, and made again when the file is another one.
 
     Raises:
         UserError: It can't be read, or is of another kind.
     """
     kept = path.with_name(f"{path.stem}.converted.pth")
-    if path.is_file() and kept.is_file() and kept.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        return load_checkpoint(kept, SPAI_KEYS)
     try:
         return load_checkpoint(path, SPAI_KEYS)
     except UserError:
+        source = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+        if source and kept.is_file() and (earlier := load_checkpoint(kept, SPAI_KEYS)).get("converted_from") == source:
+            return earlier
         try:
             weights = read_published(path)
         except UserError:
             weights = {}
         if not any(_PUBLISHED in name for name in weights):
             raise
-    checkpoint = _checkpoint(weights, path)
+    checkpoint = _checkpoint(weights, path) | {"converted_from": source}
     try:
         save_checkpoint(checkpoint, kept)
         print(f"{path} holds the published weights of SPAI; converted to {kept}")

@@ -129,6 +129,19 @@ def test_a_deep_tiff_is_turned_alike(tmp_path, deep, orientation):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiff_of_8_bits_that_is_turned(tmp_path, rgb, mode, orientation, compression):
+    image = Image.fromarray(rgb).quantize(200) if mode == "P" else Image.fromarray(rgb).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tif", exif=exif, compression=compression)
+    picture = read_picture(tmp_path / "a.tif")
+    assert picture.orientation == orientation
+    np.testing.assert_array_equal(picture.pixels, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_turning_is_what_pillow_does_and_can_be_undone(rgb, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -287,6 +300,23 @@ def test_channels_of_unknown_meaning(tmp_path, deep):
     assert "axes" in refused(tmp_path / "c.tif")
 
 
+def test_channels_of_unknown_meaning_of_8_bits(tmp_path, rgb):
+    for layers in (rgb[..., :2], np.dstack([rgb, rgb])):
+        tifffile.imwrite(
+            tmp_path / "a.tif", np.ascontiguousarray(layers), photometric="minisblack", planarconfig="contig"
+        )
+        assert f"it has {layers.shape[2]} channels" in refused(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((32, 32, 32), np.uint8), volumetric=True, tile=(16, 16, 16))
+    assert "axes" in refused(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", rgb, photometric="minisblack", planarconfig="contig")
+    np.testing.assert_array_equal(read_image(tmp_path / "c.tif"), rgb)
+
+
+def test_a_file_of_a_thumbnail_alone(tmp_path, rgb):
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", subfiletype=1)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), rgb)
+
+
 def test_a_compression_that_nobody_knows_is_named(tmp_path, rgb):
     tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb")
     content = bytearray((tmp_path / "a.tif").read_bytes())
@@ -323,6 +353,9 @@ def test_pixels_are_counted_without_decoding(tmp_path, rgb):
     content = (tmp_path / "a.png").read_bytes()
     assert pixel_count(tmp_path / "a.png") == pixel_count(io.BytesIO(content[:100])) == H * W
     assert pixel_count(tmp_path / "nowhere.png") == pixel_count(io.BytesIO(b"text")) == 0
+    tifffile.imwrite(tmp_path / "a.tif", rgb.astype(np.float64), photometric="rgb")
+    assert pixel_count(tmp_path / "a.tif") == H * W
+    assert pixel_count(io.BytesIO(imagecodecs.jpegxl_encode(rgb))) > 100_000_000
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, deep, monkeypatch):

@@ -70,6 +70,15 @@ def test_fractions_are_cut_at_one_half(tmp_path, labels):
         np.testing.assert_array_equal(read_mask(tmp_path / "a.npy"), (labels > 0)[None])
 
 
+@pytest.mark.parametrize("values", [(2, 5), (1000, 40000), (300, 300)])
+def test_integers_of_an_array_that_are_no_labels_are_forged(tmp_path, labels, values):
+    pixels = np.select([labels == 1, labels == 2], values).astype(np.int64)
+    np.save(tmp_path / "a.npy", pixels)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.npy"), (labels > 0)[None])
+    np.save(tmp_path / "a.npy", np.arange(200).reshape(10, 20))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.npy")[0].reshape(-1), np.arange(200) > 0)
+
+
 def test_a_palette_and_a_bit_deep_mask(tmp_path, labels):
     expected = (labels > 0)[None]
     image = Image.fromarray((labels > 0).astype(np.uint8), "P")

@@ -67,6 +67,18 @@ def test_channels_of_one_field_are_natural():
     assert set(found(figure(gray, green, merge))) <= {"same field"}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_part_that_is_pasted_elsewhere_is_reuse_beside_a_channel(seed):
+    gray, other = field(seed), field(seed + 10)
+    green = np.zeros((SIDE, SIDE, 3), np.uint8)
+    green[..., 1] = gray
+    noisy = gray[60:200, 80:230] + np.random.default_rng(seed).normal(0, 6, (140, 150))
+    other[100:240, 120:270] = noisy.clip(0, 255).astype(np.uint8)
+    image = figure(gray, green, other)
+    (group, *_) = (group for group in find_reuse(image).reuse if group.score >= 0.5)
+    assert group.mask[20 + 100 : 20 + 240, 20 + 2 * (SIDE + 20) + 120 :][:, :150].mean() > 0.5
+
+
 def test_a_field_with_and_without_noise_is_natural():
     raw = field(0)
     denoised = cv2.GaussianBlur(raw, (0, 0), 1.5)

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import cv2
@@ -24,7 +25,7 @@ from common.generated.training import (
     start_spai,
     train_spai,
 )
-from common.training.checkpoint import load_checkpoint
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +296,15 @@ def test_published_checkpoint_becomes_ours(config, tmp_path, monkeypatch):
         stamp = kept.stat().st_mtime_ns
         assert torch.equal(raw.model.patch_attention.query, theirs["patch_aggregator"])
     assert kept.stat().st_mtime_ns == stamp
+    # Another network in the file's place, of an older date, wins over what was converted before.
+    (tmp_path / "spai_best.converted.pth").write_bytes(kept.read_bytes())
+    os.utime(path, ns=(0, 0))
+    mine_now = load_checkpoint(path, SPAI_KEYS)
+    mine_now["model_state_dict"]["norm.weight"] += 1
+    save_checkpoint(mine_now, path)
+    os.utime(path, ns=(0, 0))
+    assert torch.equal(load_detector(path, torch.device("cpu")).model.norm.weight, theirs["norm.weight"] + 1)
+    convert_published(tmp_path / "spai.pth", path)
     mine = replace(config, fusion="none", name="spai", init=path, epochs=0, semantic_weight=0.0, frequency_weight=0.0)
     network, mine = start_spai(mine)
     train_spai(mine, network, load_images(mine))
