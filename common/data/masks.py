@@ -55,7 +55,7 @@ def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         values = _load(path)
         if values.ndim == 2:
-            return _instances(values, any_value=values.dtype.kind in "bui")
+            return _instances(values, any_value=values.dtype.kind != "f")
         fractions = values.dtype.kind == "f" and ((values > 0) & (values < 1)).any()
         return (values > (0.5 if fractions else 0)).astype(np.uint8)
     decoded = decode(path)
