@@ -67,7 +67,7 @@ def test_channels_of_one_field_are_natural():
     assert set(found(figure(gray, green, merge))) <= {"same field"}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_part_that_is_pasted_elsewhere_is_reuse_beside_a_channel(seed):
     gray, other = field(seed), field(seed + 10)
     green = np.zeros((SIDE, SIDE, 3), np.uint8)

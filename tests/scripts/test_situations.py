@@ -20,6 +20,12 @@ from common.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(path.name for path in ROOT.glob("*.py"))
+OFTEN_ASKED = (
+    "script_1_highres_no_ela.py",
+    "script_7_spai_fusion.py",
+    "script_8_deepfake_video.py",
+    "make_submission.py",
+)
 
 
 @pytest.fixture
@@ -172,8 +178,10 @@ def test_strange_masks_are_reported(call_program, copied_images, tmp_path):
 # --- Colour
 
 
-@pytest.mark.parametrize("channel", [None, 0, 1, 2])
-@pytest.mark.parametrize("share", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("channel", "share"),
+    [(2, 1.0), (2, 0.3), (None, 0.3), *(pytest.param(c, 1.0, marks=pytest.mark.slow) for c in (None, 0, 1))],
+)
 def test_fluorescence_of_one_colour_matches_as_gray_does(submit, copied_images, tmp_path, channel, share):
     gray = (copied_images[1].min(axis=2) * share).astype(np.uint8)
     picture = np.repeat(gray[..., None], 3, axis=2)
@@ -263,7 +271,9 @@ def test_a_closed_pipe_ends_quietly(picture, tmp_path):
     assert done.stdout.startswith("1 copy found") and done.stderr == ""
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    "program", [p if p in OFTEN_ASKED else pytest.param(p, marks=pytest.mark.slow) for p in PROGRAMS]
+)
 def test_help_needs_no_network(program):
     """Torch alone takes longer than the three seconds that --help may take."""
     code = f"import sys, runpy; sys.argv = ['{program}', '--help']\n"
