@@ -51,6 +51,8 @@ class Decoded:
     """Whether the largest value is black (deep TIFF, WhiteIsZero)."""
     channels: int
     """Number of channels that the file stores; of a palette, one."""
+    has_alpha: bool = False
+    """Whether the file stores transparency, be it opaque everywhere."""
     orientation: int = 1
     """EXIF orientation, 1 to 8: how the stored pixels are to be shown."""
     pages: int = 1
@@ -165,7 +167,7 @@ def _decode_jpeg_xl(path: Path, page: int) -> Decoded:
     pixels = imagecodecs.jpegxl_decode(path.read_bytes())  # upright
     frames = pixels if pixels.ndim == 4 else pixels[None]
     if page >= len(frames):
-        raise UserError(f"{path} has no page {page + 1}. Name another one.")
+        raise _no_page(path, page)
     return _split(frames[page], {"channels": np.atleast_3d(frames[page]).shape[2], "pages": len(frames)})
 
 
@@ -175,7 +177,11 @@ def _seek(image: Image.Image, page: int, path: Path) -> None:
     try:
         image.seek(page)
     except EOFError as error:
-        raise UserError(f"{path} has no page {page + 1}. Name another one.") from error
+        raise _no_page(path, page) from error
+
+
+def _no_page(path: Path, page: int) -> UserError:
+    return UserError(f"{path} has no page {page + 1}. Name another one.")
 
 
 def _converted(image: Image.Image, facts: dict[str, Any]) -> Decoded:
@@ -184,7 +190,7 @@ def _converted(image: Image.Image, facts: dict[str, Any]) -> Decoded:
         return Decoded(values=np.asarray(image), **facts)
     if image.has_transparency_data:
         pixels = np.asarray(image.convert("RGBA"))
-        return Decoded(values=pixels[..., :3], alpha=_opacity(pixels[..., 3]), **facts)
+        return Decoded(values=pixels[..., :3], alpha=_opacity(pixels[..., 3]), has_alpha=True, **facts)
     return Decoded(values=np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")), **facts)
 
 
@@ -198,8 +204,10 @@ def _split(pixels: np.ndarray, facts: dict[str, Any]) -> Decoded:
     """Values and alpha of (H, W), (H, W, 1), or 2 to 4 channels."""
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     n_colours = 3 if pixels.shape[2] >= 3 else 1
-    alpha = _opacity(pixels[..., n_colours]) if pixels.shape[2] > n_colours else None
-    return Decoded(values=pixels[..., 0] if n_colours == 1 else pixels[..., :3], alpha=alpha, **facts)
+    has_alpha = pixels.shape[2] > n_colours
+    alpha = _opacity(pixels[..., n_colours]) if has_alpha else None
+    values = pixels[..., 0] if n_colours == 1 else pixels[..., :3]
+    return Decoded(values=values, alpha=alpha, has_alpha=has_alpha, **facts)
 
 
 def _valid(orientation: object) -> int:
@@ -212,7 +220,7 @@ def _decode_tiff(path: Path, page: int) -> Decoded:
         full = [number for number, entry in enumerate(every) if not (entry.is_reduced or entry.is_mask)]
         full = full or [*range(len(every))]
         if page >= len(full):
-            raise UserError(f"{path} has no page {page + 1}. Name another one.")
+            raise _no_page(path, page)
         entry = every[full[page]]
         if entry.imagewidth * entry.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
             raise UserError(f"{path} has {entry.imagewidth} × {entry.imagelength} pixels. Cut it into smaller images.")
@@ -266,6 +274,7 @@ def _decode_deep(page: tifffile.TiffPage, facts: dict[str, Any]) -> Decoded:
         raise ValueError(f"it has {extra} channels; save it as RGB, or each channel as a page")
     values = values if values.ndim == 3 else values[..., None]
     alpha = _opacity(values[..., alphas[0]]) if alphas else None
+    facts = facts | {"has_alpha": bool(alphas)}
     if colours == 4:
         eight = values[..., :4] if page.dtype == np.uint8 else (values[..., :4] >> 8).astype(np.uint8)
         return Decoded(values=np.asarray(Image.fromarray(eight, "CMYK").convert("RGB")), alpha=alpha, **facts)

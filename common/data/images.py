@@ -66,6 +66,8 @@ class Picture:
     """Number of pages or frames of the file, of which this is one."""
     channels: int
     """Number of channels that the file stores; of a palette, one."""
+    has_alpha: bool
+    """Whether the file stores transparency, be it opaque everywhere."""
     transparent: bool
     """Whether some pixel is not opaque."""
 
@@ -95,7 +97,7 @@ def read_picture(path: Path, page: int = 0) -> Picture:
     pixels = np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else np.ascontiguousarray(values)
     if alpha is not None:
         pixels = np.rint(255 + (pixels - np.float32(255)) * alpha[..., None]).astype(np.uint8)
-    return Picture(pixels, decoded.orientation, decoded.pages, decoded.channels, alpha is not None)
+    return Picture(pixels, decoded.orientation, decoded.pages, decoded.channels, decoded.has_alpha, alpha is not None)
 
 
 def read_image(path: Path, *, upright: bool = False) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Panels of a compound figure: solid pictures (micrographs, blots, photographs) and what is drawn (plots, text)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,10 +42,11 @@ class Panel:
         """Rows and columns."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
-    def covers(self, mask: np.ndarray) -> float:
-        """Share of a mask, bool (H, W), that lies in the panel; 0 for an empty one."""
-        count = np.count_nonzero(mask)
-        return np.count_nonzero(mask[self.window]) / count if count else 0.0
+
+def shares(panels: Sequence[Panel], mask: np.ndarray) -> np.ndarray:
+    """Share of a mask, bool (H, W), that lies in each panel, float64 (n,); 0 for an empty mask."""
+    count = max(np.count_nonzero(mask), 1)
+    return np.array([np.count_nonzero(mask[panel.window]) for panel in panels]) / count
 
 
 def find_panels(image: np.ndarray) -> list[Panel]:

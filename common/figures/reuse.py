@@ -7,7 +7,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from common.figures.panels import Panel, find_panels
+from common.figures.panels import Panel, find_panels, shares
 from common.forensics.alignment import warp_back
 from common.forensics.copy_move import MATCHERS, Copy, Group, find_copies
 from common.forensics.matches import Matches
@@ -76,9 +76,9 @@ def find_reuse(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matc
 
 def _panel_of(mask: np.ndarray, panels: Sequence[Panel]) -> int | None:
     """Position of the panel that holds a region, bool (H, W)."""
-    shares = [panel.covers(mask) for panel in panels]
-    best = int(np.argmax(shares))
-    return best if shares[best] >= _IN_PANEL else None
+    held = shares(panels, mask)
+    best = int(held.argmax())
+    return best if held[best] >= _IN_PANEL else None
 
 
 def _within_panels(group: Group, panels: Sequence[Panel]) -> Group:
@@ -105,11 +105,9 @@ def _relation(image: np.ndarray, panels: Sequence[Panel], copy: Copy) -> Relatio
 def _pairs(panels: Sequence[Panel], copy: Copy) -> list[tuple[int, int]]:
     """Panels that hold a good part of the copy's source, each with the panel that holds the same part of the target."""
     pairs = []
-    for number, panel in enumerate(panels):
-        if panel.covers(copy.source) < _PART:
-            continue
+    for number in np.flatnonzero(shares(panels, copy.source) >= _PART).tolist():
         part = np.zeros(copy.source.shape, np.uint8)
-        part[panel.window] = copy.source[panel.window]
+        part[panels[number].window] = copy.source[panels[number].window]
         there = cv2.warpAffine(part, copy.matrix, part.shape[::-1], flags=cv2.INTER_NEAREST) > 0
         other = _panel_of(there, panels)
         if other is not None:

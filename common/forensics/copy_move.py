@@ -103,16 +103,16 @@ def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Mat
     """
     height, width = image.shape[:2]
     shrink = min(1.0, (_WORKING_PIXELS / (height * width)) ** 0.5)
-    gray = to_gray(image)
+    gray = whole = to_gray(image)
     if shrink < 1:
         small = max(round(width * shrink), 1), max(round(height * shrink), 1)
-        gray = cv2.resize(gray, small, interpolation=cv2.INTER_AREA)
+        gray = cv2.resize(whole, small, interpolation=cv2.INTER_AREA)
     found = candidates(gray, matchers)
     pixels = gray.astype(np.float32)
     scores = resemblance(pixels, found)
     best = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST_SCORE][:_MOST_COPIES]
     groups = _groups([found[i] for i in best], scores[best])
-    full = pixels if shrink == 1 else to_gray(image).astype(np.float32)
+    full = pixels if shrink == 1 else whole.astype(np.float32)
     copies = [_at_size(found[i], float(scores[i]), pixels, full) for i in best]
     members = [[copy for copy, group in zip(copies, groups, strict=True) if group == number] for number in set(groups)]
     return sorted((Group(copies=tuple(group)) for group in members), key=lambda group: -group.score)

@@ -90,7 +90,7 @@ class _Check:
         self.images: dict[str, list[tuple[str, Path]]] = {part: [] for part in PARTS}
         self.jobs: list[tuple[Path, Path | None]] = []
         self.sides: dict[Path, tuple[int, ...]] = {}
-        self.channels: dict[Path, int] = {}
+        self.has_alpha: dict[Path, bool] = {}
         self.oriented: list[str] = []
 
     def add(self, kind: str, path: Path, text: str) -> None:
@@ -147,7 +147,7 @@ class _Check:
             opened = tqdm(opened, "reading", len(self.jobs), unit="img", leave=False, disable=None)
             for (image, mask), (facts, faults) in zip(self.jobs, opened, strict=True):
                 if facts:
-                    self.sides[image], self.channels[image], orientation = facts
+                    self.sides[image], self.has_alpha[image], orientation = facts
                     if mask is not None and orientation != 1:
                         self.oriented.append(image.relative_to(self.data_dir).as_posix())
                 for kind, path, text in faults:
@@ -162,7 +162,7 @@ class _Check:
             if len(set(sides)) == 2:
                 text = "is {}×{}, its forged twin {}×{}".format(*sides[0], *sides[1])
                 self.add("twin of another size", pair[0], text)
-            transparent = [path for path in pair if self.channels[path] in (2, 4)]
+            transparent = [path for path in pair if self.has_alpha[path]]
             if len(transparent) == 1:
                 text = "has transparency that no twin has, which reveals the label; store as RGB"
                 self.add("alpha channel", transparent[0], text)
@@ -207,9 +207,10 @@ class _Check:
 
 def _examine(
     image: Path, mask: Path | None
-) -> tuple[tuple[tuple[int, ...], int, int] | None, list[tuple[str, Path, str]]]:
-    """Sides, channels and orientation of an image, None where it can't be read, and the faults of it and its mask.
+) -> tuple[tuple[tuple[int, ...], bool, int] | None, list[tuple[str, Path, str]]]:
+    """What `check` compares of an image, and the faults of it and its mask.
 
+    Sides, whether it stores transparency, and orientation; None where it can't be read.
     A fault is its kind, the file and a text.
     """
     picture: Picture | None = None
@@ -218,7 +219,7 @@ def _examine(
         picture = read_picture(image)
     except UserError as error:
         faults.append(("unreadable image", image, _without_path(error, image)))
-    facts = (picture.pixels.shape[:2], picture.channels, picture.orientation) if picture else None
+    facts = (picture.pixels.shape[:2], picture.has_alpha, picture.orientation) if picture else None
     return facts, faults + (_mask_faults(mask, picture) if mask else [])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from common.data.images import find_images, read_image, read_picture, scan_images
@@ -31,6 +32,24 @@ def test_rgba_and_rgb_are_read_alike(tmp_path, rgb):
     np.testing.assert_array_equal(read_image(authentic), rgb)
     np.testing.assert_array_equal(read_image(forged), rgb)
     assert read_picture(authentic).channels == 4 and not read_picture(authentic).transparent
+
+
+def test_what_a_file_stores_of_transparency(tmp_path, rgb):
+    """Not the number of channels: CMYK has four without any, a palette one with some."""
+    opaque = Image.fromarray(rgb).convert("RGBA")
+    palette = Image.fromarray(rgb).quantize(16)
+    deep = np.dstack([rgb, np.full((40, 32), 255, np.uint8)]).astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb", extrasamples=["unassalpha"])
+    assert read_picture(tmp_path / "deep.tif").has_alpha
+    for image, options, stores in (
+        (opaque, {}, True),
+        (opaque.convert("LA"), {}, True),
+        (palette, {"transparency": 3}, True),
+        (palette, {}, False),
+        (Image.fromarray(rgb), {}, False),
+    ):
+        assert read_picture(save(tmp_path / "a.png", image, **options)).has_alpha is stores
+    assert not read_picture(save(tmp_path / "a.tif", Image.fromarray(rgb).convert("CMYK"))).has_alpha
 
 
 def test_transparency_is_laid_on_white(tmp_path, rgb):

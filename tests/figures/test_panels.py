@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.figures.panels import Panel, find_panels
+from common.figures.panels import Panel, find_panels, shares
 from common.making.figures import compose_figure
 
 
@@ -82,7 +82,7 @@ def test_four_hundred_panels_and_twenty_thousand_pixels():
 
 
 def test_a_mask_s_share_in_a_panel():
-    panel, mask = Panel(2, 1, 4, 3, "picture"), np.zeros((8, 9), bool)
-    assert panel.covers(mask) == 0
+    panels, mask = [Panel(2, 1, 4, 3, "picture"), Panel(0, 0, 9, 8, "drawing")], np.zeros((8, 9), bool)
+    assert shares(panels, mask).tolist() == [0, 0]
     mask[2, 4:8] = True
-    assert panel.covers(mask) == 0.5
+    assert shares(panels, mask).tolist() == [0.5, 1]
