@@ -46,7 +46,7 @@ from matplotlib.figure import Figure
 from common.data.images import read_picture
 from common.errors import UserError
 from common.evaluation.explanation import describe, draw_explanation
-from common.figures.reuse import find_reuse
+from common.figures.reuse import Finding, find_reuse
 from common.files import check_writable, written_whole
 from common.forensics.copy_move import MATCHERS, Group
 from common.forensics.learned import learned_matcher
@@ -196,13 +196,19 @@ def explain_copies(config: ExplainConfig, image: np.ndarray) -> tuple[str, Figur
     groups = [group for group in found if group.score >= config.min_score]
     verdict = _verdict(found, groups, config.min_score)
     natural = [
-        f"natural, and not counted: {finding.relation}, probability of a copy {finding.group.score:.2f}, panels "
-        f"{' and '.join(str(place + 1) for place in finding.panels if place is not None)} of {len(findings.panels)}"
+        f"natural, and not counted: {finding.relation}, probability of a copy {finding.group.score:.2f}, "
+        f"{_places(finding, len(findings.panels))}"
         for finding in findings.findings
         if finding.relation != "reuse" and finding.group.score >= config.min_score
     ]
     text = "\n\n".join([verdict, *([describe(groups)] if groups else []), *natural])
     return text, draw_explanation(image, groups, f"{config.title}: {verdict}")
+
+
+def _places(finding: Finding, n_panels: int) -> str:
+    """The panels that a finding joins, counted from 1."""
+    known = [str(place + 1) for place in finding.panels if place is not None]
+    return f"panels {' and '.join(known)} of {n_panels}" if len(known) == 2 else f"several of {n_panels} panels"
 
 
 def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:
