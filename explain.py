@@ -1,21 +1,26 @@
-"""Find duplicated regions in an image and draw them; or explain a verdict on generated images, or on faces in videos.
+"""Find what an image or a figure shows twice; or explain a verdict on generated images, or on faces in videos.
 
-    python explain.py figure.png                                            # copy-moves in one image
+    python explain.py figure.png                                            # what is shown twice in one image
+    python explain.py paper/ more/figure7.png                               # in many: a ranked table, and pictures
     python explain.py figure.png --output found.png --min-score 0.8
     python explain.py portrait.jpg --spai models/spai_fusion_best.pth       # is the whole image generated?
     python explain.py clip.mp4                                              # is the face fake? Also a folder of clips
 
-Copy-moves. Prints a row per copy and draws a picture, by default outputs/<folder>/<image>_explained.png:
+Reuse. Prints a row per copy and draws a picture, by default outputs/<folder>/<image>_explained.png:
 
-- The image, and beside it in grey, with each group of equal regions in its own colour.
+- The image with its panels, their printed letters and kinds; beside it in grey, each group of equal regions in its own
+  colour.
 - Below, for the best groups: the source, the copy warped onto it, and their difference. A region is a copy if the
   difference is black inside the outline and bright around it.
 - Panels that show one field in other channels or contrasts, and enlargements, are natural: named, not counted.
 - The score is the probability of a copy, as opposed to natural repetition. Which of two regions was first can't be
   seen: `source` and `copy` are only names.
 
-No network is used. Only repetition within this image is found; an image without any may be forged in other ways. The
-image is shown upright, as its EXIF orientation asks for, and positions are those of the picture that is shown.
+Of several images or of a folder, by default below outputs/<folder>: a picture for each image in which something was
+found, and findings.csv, a row per finding, those to look at first on top; the rest of the images has a row each too.
+
+No network is used. Only repetition within an image is found; one without any may be forged in other ways. Images are
+shown upright, as their EXIF orientation asks for, and positions are those of the picture that is shown.
 
 Generated images. With --spai, a checkpoint of script 7, it prints the calibrated probability that the whole image is
 generated and the verdict, and draws by default outputs/<folder>/<image>_generated.png:
@@ -28,29 +33,40 @@ generated and the verdict, and draws by default outputs/<folder>/<image>_generat
 Videos. Scores faces with models/deepfake_video*_best.pth (script 8), or --video. Writes results.csv below --output, by
 default outputs/videos, and a folder per clip with result.json, contact sheet, timeline, heatmaps and annotated video. A
 subfolder that holds nothing but images is a clip of frames; with --video, a single image is one of one frame. The exit
-status is 1 if the named file can't be scored.
+status is 1 if the named file can't be scored, or an image of several can't be read.
 """
 
 from common.process import prepare
 
 prepare()  # before torch is imported
 
+import csv
+import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
+import cv2
+import joblib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from common.data.images import read_picture
 from common.errors import UserError
-from common.evaluation.explanation import describe, draw_explanation
+from common.evaluation.explanation import NamedBox, describe, draw_explanation
+from common.figures.letters import find_letters
+from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse
 from common.files import check_writable, written_whole
-from common.forensics.copy_move import MATCHERS, Group
+from common.forensics.blocks import match_blocks
+from common.forensics.copy_move import Group, Matcher
 from common.forensics.learned import learned_matcher
-from common.suffixes import VIDEO_SUFFIXES
+from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from common.tables import markdown_table
 
 FLAGS = {
     "copy-moves": ("min_score", "lightglue"),
@@ -58,16 +74,24 @@ FLAGS = {
     "videos": ("faces", "face_model", "boxes", "threshold"),
 }
 """What can be explained → the flags that belong to it alone."""
+RANKS = ("reuse", "same field", "enlargement", "unreadable", "none")
+"""Order of the rows of findings.csv: what to look at comes first."""
+COLUMNS = (
+    *("image", "relation", "score", "panels", "kinds", "x", "y", "x_copy", "y_copy"),
+    *("rotation", "scale", "mirrored", "area_percent", "picture", "note"),
+)
+MOST_ROWS = 30
+"""Rows of findings that are printed; findings.csv has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig:
     """What to explain, and where to write."""
 
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """An image of any size, a video, or a folder of videos or of folders of frames."""
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Images of any size, or folders of images; or one video, or folder of videos or of folders of frames."""
     output: Path | None = None
-    """The picture, a PNG file, or for videos the folder of the results; see above for the defaults."""
+    """The picture, a PNG file; for several images, or videos, the folder of the results; see above for the defaults."""
     page: int = 1
     """Images: page or frame to explain, from 1, of a file that has several."""
     min_score: float = 0.5
@@ -108,8 +132,13 @@ class ExplainConfig:
             raise UserError("--page is for images, not for videos. Leave it out.")
         if self.spai is not None and self.video is not None:
             raise UserError("--spai is for images, --video for clips. Leave one of the two out.")
-        if not self.source.exists():
-            raise UserError(f"there is no file {self.source}. Name an image or a video.")
+        if not self.sources:
+            raise UserError("name an image, a folder or a video.")
+        for source in self.sources:
+            if not source.exists():
+                raise UserError(f"there is no file {source}. Name an image or a video.")
+        if len(self.sources) > 1 and self.subject != "copy-moves":
+            raise UserError(f"{self.subject} are explained one at a time; {len(self.sources)} files are named.")
         if self.subject == "generated images" and not self._is_image:
             raise UserError(f"--spai explains single images; {self.source} is none. Name an image.")
         given = {entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default}
@@ -118,7 +147,7 @@ class ExplainConfig:
                 raise UserError(
                     f"--{min(wrong).replace('_', '-')} is for {subject}, not for {self.subject}. Leave it out."
                 )
-        if self.subject == "videos":
+        if self.subject == "videos" or self.many:
             if self.output_path.is_file():
                 raise UserError(f"--output {self.output_path} is a file. Name a folder.")
         elif self.output_path.is_dir():
@@ -129,6 +158,16 @@ class ExplainConfig:
             raise UserError(f"--output {self.output_path} is the image itself. Name another file.")
 
     @property
+    def source(self) -> Path:
+        """The first of the files."""
+        return self.sources[0]
+
+    @property
+    def many(self) -> bool:
+        """Whether several images are explained, in one table."""
+        return self.subject == "copy-moves" and (len(self.sources) > 1 or self.source.is_dir())
+
+    @property
     def _is_image(self) -> bool:
         return self.source.is_file() and self.source.suffix.lower() not in VIDEO_SUFFIXES
 
@@ -137,31 +176,48 @@ class ExplainConfig:
         """What is explained, a key of `FLAGS`."""
         if self.spai is not None:
             return "generated images"
-        return "copy-moves" if self._is_image and self.video is None else "videos"
+        return "copy-moves" if self.video is None and all(map(_holds_images, self.sources)) else "videos"
 
     @property
     def output_path(self) -> Path:
-        """The picture, or for videos the folder."""
+        """The picture, or for several images and videos the folder."""
         if self.output is not None:
             return self.output
         if self.subject == "videos":
             return Path("outputs", "videos")
+        if self.many:
+            return Path("outputs", self.source.resolve().name if len(self.sources) == 1 else "figures")
         kind = "explained" if self.spai is None else "generated"
         page = f"_page_{self.page}" if self.page > 1 else ""
         # With the folder and the whole name: authentic/10.png, forged/10.png and forged/10.jpg are three pictures.
         return Path("outputs", self.source.parent.name, f"{self.source.name}{page}_{kind}.png")
 
-    @property
-    def title(self) -> str:
-        """The image's name, shortened."""
-        name = self.source.name
-        return name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
+
+def _images_below(folder: Path) -> list[Path]:
+    """Image files below a folder, at any depth."""
+    return [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a path is an image, or a folder with images in it; a folder of frames lies in a folder of clips."""
+    if path.is_file():
+        return path.suffix.lower() not in VIDEO_SUFFIXES
+    suffixes = {entry.suffix.lower() for entry in path.iterdir() if entry.is_file()}
+    return bool(suffixes & IMAGE_SUFFIXES) and not suffixes & VIDEO_SUFFIXES
+
+
+def shortened(name: str) -> str:
+    """A name for a title."""
+    return name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
 
 
 def main(config: ExplainConfig) -> None:
     """Explain, print and draw."""
     if config.subject == "videos":
         explain_videos(config)
+        return
+    if config.many:
+        explain_many(config)
         return
     check_writable(config.output_path)
     picture = read_picture(config.source, config.page - 1)
@@ -173,7 +229,8 @@ def main(config: ExplainConfig) -> None:
             f"note: shown upright, by its EXIF orientation {picture.orientation}; masks refer to the pixels as stored"
         )
     if config.spai is None:
-        text, figure = explain_copies(config, image)
+        explained = explain_figure(image, shortened(config.source.name), config.min_score, _matchers(config.lightglue))
+        text, figure = explained.text, explained.figure
     else:
         # Imported here because torch takes seconds, and copy-moves need no network.
         from common.devices import process_state
@@ -181,34 +238,143 @@ def main(config: ExplainConfig) -> None:
 
         detector = load_detector(config.spai, process_state().device)  # pyrefly: ignore[bad-argument-type] # never None
         detector.adjust(target_fpr=config.target_fpr)
-        text, figure = explain(detector, image, config.title)
-    print(text)
+        text, figure = explain(detector, image, shortened(config.source.name))
     with written_whole(config.output_path, "wb") as file:
         figure.savefig(file, format="png")
+    print(text)  # last: a reader like head may close the pipe
     print(f"\npicture: {config.output_path}")
 
 
-def explain_copies(config: ExplainConfig, image: np.ndarray) -> tuple[str, Figure]:
-    """The copy-moves in an image, uint8 (H, W, 3) RGB, as text and as a picture."""
-    learned = [] if config.lightglue is None else [learned_matcher(config.lightglue)]
-    findings = find_reuse(image, [*MATCHERS, *learned])
-    found = findings.reuse
-    groups = [group for group in found if group.score >= config.min_score]
-    verdict = _verdict(found, groups, config.min_score)
+def _matchers(lightglue: Path | None) -> tuple[Matcher, ...]:
+    return (match_blocks,) if lightglue is None else (match_blocks, learned_matcher(lightglue))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """What is said of an image."""
+
+    text: str
+    figure: Figure
+    rows: list[dict[str, str | int | float]]
+    """For findings.csv: those of natural relations too."""
+
+
+def explain_figure(image: np.ndarray, title: str, min_score: float, matchers: Sequence[Matcher]) -> Explained:
+    """What an image, uint8 (H, W, 3) RGB, shows twice."""
+    findings = find_reuse(image, matchers)
+    panels, names = findings.panels, panel_names(image, findings.panels)
+    shown = [finding for finding in findings.findings if finding.group.score >= min_score]
+    reused = [finding for finding in shown if finding.relation == "reuse"]
+    groups = [finding.group for finding in reused]
+    verdict = _verdict(findings.reuse, groups, min_score)
+    several = len(panels) > 1
     natural = [
         f"natural, and not counted: {finding.relation}, probability of a copy {finding.group.score:.2f}, "
-        f"{_places(finding, len(findings.panels))}"
-        for finding in findings.findings
-        if finding.relation != "reuse" and finding.group.score >= config.min_score
+        f"{_places(finding, names)}"
+        for finding in shown
+        if finding.relation != "reuse"
     ]
-    text = "\n\n".join([verdict, *([describe(groups)] if groups else []), *natural])
-    return text, draw_explanation(image, groups, f"{config.title}: {verdict}")
+    places = [_places(finding, names) for finding in reused] if several else []
+    text = "\n\n".join([verdict, *([describe(groups, places)] if groups else []), *natural])
+    boxes = [
+        NamedBox(panel.x, panel.y, panel.width, panel.height, f"{name} · {panel.kind}")
+        for panel, name in zip(panels, names, strict=True)
+    ]
+    figure = draw_explanation(image, groups, f"{title}: {verdict}", boxes if several else ())
+    return Explained(text=text, figure=figure, rows=[_row(finding, panels, names) for finding in shown])
 
 
-def _places(finding: Finding, n_panels: int) -> str:
-    """The panels that a finding joins, counted from 1."""
-    known = [str(place + 1) for place in finding.panels if place is not None]
-    return f"panels {' and '.join(known)} of {n_panels}" if len(known) == 2 else f"several of {n_panels} panels"
+def _row(finding: Finding, panels: Sequence[Panel], names: Sequence[str]) -> dict[str, str | int | float]:
+    """A finding for findings.csv."""
+    best = finding.group.copies[0]
+    (x, y), (x_copy, y_copy) = (
+        (np.argwhere(mask).mean(axis=0)[::-1]).round().astype(int) for mask in (best.source, best.target)
+    )
+    kinds = dict.fromkeys(panels[place].kind for place in finding.panels if place is not None)
+    return {
+        "relation": finding.relation,
+        "score": round(finding.group.score, 4),
+        "panels": _places(finding, names) if len(panels) > 1 else "",
+        "kinds": " and ".join(kinds),
+        "x": int(x),
+        "y": int(y),
+        "x_copy": int(x_copy),
+        "y_copy": int(y_copy),
+        "rotation": round(best.rotation, 1),
+        "scale": round(best.scale, 3),
+        "mirrored": int(best.mirrored),
+        "area_percent": round(100 * float(finding.group.mask.mean()), 3),
+    }
+
+
+def _places(finding: Finding, names: Sequence[str]) -> str:
+    """The panels that a finding joins."""
+    known = [names[place] for place in finding.panels if place is not None]
+    if len(known) < 2:
+        return "several"
+    return known[0] if known[0] == known[1] else " and ".join(sorted(known))
+
+
+def panel_names(image: np.ndarray, panels: Sequence[Panel]) -> list[str]:
+    """The printed letter of each panel, or its number from 1 where none is read."""
+    letters = find_letters(image, panels) if len(panels) > 1 else [None] * len(panels)
+    return [letter or str(number) for number, letter in enumerate(letters, 1)]
+
+
+def explain_many(config: ExplainConfig) -> None:
+    """Explain all images of several files and folders, by several processes, and rank what was found.
+
+    Raises:
+        SystemExit: An image can't be read; the others are explained.
+    """
+    images = {}
+    for source in config.sources:
+        paths = [source] if source.is_file() else sorted(_images_below(source))
+        images |= {path.relative_to(source.parent if path == source else source).as_posix(): path for path in paths}
+    check_writable(config.output_path / "findings.csv")
+    jobs = (joblib.delayed(_explain_file)(path, name, config) for name, path in images.items())
+    workers = min(os.cpu_count() or 1, len(images))
+    results = joblib.Parallel(workers, return_as="generator_unordered", max_nbytes=None)(jobs)
+    rows = [row for rows in tqdm(results, "images", len(images), unit="image", disable=None) for row in rows]
+    rows.sort(key=lambda row: (RANKS.index(row["relation"]), -float(row["score"] or 0), row["image"]))
+    with written_whole(config.output_path / "findings.csv") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    shown = [row for row in rows if row["score"] != ""]
+    if shown:
+        head = ["image", "relation", "score", "panels"]
+        print(markdown_table(head, [[row[name] for name in head] for row in shown[:MOST_ROWS]]))
+    counts = {kind: len({row["image"] for row in rows if row["relation"] == kind}) for kind in RANKS}
+    print(
+        f"\n{len(images)} images: reuse in {counts['reuse']}, nothing in {counts['none']}, "
+        f"{counts['unreadable']} unreadable"
+    )
+    print(f"findings: {config.output_path / 'findings.csv'}; pictures: {config.output_path}")
+    for row in rows:
+        if row["relation"] == "unreadable":
+            print(f"unreadable: {row['image']}: {row['note']}", file=sys.stderr)
+    if counts["unreadable"]:
+        raise SystemExit(1)
+
+
+def _explain_file(path: Path, name: str, config: ExplainConfig) -> list[dict[str, str | int | float]]:
+    """Draw the picture of an image if anything is found in it; its rows of findings.csv."""
+    cv2.setNumThreads(1)
+    blank = {"image": name, "score": "", "note": ""}
+    try:
+        picture = read_picture(path, config.page - 1)
+    except UserError as error:
+        return [blank | {"relation": "unreadable", "note": str(error)}]
+    note = f"page {config.page} of {picture.pages}" if picture.pages > 1 else ""
+    explained = explain_figure(picture.upright, shortened(path.name), config.min_score, _matchers(config.lightglue))
+    if not explained.rows:
+        return [blank | {"relation": "none", "note": note}]
+    drawn = config.output_path / f"{name}_explained.png"
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(drawn, "wb") as file:
+        explained.figure.savefig(file, format="png")
+    return [{"image": name, "note": note, "picture": f"{name}_explained.png"} | row for row in explained.rows]
 
 
 def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:

@@ -26,7 +26,7 @@ from common.data.samples import Sample, open_samples
 from common.errors import UserError, listing
 from common.making.checking import check_folder
 from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
-from common.making.figures import make_figures
+from common.making.figures import RELATIONS, make_figures
 from common.making.importing import find_source, hold_out, import_samples, mask_notes
 from common.making.layout import new_folder
 from common.sizes import SIZES
@@ -137,7 +137,7 @@ def run_figures(options: Figures) -> None:
     with new_folder(options.output, overwrite=options.overwrite, source=options.source) as folder:
         fields = list(find_images(options.source).values())
         relations = make_figures(fields, folder, train=options.train, test=options.test, seed=options.seed)
-    counts = ", ".join(f"{relations.count(name)} {name}" for name in ("none", "overlap", "whole"))
+    counts = ", ".join(f"{relations.count(name)} {name}" for name in RELATIONS)
     print(
         f"wrote {options.output}: {options.train} training figures, {options.test} test figures ({counts})\n"
         f"next: python script_1_highres_no_ela.py --data-dir {options.output} --profile quick"

@@ -1,4 +1,4 @@
-"""Fit the logistic model of a copy's score: the constants of `common/forensics/resemblance.py`.
+"""Fit the logistic model of a copy's score, and write its constants, `common/forensics/score_model.py`.
 
     python -m benchmarks.copy_move_score CASIA1/authentic MICROGRAPHS
 
@@ -29,17 +29,19 @@ import tyro
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from tqdm import tqdm
 
 from common.data.images import find_images, read_image
-from common.forensics.copy_move import candidates
-from common.forensics.gray import to_gray
+from common.figures.matching import panel_matcher, picture_gray, working_scale
+from common.figures.panels import Panel, find_panels
+from common.forensics.blocks import match_blocks
+from common.forensics.copy_move import candidates, shrunk
 from common.forensics.jpeg import jpeg
 from common.forensics.resemblance import describe, natural
 from common.making.drawing import FIGURES
-from common.making.figures import ComposedFigure, compose_figure
+from common.making.figures import RELATIONS, ComposedFigure, compose_figure
 from common.making.synthesis import copy_move, is_visible
 
 # Not grass and gravel: these textures were made seamless by copying.
@@ -47,18 +49,23 @@ PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "hubble_deep_field"),
     *("immunohistochemistry", "microaneurysms", "moon", "page", "retina", "rocket", "text"),
 )
-DRAWN, PLOTS, MICROGRAPHS, COMPOUND = 8, 40, 30, 50
+DRAWN, PLOTS, MICROGRAPHS, COMPOUND = 12, 30, 40, 240
+PENALTY = 0.02
+"""Inverse strength of the penalty on weights: the products are many."""
+FURTHEST = 4.0
+"""Deviations from the mean beyond which a feature counts no more, as in `common.forensics.resemblance`."""
+MODEL = Path(__file__).parents[1] / "common" / "forensics" / "score_model.py"
 MOST_SIDE = 512  # pixels of a micrograph
 LONGEST = 700  # pixels; larger photographs are scaled down
 FORGERIES = 2
-TRUE_F1, FALSE_SHARE = 0.4, 0.2
-"""A candidate is true above this F1 with the mask, and natural if less than this share of it is in the mask."""
+TRUE_SHARE, FALSE_SHARE = 0.7, 0.2
+"""A candidate is true if more than the first share of it is in the mask, and natural if less than the second is."""
 
 
 def main(
     authentic: tyro.conf.Positional[Path],
     micrographs: tyro.conf.Positional[Path],
-    most: int = 60,
+    most: int = 90,
     workers: int = os.cpu_count() or 1,
 ) -> None:
     """Collect, fit, measure, print.
@@ -75,10 +82,12 @@ def main(
     jobs = (joblib.delayed(_collect)(number, kind, image) for number, (kind, image) in enumerate(hosts))
     results = joblib.Parallel(workers, return_as="generator")(jobs)
     table = pd.DataFrame([row for rows in tqdm(results, "candidates", len(hosts), disable=None) for row in rows])
-    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "natural", "flat")]
+    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "natural")]
     some = table[table.true.notna() & ~table.natural.astype(bool)]
-    x, y, groups = some[features].to_numpy(), some.true.to_numpy(bool), some.host.to_numpy()
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    y, groups = some.true.to_numpy(bool), some.host.to_numpy()
+    scaler = StandardScaler().fit(some[features])
+    x = scaler.transform(some[features]).clip(-FURTHEST, FURTHEST)
+    model = make_pipeline(PolynomialFeatures(2, include_bias=False), LogisticRegression(C=PENALTY, max_iter=5000))
     logits = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
     best = some.assign(logit=logits).sort_values("logit").groupby(["host", "forgery"]).tail(1)
     platt = LogisticRegression(C=1e6).fit(best[["logit"]].to_numpy(), best.true.to_numpy(bool))
@@ -88,11 +97,37 @@ def main(
     for kind in dict.fromkeys(kind for kind, _ in hosts):
         _print(kind, sum(kind == other for other, _ in hosts), best[best.kind == kind])
     model.fit(x, y)
+    _write(features, scaler, model, platt)
+
+
+def _write(features: list[str], scaler: StandardScaler, model: Pipeline, platt: LogisticRegression) -> None:
+    """Write the constants of the score."""
     slope, shift = platt.coef_[0, 0], platt.intercept_[0]
-    weights = model[-1].coef_[0] / model[0].scale_
-    for name, weight in zip(features, slope * weights, strict=True):
-        print(f'    "{name}": {weight:.3f},')
-    print(f"INTERCEPT = {slope * (model[-1].intercept_[0] - weights @ model[0].mean_) + shift:.3f}")
+    weights, powers = slope * model[-1].coef_[0], model[0].powers_
+    n = len(features)
+    products = np.zeros((n, n))
+    for weight, power in zip(weights[n:], powers[n:], strict=True):
+        one, other = np.repeat(np.arange(n), power)
+        products[one, other] = weight
+    lines = [
+        '"""Constants of the score of copies, written by benchmarks/copy_move_score.py."""',
+        "",
+        f"FEATURES = {tuple(features)!r}",
+        f"MEAN = {_rounded(scaler.mean_)}",
+        f"SCALE = {_rounded(scaler.scale_)}",
+        f"INTERCEPT = {slope * model[-1].intercept_[0] + shift:.4f}",
+        f"LINEAR = {_rounded(weights[:n])}",
+        "PRODUCTS = (",
+        *(f"    {_rounded(row)}," for row in products),
+        ")",
+        '"""Weight of the product of two features in each place, the first one by row; below the diagonal 0."""',
+    ]
+    MODEL.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"written: {MODEL}; format it: ruff format {MODEL}")
+
+
+def _rounded(values: np.ndarray) -> str:
+    return repr(tuple(round(float(value), 4) for value in values))
 
 
 def _print(kind: str, hosts: int, best: pd.DataFrame) -> None:
@@ -117,7 +152,7 @@ def _hosts(fields: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | Path | Co
     yield from (("micrograph", path) for path in fields[:: max(1, len(fields) // MICROGRAPHS)])
     for number in range(COMPOUND):
         chosen = [read_image(fields[place]) for place in rng.choice(len(fields), 9, replace=False)]
-        yield "figure", compose_figure(chosen, rng, ("none", "none", "overlap", "whole")[number % 4])
+        yield "figure", compose_figure(chosen, rng, RELATIONS[number % 4], natural="none")
 
 
 def _plot(rng: np.random.Generator) -> np.ndarray:
@@ -171,14 +206,19 @@ def _rows(number: int, kind: str, images: list[tuple[np.ndarray, np.ndarray]], q
     """The candidates of images with their masks of what is shown twice."""
     table = []
     for forgery, (image, mask) in enumerate(images):
-        gray = to_gray(image if quality is None else jpeg(image, quality))
-        found = candidates(gray)
+        image = image if quality is None else jpeg(image, quality)
+        pictures = [panel for panel in find_panels(image) if not panel.drawn]
+        pictures = pictures or [Panel(0, 0, image.shape[1], image.shape[0], "micrograph")]
+        scale = working_scale(image.shape[:2], pictures)
+        gray, valid = shrunk(*picture_gray(image, pictures), scale)
+        found = candidates(gray, (panel_matcher(pictures, scale), match_blocks), valid)
+        mask = cv2.resize(mask, gray.shape[::-1], interpolation=cv2.INTER_NEAREST)
         rows = describe(gray.astype(np.float32), found)
         for one, row, dropped in zip(found, rows, natural(rows, found), strict=True):
             region = one.source | one.target
             inside = np.count_nonzero(region & (mask > 0))
-            f1 = 2 * inside / (np.count_nonzero(region) + np.count_nonzero(mask))
-            true = True if f1 > TRUE_F1 else False if inside < FALSE_SHARE * np.count_nonzero(region) else None
+            share = inside / np.count_nonzero(region)
+            true = True if share > TRUE_SHARE else False if share < FALSE_SHARE else None
             known = {"host": number, "kind": kind, "forgery": forgery or int(mask.any()), "true": true}
             table.append(known | {"natural": dropped} | row)
     return table

@@ -1,6 +1,7 @@
 """Found copy-moves as a Markdown table and as a picture: outlined regions, and each copy warped onto its source."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from common.forensics.copy_move import Copy, Group
 from common.page import (
@@ -30,15 +32,46 @@ MOST_STRIPS = 4
 CROP_HEIGHT = 280
 """Largest height of a strip in pixels."""
 CAPTION = "same colour: same content; number: probability that it was copied; lines join matching points"
+PANEL_COLOUR = "#B0C4DE"
 HALO = (patheffects.withStroke(linewidth=3.6, foreground="black"),)
 
 
-def describe(groups: Sequence[Group]) -> str:
-    """The groups as a Markdown table with one row per copy."""
-    head = ["group", "score", "source x, y", "copy x, y", "rotation", "scale", "mirrored", "area", "matches", "corr."]
+@dataclass(frozen=True)
+class NamedBox:
+    """A part of an image with a name: a panel of a figure."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    """In pixels of the image."""
+    name: str
+
+
+def describe(groups: Sequence[Group], panels: Sequence[str] = ()) -> str:
+    """The groups as a Markdown table with one row per copy.
+
+    Args:
+        groups: The best first.
+        panels: For each group the names of the panels that it joins; without them there is no such column.
+    """
+    head = [
+        "group",
+        *(["panels"] if panels else []),
+        "score",
+        "source x, y",
+        "copy x, y",
+        "rotation",
+        "scale",
+        "mirrored",
+        "area",
+        "matches",
+        "corr.",
+    ]
     rows = [
         [
             name,
+            *([panels[number - 1]] if panels else []),
             f"{copy.score:.2f}",
             _position(copy.source),
             _position(copy.target),
@@ -55,13 +88,14 @@ def describe(groups: Sequence[Group]) -> str:
     return markdown_table(head, rows)
 
 
-def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> Figure:
+def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str, panels: Sequence[NamedBox] = ()) -> Figure:
     """Draw an image, beside it its groups of copies, and below them each group's best copy warped onto its source.
 
     Args:
         image: uint8 (H, W, 3) RGB of any size.
         groups: The best first; without any the image is drawn alone.
         title: Above the picture.
+        panels: Drawn on the image with their names.
 
     Returns:
         A figure at most 1,620 pixels wide at its own dpi. Its axes are the image, the groups, and for each of the first
@@ -72,19 +106,19 @@ def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str) -> 
     scale = min((WIDE_PANEL if stacked else PANEL_SIDE) / max(height, width), MOST_ENLARGED)
     picture = resized(image, (max(1, round(width * scale)), max(1, round(height * scale))))
     high, wide = picture.shape[:2]
-    panels = 2 if groups else 1
-    columns = 1 if stacked else panels
+    views = 2 if groups else 1
+    columns = 1 if stacked else views
     content = max(columns * wide + (columns - 1) * MARGIN, LEAST_WIDTH - 2 * MARGIN)
     strips = [_strip(image, group.copies[0], (content - 2 * MARGIN) // 3) for group in groups[:MOST_STRIPS]]
 
     head, strip_head = (62 if groups else 42), 56
-    total = head + panels // columns * (high + MARGIN) + sum(strip_head + len(strip[0]) for strip in strips) + MARGIN
+    total = head + views // columns * (high + MARGIN) + sum(strip_head + len(strip[0]) for strip in strips) + MARGIN
     page = Page(content + 2 * MARGIN, total)
     page.title(title)
     if groups:
         page.text(MARGIN, 38, CAPTION, color="0.35")
     left = (page.width - columns * wide - (columns - 1) * MARGIN) // 2
-    page.panel(picture, left, head)
+    _draw_panels(page.panel(picture, left, head), panels, (width, height), (wide, high))
     top = head + high + MARGIN
     if groups:
         x, y = (left, top) if stacked else (left + wide + MARGIN, head)
@@ -135,6 +169,19 @@ def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], sh
         place = (np.clip(x + wide / 2, half, max(half, shown[0] - half)), max(y - 12, 12))
         box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": colour, "alpha": 0.8}
         axes.text(*place, text, color=colour, fontsize=9, weight="bold", ha="center", va="center", bbox=box)
+
+
+def _draw_panels(axes: Axes, panels: Sequence[NamedBox], size: tuple[int, int], shown: tuple[int, int]) -> None:
+    """Thin frames and names of panels, on an image of `size` shown as `shown`, both (width, height)."""
+    across, down = np.divide(shown, size)
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "black", "edgecolor": "none", "alpha": 0.65}
+    for panel in panels:
+        x, y = panel.x * across - 0.5, panel.y * down - 0.5
+        frame = (x + 1, y + 1), panel.width * across - 2, panel.height * down - 2
+        axes.add_patch(Rectangle(*frame, fill=False, edgecolor=PANEL_COLOUR, linewidth=1.2, path_effects=HALO))
+        # At the foot: figures have their own letters at the head, and scale bars at the right.
+        foot = x + 6, y + panel.height * down - 6
+        axes.text(*foot, panel.name, color="white", fontsize=7.5, va="bottom", bbox=box, parse_math=False)
 
 
 def _outline(axes: Axes, mask: np.ndarray, colour: str, linewidth: float = 1.8) -> None:

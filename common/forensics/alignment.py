@@ -24,6 +24,7 @@ _RESIDUAL = 2.5  # pixels
 _MANY = 8  # points that determine an affine map
 _MARGIN = 48.0  # pixels around the points, of the first window
 _SIGMA = 2.5  # pixels, of the local correlation's window
+_LEAST_VALID = 0.2  # share of the correlation's window
 _NOISE = 0.5  # gray levels: detail much weaker than that does not correlate
 _CORRELATION = 0.7
 _SEPARATION = 12.0  # pixels between a place and its copy: nearer places are alike anyway
@@ -169,27 +170,30 @@ def _plausible(matrix: np.ndarray) -> bool:
     return MAX_SCALE**-2 <= longest * shortest <= MAX_SCALE**2 and longest <= MAX_STRETCH * shortest
 
 
-def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> Aligned | None:
+def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, valid: np.ndarray | None = None) -> Aligned | None:
     """The region around some points whose pixels correlate under the transform of the points.
 
     Args:
         gray: float32 (H, W), gray levels.
         matrix: float64 (2, 3): x, y ↦ x, y.
         points: float32 (n, 2, 2), x, y of source and target.
+        valid: uint8 (H, W), 0 where the image has nothing to compare: between panels, under print. All by default.
 
     Returns:
         The region; None where no pixels correlate. Its transform is refined by ECC (Evangelidis & Psarakis 2008) where
         that makes the region larger or more alike.
     """
-    found = _grow(gray, matrix, points, points[:, 0])
+    found = _grow(gray, matrix, points, points[:, 0], valid)
     if found is not None and (refined := _refine(gray, found)) is not None:
-        again = _grow(gray, refined, points, found.sample[:, 0])
+        again = _grow(gray, refined, points, found.sample[:, 0], valid)
         if again is not None and again.weight > found.weight:
             found = again
     return found
 
 
-def _grow(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, known: np.ndarray) -> Aligned | None:
+def _grow(
+    gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, known: np.ndarray, valid: np.ndarray | None
+) -> Aligned | None:
     """The region of points, in a window that starts around `known` (n, 2) and grows until it contains the region."""
     height, width = gray.shape
     low, high = known.min(axis=0), known.max(axis=0)
@@ -198,7 +202,7 @@ def _grow(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, known: np.nd
         x0, y0 = np.floor(low - margin).clip(0).astype(int)
         x1, y1 = np.minimum(np.ceil(high + margin) + 1, (width, height)).astype(int)
         window = slice(y0, y1), slice(x0, x1)
-        correlation = local_correlation(gray, matrix, window)
+        correlation = local_correlation(gray, matrix, window, valid)
         mask = _region(correlation, points[:, 0] - (x0, y0))
         inner = (y0 > 0, y1 < height, x0 > 0, x1 < width)
         rims = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
@@ -274,7 +278,9 @@ def _refine(gray: np.ndarray, aligned: Aligned) -> np.ndarray | None:
     return matrix if _plausible(matrix) else None
 
 
-def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+def local_correlation(
+    gray: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice], valid: np.ndarray | None = None
+) -> np.ndarray:
     """Local correlation of each pixel with its image under `matrix`, float32 (h, w) in [-1, 1].
 
     Normalised cross-correlation in a Gaussian window, with the variance of noise added to the denominator: flat places
@@ -284,19 +290,29 @@ def local_correlation(gray: np.ndarray, matrix: np.ndarray, window: tuple[slice,
         gray: float32 (H, W), gray levels.
         matrix: (2, 3): x, y ↦ x, y.
         window: Rows and columns to compute.
+        valid: uint8 (H, W), 0 where there is nothing to compare; all by default.
     """
     here, there = gray[window], warp_back(gray, matrix, window)
     level = here.mean()  # avoids cancellation of large squares
     here, there = here - level, there - level
-    mean, mean_there = _blur(here), _blur(there)
-    covariance = _blur(here * there) - mean * mean_there
-    variance, variance_there = _blur(here * here) - mean * mean, _blur(there * there) - mean_there * mean_there
+    weight, total = np.ones((), np.float32), np.ones((), np.float32)
+    if valid is not None:
+        weight = np.minimum(valid[window], warp_back(valid, matrix, window)).astype(np.float32)
+        total = np.maximum(_blur(weight), np.float32(1e-3))
+
+    def _mean(values: np.ndarray) -> np.ndarray:
+        return _blur(values * weight) / total
+
+    mean, mean_there = _mean(here), _mean(there)
+    covariance = _mean(here * there) - mean * mean_there
+    variance, variance_there = _mean(here * here) - mean * mean, _mean(there * there) - mean_there * mean_there
     product = (np.maximum(variance, 0) + _NOISE**2) * (np.maximum(variance_there, 0) + _NOISE**2)
     correlation = covariance / np.sqrt(product)
     (height, width), (rows, columns) = gray.shape, window
     x, y = np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop)[:, None]
     x_there, y_there = (row[0] * x + row[1] * y + row[2] for row in matrix)
     outside = (x_there < 0) | (y_there < 0) | (x_there > width - 1) | (y_there > height - 1)
+    outside |= (weight < 1) | (total < _LEAST_VALID)
     correlation[outside | ((x_there - x) ** 2 + (y_there - y) ** 2 < _SEPARATION**2)] = 0
     return correlation
 

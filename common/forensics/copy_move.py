@@ -15,14 +15,17 @@ from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance
 
-VERSION = 2
+VERSION = 3
 """Version of the detector, raised with every change of its results: an ensemble fitted on earlier ones is stale."""
-MATCHERS = (match_keypoints, match_blocks)
+Matcher = Callable[[np.ndarray], Matches]
+"""A function from a gray image, uint8 (h, w), to pairs of points that may be copies."""
+MATCHERS: tuple[Matcher, ...] = (match_keypoints, match_blocks)
 """Key points for textured regions, blocks for smooth ones."""
+WORKING_PIXELS = 1_200_000
+"""A picture with more is scaled down to it: memory and time are bounded."""
 LEAST_SCORE = 0.02
 """Smallest score of a copy that is returned."""
 
-_WORKING_PIXELS = 1_200_000  # an image with more is scaled down to it: memory and time are bounded
 _MOST_REALIGNED = 1_000_000  # pixels of a region that is aligned again at the image's own size: larger ones are exact
 _REALIGNED = 0.3, 2.0  # how much smaller or larger it may become
 _MOST_ALIGNED = 24  # transforms that are aligned, those of the largest clusters first: bounds the time
@@ -87,39 +90,64 @@ class Group:
         return sum(len(copy.points) for copy in self.copies)
 
 
-def find_copies(image: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matches]] = MATCHERS) -> list[Group]:
+def find_copies(image: np.ndarray, matchers: Sequence[Matcher] = MATCHERS) -> list[Group]:
     """Find duplicated regions by matching an image against itself.
+
+    Args:
+        image: uint8 (H, W, 3) RGB of any size. Above 1.2 megapixels it is scaled down to that.
+        matchers: See `search`, and `common.forensics.learned`.
+
+    Returns:
+        The groups by descending score; an empty list where nothing is duplicated.
+    """
+    height, width = image.shape[:2]
+    return search(to_gray(image), matchers, min(1.0, (WORKING_PIXELS / (height * width)) ** 0.5))
+
+
+def search(
+    gray: np.ndarray, matchers: Sequence[Matcher], shrink: float, valid: np.ndarray | None = None
+) -> list[Group]:
+    """Find duplicated regions of a gray image.
 
     Matchers propose pairs of points; transforms are fitted to pairs that agree (`common.forensics.alignment`); a region
     is where the pixels correlate under a transform; a logistic model of the region gives the probability that it was
     copied (`common.forensics.resemblance`).
 
     Args:
-        image: uint8 (H, W, 3) RGB of any size. Above 1.2 megapixels it is scaled down to that.
-        matchers: Functions from a gray image, uint8 (H, W), to `Matches`. See also `common.forensics.learned`.
+        gray: uint8 (H, W).
+        matchers: Functions from a gray image, uint8 (h, w), to `Matches`.
+        shrink: Factor on lengths, above 0 and at most 1, to the size that matchers see: it bounds memory and time.
+        valid: uint8 (H, W), 0 where the image has nothing to compare: between panels, under print. All by default.
 
     Returns:
-        The groups by descending score; an empty list where nothing is duplicated.
+        The groups by descending score.
     """
-    height, width = image.shape[:2]
-    shrink = min(1.0, (_WORKING_PIXELS / (height * width)) ** 0.5)
-    gray = whole = to_gray(image)
-    if shrink < 1:
-        small = max(round(width * shrink), 1), max(round(height * shrink), 1)
-        gray = cv2.resize(whole, small, interpolation=cv2.INTER_AREA)
-    found = candidates(gray, matchers)
+    whole = gray
+    gray, small_valid = shrunk(gray, valid, shrink)
+    found = candidates(gray, matchers, small_valid)
     pixels = gray.astype(np.float32)
     scores = resemblance(pixels, found)
     best = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST_SCORE][:_MOST_COPIES]
     groups = _groups([found[i] for i in best], scores[best])
     full = pixels if shrink == 1 else whole.astype(np.float32)
-    copies = [_at_size(found[i], float(scores[i]), pixels, full) for i in best]
+    copies = [_at_size(found[i], float(scores[i]), pixels, full, valid) for i in best]
     members = [[copy for copy, group in zip(copies, groups, strict=True) if group == number] for number in set(groups)]
     return sorted((Group(copies=tuple(group)) for group in members), key=lambda group: -group.score)
 
 
-def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Matches]] = MATCHERS) -> list[Aligned]:
-    """Pairs of similar regions of a gray image, uint8 (H, W), copied or alike by nature."""
+def shrunk(gray: np.ndarray, valid: np.ndarray | None, shrink: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Gray levels and valid places, as `search` takes them, at the size that matchers see."""
+    if shrink == 1:
+        return gray, valid
+    size = max(round(gray.shape[1] * shrink), 1), max(round(gray.shape[0] * shrink), 1)
+    small = None if valid is None else cv2.resize(valid, size, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA), small
+
+
+def candidates(
+    gray: np.ndarray, matchers: Sequence[Matcher] = MATCHERS, valid: np.ndarray | None = None
+) -> list[Aligned]:
+    """Pairs of similar regions of a gray image, uint8 (H, W), copied or alike by nature; `valid` as for `search`."""
     both = _both_ways([matcher(gray) for matcher in matchers])
     pixels, found, n_aligned = gray.astype(np.float32), [], 0
     sets = cluster_matches(both, float(np.hypot(*gray.shape)))
@@ -129,7 +157,7 @@ def candidates(gray: np.ndarray, matchers: Sequence[Callable[[np.ndarray], Match
         if n_aligned == _MOST_ALIGNED:
             break
         n_aligned += 1
-        if (aligned := align(pixels, matrix, points)) is None:
+        if (aligned := align(pixels, matrix, points, valid)) is None:
             continue
         # Its refined transform may equal an earlier one: the one with the larger weight is kept.
         same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
@@ -155,16 +183,17 @@ def _both_ways(parts: list[Matches]) -> Matches:
 def _groups(found: list[Aligned], scores: np.ndarray) -> list[int]:
     """Group number of each region: regions that share a place are joined, those with a score below 0.5 are not."""
     sure = np.flatnonzero(scores >= 0.5)
-    pairs = [(i, j) for i, j in combinations(sure, 2) if _share_a_place(found[i], found[j])]
+    pairs = [(i, j) for i, j in combinations(sure, 2) if share_a_place(found[i], found[j])]
     return connected(np.array(pairs), len(found)).tolist()
 
 
-def _share_a_place(one: Aligned, other: Aligned) -> bool:
+def share_a_place(one: Aligned | Copy, other: Aligned | Copy) -> bool:
+    """Whether a region of one overlaps a region of the other by more than 30 % of the smaller."""
     regions = [(a, b) for a in (one.source, one.target) for b in (other.source, other.target)]
     return any(np.count_nonzero(a & b) > _SHARED * min(np.count_nonzero(a), np.count_nonzero(b)) for a, b in regions)
 
 
-def _at_size(aligned: Aligned, score: float, gray: np.ndarray, full: np.ndarray) -> Copy:
+def _at_size(aligned: Aligned, score: float, gray: np.ndarray, full: np.ndarray, valid: np.ndarray | None) -> Copy:
     """Convert a result from the working scale to the pixels of the image.
 
     A region of a scaled-down image is aligned again in the image's own pixels, where a small one is not blurred into
@@ -175,6 +204,7 @@ def _at_size(aligned: Aligned, score: float, gray: np.ndarray, full: np.ndarray)
         score: Of the region.
         gray: float32 (h, w), gray levels at the working scale.
         full: float32 (H, W), those of the image.
+        valid: uint8 (H, W), as for `search`.
     """
     matrix, points = aligned.matrix, aligned.points
     if gray.shape == full.shape:
@@ -186,7 +216,7 @@ def _at_size(aligned: Aligned, score: float, gray: np.ndarray, full: np.ndarray)
     matrix = np.column_stack([linear, factor * matrix[:, 2] + shift - linear @ shift])
     points = (points * factor + shift).astype(np.float32)
     area = np.count_nonzero(aligned.source) * factor.prod()
-    again = align(full, matrix, points) if area <= _MOST_REALIGNED else None
+    again = align(full, matrix, points, valid) if area <= _MOST_REALIGNED else None
     if again is not None and _REALIGNED[0] * area <= np.count_nonzero(again.source) <= _REALIGNED[1] * area:
         return _copy(again.matrix, points, complete_masks(full, again), again.correlation, score)
     height, width = full.shape

@@ -1,5 +1,6 @@
 """Matching of SIFT key points within one image, plain and mirrored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +16,8 @@ _CONTRAST, _EDGE = 0.005, 20.0  # OpenCV has 0.04 and 10
 _ENLARGED = 600  # pixels: images with a shorter longer side are enlarged to it, by at most 2
 _CELLS = 16  # along each side, among which the key points are spread
 _RADIUS, _SIZES = 8.0, 1.5  # in pixels and sizes of the key point: nearer places are one place
+_LEAST_LIKENESS = 0.75  # of two descriptors that may match, up to 1: noise and JPEG take less
+_RIVALS = 6  # nearest neighbours among which the nearest other place is sought
 _CHUNK, _FOLDS = 128, 16  # rows of the matrix of similarities in work at once; see `_top`
 
 
@@ -52,7 +55,11 @@ def match_keypoints(gray: np.ndarray) -> Matches:
     Returns:
         The pairs, a few thousand at most in most images; none in a flat one.
     """
-    points = find_keypoints(gray)
+    return match_within(find_keypoints(gray))
+
+
+def match_within(points: Keypoints) -> Matches:
+    """Match key points with one another, as `match_keypoints` says."""
     if len(points) < 2:
         return Matches.none()
     tops = _nearest(points.descriptor, min(_NEIGHBOURS, len(points)))
@@ -60,6 +67,58 @@ def match_keypoints(gray: np.ndarray) -> Matches:
     first, second, distance = (np.concatenate(both) for both in zip(plain, flipped, strict=True))
     order = np.argsort(distance, kind="stable")
     return link(points, first[order], second[order], order >= len(plain[0]))
+
+
+def match_between(here: Keypoints, there: Keypoints) -> Matches:
+    """Match the key points of one picture with those of another one, plain and mirrored.
+
+    A nearest neighbour, in either direction, is taken when its distance is below `RATIO` times that of the nearest
+    place that lies apart from it (Lowe 2004).
+
+    Args:
+        here: In pixels of the image that holds both pictures.
+        there: Likewise.
+
+    Returns:
+        The pairs, `here` first.
+    """
+    if min(len(here), len(there)) < 2:
+        return Matches.none()
+    both = concatenated([here, there])
+    first, second, flips = [], [], []
+    for mirrored, descriptor in enumerate((there.descriptor, mirror(there.descriptor))):
+        similarity = here.descriptor @ descriptor.T
+        near = _distinct(similarity, there)
+        back = _distinct(np.ascontiguousarray(similarity.T), here)
+        first += [near[0], back[1]]
+        second += [near[1] + len(here), back[0] + len(here)]
+        flips.append(np.full(len(near[0]) + len(back[0]), bool(mirrored)))
+    return link(both, np.concatenate(first), np.concatenate(second), np.concatenate(flips))
+
+
+def concatenated(parts: Sequence[Keypoints]) -> Keypoints:
+    """All key points of several pictures."""
+    return Keypoints(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("place", "size", "angle", "descriptor"))
+    )
+
+
+def _distinct(similarity: np.ndarray, points: Keypoints) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of (r, n) whose largest entry stands out from that of the nearest other place."""
+    # Most points of two different pictures have no likeness at all: a maximum costs less than a partition.
+    rows = np.flatnonzero(similarity.max(axis=1) >= _LEAST_LIKENESS)
+    similarity = similarity[rows]
+    count = min(_RIVALS, similarity.shape[1])
+    columns = _largest(similarity, count)
+    values = np.take_along_axis(similarity, columns, axis=1)
+    order = np.argsort(-values, axis=1)
+    columns, values = (np.take_along_axis(a, order, axis=1) for a in (columns, values))
+    distance = np.sqrt(np.maximum(2 - 2 * values, 0))
+    apart = np.linalg.norm(points.place[columns] - points.place[columns[:, :1]], axis=2)
+    apart = apart >= np.maximum(_RADIUS, _SIZES * points.size[columns[:, :1]])
+    rival = np.where(apart.any(axis=1), apart.argmax(axis=1), count - 1)
+    stands_out = distance[:, 0] < RATIO * distance[np.arange(len(distance)), rival]
+    return rows[stands_out], columns[stands_out, 0]
 
 
 def find_keypoints(gray: np.ndarray, most: int = MOST_KEYPOINTS) -> Keypoints:

@@ -1,7 +1,8 @@
 """Score of a copy-move candidate: the probability that two similar regions are copies and not alike by nature.
 
-Cells, bands, letters and windows resemble each other; only a copy has the same grain. The features, and a logistic
-model that was fitted on candidates of authentic images and of copy-moves in them (`benchmarks/copy_move_score.py`).
+Cells, bands, letters and windows resemble each other; only a copy has the same grain. A logistic model of features and
+of their products, fitted on candidates of authentic images and of copy-moves in them (`benchmarks/copy_move_score.py`,
+which writes the constants of `score_model.py`).
 """
 
 from collections.abc import Sequence
@@ -10,21 +11,8 @@ import cv2
 import numpy as np
 from scipy.special import expit
 
+from common.forensics import score_model as model
 from common.forensics.alignment import Aligned, warp_back
-
-COEFFICIENTS = {
-    "grain": 0.710,
-    "faint_grain": 2.819,
-    "contrast": -1.529,
-    "entropy": 2.701,
-    "difference": -1.986,
-    "distance": 1.223,
-    "stretch": -17.914,
-    "mirrored": -1.341,
-    "repeated": -2.915,
-}
-"""Of the features that `describe` returns, in log-odds. The fit had a true copy in a third of the images."""
-INTERCEPT = -21.335
 
 MOST_PARALLEL = 4
 """Other candidates of one place with the same rotation and scale; more of them mean a periodic texture or text."""
@@ -39,6 +27,7 @@ LEAST_ENTROPY = 2.5
 """Of a region's gray levels, in bits. Letters, lines and empty dark background have less, cells with their surroundings
 more."""
 
+_FURTHEST = 4.0  # deviations from the mean
 _SAME_TURN = 0.1  # largest difference of the linear parts of two transforms that are parallel
 _DETAIL = 1.2  # pixels: sigma of the blur whose residual is the detail
 _AROUND = 3.0  # pixels: sigma of the window that its strength is measured in
@@ -60,8 +49,15 @@ def resemblance(gray: np.ndarray, found: Sequence[Aligned]) -> np.ndarray:
         float64 (n,), 0 for text and periodic texture.
     """
     rows = describe(gray, found)
-    logits = np.array([INTERCEPT + sum(weight * row[name] for name, weight in COEFFICIENTS.items()) for row in rows])
-    return np.where(natural(rows, found), 0, expit(logits.clip(-30, 30)))
+    return np.where(natural(rows, found), 0, expit(log_odds(rows).clip(-30, 30)))
+
+
+def log_odds(rows: Sequence[dict[str, float]]) -> np.ndarray:
+    """Log-odds of a copy, float64 (n,), of features as from `describe`."""
+    values = np.array([[row[name] for name in model.FEATURES] for row in rows]).reshape(-1, len(model.FEATURES))
+    # Beyond what the fit has seen, the products would grow without limit.
+    z = ((values - np.array(model.MEAN)) / np.array(model.SCALE)).clip(-_FURTHEST, _FURTHEST)
+    return model.INTERCEPT + z @ np.array(model.LINEAR) + np.einsum("ni,ij,nj->n", z, np.array(model.PRODUCTS), z)
 
 
 def natural(rows: Sequence[dict[str, float]], found: Sequence[Aligned]) -> np.ndarray:
@@ -87,8 +83,10 @@ def describe(gray: np.ndarray, found: Sequence[Aligned]) -> list[dict[str, float
 
     Returns:
         `grain`: Fisher's z of the correlation of fine detail, times ln of the number of matches.
+        `matches`: ln of their number.
+        `area`: ln of the region's pixels.
         `faint_grain`: Fisher's z of the same where detail is faintest: edges, which letters have, do not count.
-        `flat`: share of the region without any detail, as between and within printed letters. Not in the model.
+        `flat`: share of the region without any detail, as between and within printed letters.
         `contrast`: ln of the median strength of detail, in gray levels.
         `entropy`: of the region's gray levels, in bits, at most 6: that of text and drawings is low.
         `difference`: ln of the mean difference between the two regions, relative to their contrast.
@@ -117,6 +115,8 @@ def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
     longest, shortest = np.linalg.svd(one.matrix[:, :2], compute_uv=False)
     return {
         "grain": _fisher_z(detail, detail_there, inner) * np.log(len(one.points)),
+        "matches": float(np.log(len(one.points))),
+        "area": float(np.log(np.count_nonzero(mask))),
         "faint_grain": _fisher_z(detail, detail_there, faint),
         "flat": float(flat[inner].mean()),
         "contrast": float(np.log(np.median(both[inner]) + 0.2)),

@@ -54,6 +54,20 @@ def test_a_panel_that_is_shown_again(change):
     assert sorted(findings.findings[0].panels) == [0, 2]
 
 
+def test_a_dark_field_that_is_shown_again_is_one_copy_of_the_whole():
+    """Its cells correlate one by one; the panels are what is shown twice."""
+    rng, picture = np.random.default_rng(4), np.full((SIDE, SIDE), 10, np.float32)
+    for _ in range(8):
+        centre = tuple(int(value) for value in rng.integers(30, SIDE - 30, 2))
+        cv2.ellipse(picture, centre, (16, 11), float(rng.uniform(0, 180)), 0, 360, float(rng.uniform(50, 140)), -1)
+    grain = rng.normal(0, 1.5, (2, SIDE, SIDE))
+    picture = cv2.GaussianBlur(picture, (0, 0), 2) + 4 * grain[0] * (picture > 20)
+    one, other = ((picture + noise).clip(0, 255).astype(np.uint8) for noise in (0 * grain[1], 0.3 * grain[1]))
+    (group,) = (group for group in find_reuse(figure(one, field(1), other)).reuse if group.score >= 0.5)
+    assert len(group.copies) == 1
+    assert group.mask[20 : 20 + SIDE, 20 : 20 + SIDE].mean() > 0.95
+
+
 def test_overlapping_fields_are_reuse():
     large = np.hstack([field(0), field(1)])
     assert found(figure(large[:, :SIDE], large[:, 150 : 150 + SIDE])) == ["reuse"]
@@ -96,3 +110,46 @@ def test_one_picture_has_one_panel_and_keeps_its_copies(copied_images):
     assert len(findings.panels) == 1
     assert [finding.relation for finding in findings.findings[:1]] == ["reuse"]
     assert find_reuse(copied_images[0]).reuse == [] or find_reuse(copied_images[0]).reuse[0].score < 0.5
+
+
+def text_page(angle: float = 0.0) -> np.ndarray:
+    """A page of lines of the same words, turned by degrees, as scanned."""
+    page = np.full((900, 700, 3), 255, np.uint8)
+    for y in range(40, 880, 32):
+        cv2.putText(page, "the same words and the same words again", (30, y), 3, 0.8, (0, 0, 0), 1, cv2.LINE_AA)
+    turn = cv2.getRotationMatrix2D((350, 450), angle, 1)
+    return cv2.warpAffine(page, turn, (700, 900), borderValue=(255, 255, 255))
+
+
+@pytest.mark.parametrize("angle", [0.0, 2.0])
+def test_a_page_of_text_shows_nothing_twice(angle):
+    assert found(text_page(angle)) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 500), (300, 300)])
+def test_one_colour_shows_nothing_twice(shape):
+    assert find_reuse(np.full((*shape, 3), 200, np.uint8)).findings == []
+
+
+@pytest.mark.slow
+def test_four_hundred_panels_two_of_them_equal():
+    page = np.full((1000, 1000, 3), 255, np.uint8)
+    for number in range(400):
+        panel = cv2.GaussianBlur(np.random.default_rng(number % 399).normal(0, 1, (44, 44)), (0, 0), 1.5)
+        y, x = 50 * (number // 20), 50 * (number % 20)
+        page[y + 3 : y + 47, x + 3 : x + 47] = (120 + 90 * panel).clip(0, 240).astype(np.uint8)[..., None]
+    findings = find_reuse(page)
+    assert sum(not panel.drawn for panel in findings.panels) > 360
+    (best, *_) = findings.reuse
+    assert best.score >= 0.5
+    assert best.mask[3:47, 3:47].mean() > 0.5 and best.mask[953:997, 953:997].mean() > 0.5
+
+
+@pytest.mark.slow
+def test_twenty_thousand_pixels():
+    wide = np.full((120, 20000, 3), 255, np.uint8)
+    for number in range(40):
+        picture = field(0 if number == 39 else number)[:100]
+        wide[10:110, 500 * number + 10 : 500 * number + 310] = picture[..., None]
+    (best, *_) = find_reuse(wide).reuse
+    assert best.score >= 0.5 and best.mask[10:110, 10:310].mean() > 0.5

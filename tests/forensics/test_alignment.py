@@ -138,3 +138,19 @@ def test_no_region_where_the_pixels_differ():
     points = np.array([[[50, 50], [140, 120]], [[58, 64], [148, 134]], [[50, 64], [140, 134]]], np.float32)
     aligned = align(textured(), np.array([[1.0, 0, 90], [0, 1, 70]]), points)
     assert aligned is None or aligned.source.sum() < 60
+
+
+def test_what_is_not_valid_neither_correlates_nor_disturbs_what_does():
+    """A label on one of two equal regions: beside it the correlation is that of the pixels."""
+    gray = textured()
+    gray[60:120, 110:170] = gray[60:120, 20:80]
+    gray[80:95, 125:145] = 255.0
+    valid = np.ones(gray.shape, np.uint8)
+    valid[80:95, 125:145] = 0
+    window, matrix = (slice(60, 120), slice(20, 80)), np.array([[1.0, 0, 90], [0, 1, 0]])
+    plain, masked = (local_correlation(gray, matrix, window, part) for part in (None, valid))
+    assert not masked[20:35, 15:35].any()
+    around = np.s_[16:39, 11:39]
+    kept = np.ones((60, 60), bool)
+    kept[20:35, 15:35] = False
+    assert masked[around][kept[around]].mean() > 0.95 > plain[around][kept[around]].mean()

@@ -205,11 +205,11 @@ def test_pixels_of_the_working_scale_in_those_of_the_image():
     points = np.array([[[12.0, 15], [22, 15]]], np.float32)
     small = Aligned(np.array([[1.0, 0, 10], [0, 1, 0]]), points, source, np.roll(source, 10, axis=1), 0.9)
     full = np.zeros((80, 120), np.float32)  # nothing correlates: the mask is enlarged
-    copy = _at_size(small, 0.5, np.zeros((40, 60), np.float32), full)
+    copy = _at_size(small, 0.5, np.zeros((40, 60), np.float32), full, None)
     np.testing.assert_allclose(copy.matrix, [[1, 0, 20], [0, 1, 0]])
     np.testing.assert_allclose(copy.points, [[[24.5, 30.5], [44.5, 30.5]]])
     turned = Aligned(np.array([[-1.0, 0, 50], [0, -1, 30]]), points, source, source, 0.9)
-    copy = _at_size(turned, 0.5, np.zeros((40, 60), np.float32), full)
+    copy = _at_size(turned, 0.5, np.zeros((40, 60), np.float32), full, None)
     np.testing.assert_allclose(copy.matrix @ (0.5, 0.5, 1), (100.5, 60.5))  # small (0, 0) ↦ (50, 30)
 
 

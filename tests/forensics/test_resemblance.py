@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
+from common.forensics import score_model
 from common.forensics.alignment import Aligned
-from common.forensics.resemblance import COEFFICIENTS, describe, natural, resemblance
+from common.forensics.resemblance import describe, log_odds, natural, resemblance
 
 SHIFT = np.array([[1.0, 0, 100], [0, 1, 0]])
 
@@ -103,8 +104,24 @@ def test_no_candidates():
     assert resemblance(textured(), []).tolist() == []
 
 
-def test_every_coefficient_has_its_feature():
-    assert set(describe(textured(), [aligned()])[0]) == {*COEFFICIENTS, "flat"}
+def test_every_constant_has_its_feature():
+    assert set(describe(textured(), [aligned()])[0]) == set(score_model.FEATURES)
+    n = len(score_model.FEATURES)
+    assert np.shape(score_model.PRODUCTS) == (n, n)
+    assert all(len(row) == n for row in (score_model.MEAN, score_model.SCALE, score_model.LINEAR))
+
+
+def test_log_odds_are_those_of_the_constants():
+    """At the mean of all features the intercept; one deviation further, its weight and that of its square."""
+    mean = dict(zip(score_model.FEATURES, score_model.MEAN, strict=True))
+    np.testing.assert_allclose(log_odds([mean]), [score_model.INTERCEPT])
+    for place, name in enumerate(score_model.FEATURES):
+        row = mean | {name: mean[name] + score_model.SCALE[place]}
+        expected = score_model.INTERCEPT + score_model.LINEAR[place] + score_model.PRODUCTS[place][place]
+        np.testing.assert_allclose(log_odds([row]), [expected])
+    far = mean | {"matches": 1e6}  # bounded
+    np.testing.assert_allclose(log_odds([far]), log_odds([mean | {"matches": 1e9}]))
+    assert log_odds([]).shape == (0,)
 
 
 @pytest.mark.parametrize("size", [{"width": 2, "height": 2}, {"width": 6, "height": 5}])

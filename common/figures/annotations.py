@@ -1,0 +1,113 @@
+"""Print on pictures: letters, scale bars, arrows and their boxes, which repeat because they are set and not copied."""
+
+import cv2
+import numpy as np
+
+_INKS = (235, 25, 150), (200, 50, 150)
+"""Ink is lighter than the first in all channels, darker than the second in all, or its channels differ by the third.
+The second row is for small letters, which have hardly a pixel of full ink: it counts beside print of the first."""
+_OUTSTANDING = 80  # gray levels beyond all but 2 % of the picture
+_WORD = 0.6  # of a letter's height: how far beside print the next letter may begin
+_SMALLEST, _LARGEST = 4, 0.25  # pixels, and share of the picture's shorter side: height of a letter
+_LONGEST = 0.7  # share of the picture's width: a bar, a line of print
+_STROKE = 0.3  # of its smaller side: radius of a stroke; blobs have half
+_FULL = 0.9  # share of its box that a bar or a box of a label fills
+_STEP, _SHARP = 45, 0.8  # gray levels between ink and what is two pixels beside it, and share of the rim that has it
+_RIM = 2  # pixels: from ink to beside it, across the anti-aliased edge
+_MARGIN = 3  # pixels around print that it changes, by anti-aliasing and JPEG
+_MOST = 0.12  # share of a picture that print covers at most: what covers more is the picture
+
+
+_Stroke = tuple[tuple[int, int, int, int], tuple[slice, slice], np.ndarray]
+# x, y, width and height of a component, a window around it, and its pixels there, uint8
+
+
+def find_print(picture: np.ndarray) -> np.ndarray:
+    """Find letters, scale bars, arrows and boxes of labels on a picture.
+
+    Ink is of one colour, white, black or vivid, with edges as sharp as no lens draws them, in strokes, bars or boxes.
+
+    Args:
+        picture: uint8 (H, W, 3) RGB.
+
+    Returns:
+        bool (H, W): print with a margin of three pixels.
+    """
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    dark, bright = np.percentile(gray, (2, 98))
+    # Print on a dim picture stands out though it is no full white, and on a pale one though it is no full black.
+    outstanding = min(_INKS[0][0], max(bright + _OUTSTANDING, 150)), max(_INKS[0][1], min(dark - _OUTSTANDING, 105))
+    sure = _strokes(picture, *outstanding, _INKS[0][2])
+    likely = _strokes(picture, *_INKS[1])
+    found = np.zeros(picture.shape[:2], np.uint8)
+    for _, window, own in sure:
+        found[window] |= own
+    beside = True
+    while beside:
+        beside = [stroke for stroke in likely if _is_beside(found, stroke[0])]
+        likely = [stroke for stroke in likely if not any(stroke is other for other in beside)]
+        for _, window, own in beside:
+            found[window] |= own
+    found = cv2.dilate(found, np.ones((2 * _MARGIN + 1, 2 * _MARGIN + 1), np.uint8))
+    if found.mean() > _MOST:
+        return np.zeros(found.shape, bool)
+    return found > 0
+
+
+def _is_beside(found: np.ndarray, box: tuple[int, int, int, int]) -> bool:
+    """Whether a stroke stands where a word goes on."""
+    x, y, wide, high = box
+    reach = max(3, round(_WORD * high))
+    return bool(found[y : y + high, max(x - reach, 0) : x + wide + reach].any())
+
+
+def without_print(gray: np.ndarray, printed: np.ndarray) -> np.ndarray:
+    """The gray picture, uint8 (H, W), with print, bool (H, W), filled from its surroundings (Telea 2004)."""
+    return cv2.inpaint(gray, printed.astype(np.uint8), 3, cv2.INPAINT_TELEA) if printed.any() else gray
+
+
+def _strokes(picture: np.ndarray, white: int, black: int, vivid: int) -> list[_Stroke]:
+    """Components of ink that are strokes, bars or boxes with sharp edges."""
+    height, width = picture.shape[:2]
+    low, high_ = picture.min(axis=2), picture.max(axis=2)
+    most, found = max(_LARGEST * min(height, width), 12), []
+    for ink in (low >= white, high_ <= black, cv2.subtract(high_, low) >= vivid):
+        if ink.mean() > 0.5:  # the picture's own ground
+            continue
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
+        for number in range(1, count):
+            x, y, wide, high, area = (int(value) for value in stats[number])
+            if max(wide, high) < _SMALLEST or min(wide, high) > most or max(wide, high) > _LONGEST * max(height, width):
+                continue
+            pad = _RIM + 1
+            rows, columns = slice(max(y - pad, 0), y + high + pad), slice(max(x - pad, 0), x + wide + pad)
+            own = (labels[rows, columns] == number).astype(np.uint8)
+            if _is_set(own, (wide, high), area) and _is_sharp(picture[rows, columns], own):
+                found.append(((x, y, wide, high), (rows, columns), own))
+    return found
+
+
+def _is_set(own: np.ndarray, size: tuple[int, int], area: int) -> bool:
+    """Whether a component, uint8 (h, w), is a stroke, a bar or a box."""
+    inside = cv2.distanceTransform(own, cv2.DIST_L2, 3).max()
+    if inside <= max(2.5, _STROKE * min(size)):
+        return True
+    return area >= _FULL * size[0] * size[1] or _filled_share(own) >= _FULL
+
+
+def _filled_share(own: np.ndarray) -> float:
+    """Share of its box that a component fills with its holes: the box of a label."""
+    contours, _ = cv2.findContours(own, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    _, _, wide, high = cv2.boundingRect(contours[0])
+    return cv2.contourArea(contours[0]) / max((wide - 1) * (high - 1), 1)
+
+
+def _is_sharp(part: np.ndarray, own: np.ndarray) -> bool:
+    """Whether a component ends from one pixel to the next."""
+    kernel = np.ones((3, 3), np.uint8)
+    rim = cv2.dilate(own, kernel, iterations=_RIM) - cv2.dilate(own, kernel, iterations=_RIM - 1)
+    level = np.median(part[own > 0], axis=0)
+    beside = part[rim > 0].astype(np.float32)
+    if not len(beside):
+        return False
+    return bool((np.abs(beside - level).max(axis=1) >= _STEP).mean() >= _SHARP)

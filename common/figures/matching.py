@@ -1,0 +1,87 @@
+"""Matching of a figure's pictures: each with itself and with every other one, at its own contrast and resolution."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from common.figures.annotations import find_print, without_print
+from common.figures.panels import Panel
+from common.forensics.copy_move import WORKING_PIXELS, Matcher
+from common.forensics.gray import to_gray
+from common.forensics.keypoints import Keypoints, concatenated, find_keypoints, match_between, match_within
+from common.forensics.matches import Matches
+
+MOST_PICTURES = 64
+"""Pictures that are matched in pairs; of more, as of one picture, all key points are matched at once."""
+MOST_KEYPOINTS = 8000
+"""Of a figure, shared by its pictures according to their areas, and at least `LEAST_KEYPOINTS` of each."""
+LEAST_KEYPOINTS = 250
+_RIM = 3  # pixels of a panel
+_PICTURES_PIXELS, _FIGURE_PIXELS = 2_000_000, 4_000_000  # of the working scale of a figure with several pictures
+
+
+def picture_gray(image: np.ndarray, pictures: Sequence[Panel]) -> tuple[np.ndarray, np.ndarray]:
+    """Gray levels of the pictures, each converted by itself, without print, and where there are any.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        pictures: Of the figure.
+
+    Returns:
+        The gray levels, uint8 (H, W), 0 outside of the pictures, and uint8 (H, W), 1 in the pictures where nothing is
+        printed.
+    """
+    gray, valid = np.zeros((2, *image.shape[:2]), np.uint8)
+    for panel in pictures:
+        picture = image[panel.window]
+        printed = find_print(picture)
+        gray[panel.window] = without_print(to_gray(picture), printed)
+        inner = ~printed
+        if inner.shape != valid.shape:  # frames, and borders that scaling and JPEG have mixed with the ground
+            inner[:_RIM] = inner[-_RIM:] = inner[:, :_RIM] = inner[:, -_RIM:] = False
+        valid[panel.window] = inner
+    return gray, valid
+
+
+def working_scale(shape: tuple[int, int], pictures: Sequence[Panel]) -> float:
+    """Factor on lengths, above 0 and at most 1, to the size at which pictures are matched."""
+    whole = shape[0] * shape[1]
+    if len(pictures) == 1:
+        return min(1.0, (WORKING_PIXELS / whole) ** 0.5)
+    area = sum(panel.width * panel.height for panel in pictures)
+    return min(1.0, (_PICTURES_PIXELS / area) ** 0.5, (_FIGURE_PIXELS / whole) ** 0.5)
+
+
+def panel_matcher(pictures: Sequence[Panel], scale: float) -> Matcher:
+    """A matcher of the key points of each picture with its own and with those of every other one.
+
+    Args:
+        pictures: Of the figure, in its own pixels.
+        scale: From `working_scale`.
+    """
+    windows = []
+    for panel in pictures:
+        rows, columns = (slice(round(s.start * scale), round(s.stop * scale)) for s in panel.window)
+        windows.append((rows, columns))
+
+    def match(gray: np.ndarray) -> Matches:
+        area = sum(gray[window].size for window in windows)
+        points, least = [], min(LEAST_KEYPOINTS, MOST_KEYPOINTS // len(windows))
+        for window in windows:
+            share = round(MOST_KEYPOINTS * gray[window].size / area)
+            points.append(_points(gray, window, max(share, least)))
+        if len(points) > MOST_PICTURES:
+            return match_within(concatenated(points))
+        found = [match_within(own) for own in points]
+        found += [match_between(one, other) for one, other in combinations(points, 2)]
+        return Matches(*(np.concatenate([getattr(m, name) for m in found]) for name in ("source", "target", "linear")))
+
+    return match
+
+
+def _points(gray: np.ndarray, window: tuple[slice, slice], most: int) -> Keypoints:
+    """Key points of a window, in pixels of the image."""
+    points = find_keypoints(np.ascontiguousarray(gray[window]), most)
+    corner = np.array([window[1].start, window[0].start], np.float32)
+    return Keypoints(points.place + corner, points.size, points.angle, points.descriptor)

@@ -1,0 +1,77 @@
+"""Pictures of a figure are matched with themselves and with each other."""
+
+import cv2
+import numpy as np
+import pytest
+
+from common.figures import matching
+from common.figures.matching import panel_matcher, picture_gray, working_scale
+from common.figures.panels import Panel
+from common.forensics.keypoints import find_keypoints, match_between
+
+
+def field(seed: int, height: int = 200, width: int = 240, level: float = 1) -> np.ndarray:
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(0, 1, (height, width)), (0, 0), 2)
+    return (120 * level + 60 * level * noise / noise.std() / 2).clip(0, 255).astype(np.uint8)
+
+
+def figure(*pictures: np.ndarray) -> tuple[np.ndarray, list[Panel]]:
+    page, panels, x = np.full((260, 1200, 3), 255, np.uint8), [], 10
+    for picture in pictures:
+        high, wide = picture.shape
+        page[20 : 20 + high, x : x + wide] = picture[..., None]
+        panels.append(Panel(x, 20, wide, high, "micrograph"))
+        x += wide + 20
+    return page, panels
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_points_of_two_pictures_meet(flip):
+    picture = field(0)
+    other = picture[:, ::-1] if flip else picture
+    matches = match_between(find_keypoints(picture), find_keypoints(np.ascontiguousarray(other)))
+    expected = matches.source * (-1, 1) + (239, 0) if flip else matches.source
+    near = np.linalg.norm(matches.target - expected, axis=1) < 2
+    assert near.sum() > 100 and near.mean() > 0.9
+    assert (np.linalg.det(matches.linear[near]) < 0).mean() == pytest.approx(float(flip), abs=0.1)
+
+
+def test_nothing_matches_without_points():
+    points = find_keypoints(np.full((100, 100), 9, np.uint8))
+    assert len(match_between(points, find_keypoints(field(0)))) == 0
+
+
+def test_a_dim_picture_is_matched_at_its_own_contrast():
+    """Beside bright ones and white ground, where a common threshold would leave it without key points."""
+    dim = field(0, level=0.1)
+    page, panels = figure(dim, field(1), dim)
+    gray, _ = picture_gray(page, panels)
+    matches = panel_matcher(panels, 1.0)(gray)
+    shift = matches.target - matches.source
+    assert (np.abs(np.abs(shift) - (panels[2].x - panels[0].x, 0)).max(axis=1) < 2).sum() > 50
+
+
+def test_gray_keeps_to_the_pictures_and_leaves_print_out():
+    page, panels = figure(field(0))
+    cv2.putText(page, "A", (16, 45), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (255, 255, 255), 2)
+    gray, valid = picture_gray(page, panels)
+    assert not gray[:, :10].any() and not valid[:20].any()
+    assert valid[panels[0].window].mean() > 0.85
+    assert not valid[30:44, 18:30].all()
+
+
+def test_many_pictures_are_matched_at_once(monkeypatch):
+    page, panels = figure(field(0), field(1), field(0))
+    gray, _ = picture_gray(page, panels)
+    monkeypatch.setattr(matching, "MOST_PICTURES", 2)
+    matches = panel_matcher(panels, 1.0)(gray)
+    shift = np.abs(matches.target - matches.source)
+    assert (np.abs(shift - (panels[2].x - panels[0].x, 0)).max(axis=1) < 2).sum() > 50
+
+
+def test_the_working_scale_bounds_pictures_and_figure():
+    one = [Panel(0, 0, 4000, 3000, "micrograph")]
+    assert working_scale((3000, 4000), one) == pytest.approx((1.2e6 / 12e6) ** 0.5)
+    small = [Panel(0, 0, 300, 300, "micrograph"), Panel(400, 0, 300, 300, "micrograph")]
+    assert working_scale((1000, 1000), small) == 1
+    assert working_scale((3000, 4000), small) == pytest.approx((4e6 / 12e6) ** 0.5)
