@@ -16,7 +16,6 @@ prepare()  # before torch is imported
 import multiprocessing
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -29,6 +28,7 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
+from benchmarks import high_water
 from common.data.images import find_images, read_image
 from common.data.masks import read_mask
 from common.data.samples import load_samples
@@ -223,9 +223,7 @@ def _cost(image: np.ndarray) -> tuple[float, float]:
         start = time.perf_counter()
         examine(image)
         times.append(time.perf_counter() - start)
-    # Not getrusage, whose peak is inherited from the parent process.
-    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return statistics.median(times), int(peak) / 1024
+    return statistics.median(times), high_water()
 
 
 def _page(side: int) -> np.ndarray:

@@ -34,12 +34,12 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from tqdm import tqdm
 
 from common.data.images import find_images, read_image
-from common.figures.matching import panel_matcher, picture_gray, working_scale
-from common.figures.panels import Panel, find_panels
+from common.figures.matching import picture_search
+from common.figures.panels import find_panels
 from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import candidates, shrunk
 from common.forensics.jpeg import jpeg
-from common.forensics.resemblance import describe, natural
+from common.forensics.resemblance import FURTHEST, describe, natural
 from common.making.drawing import FIGURES
 from common.making.figures import RELATIONS, ComposedFigure, compose_figure
 from common.making.synthesis import copy_move, is_visible
@@ -52,8 +52,6 @@ PHOTOGRAPHS = (
 DRAWN, PLOTS, MICROGRAPHS, COMPOUND = 12, 30, 40, 240
 PENALTY = 0.02
 """Inverse strength of the penalty on weights: the products are many."""
-FURTHEST = 4.0
-"""Deviations from the mean beyond which a feature counts no more, as in `common.forensics.resemblance`."""
 MODEL = Path(__file__).parents[1] / "common" / "forensics" / "score_model.py"
 MOST_SIDE = 512  # pixels of a micrograph
 LONGEST = 700  # pixels; larger photographs are scaled down
@@ -207,11 +205,9 @@ def _rows(number: int, kind: str, images: list[tuple[np.ndarray, np.ndarray]], q
     table = []
     for forgery, (image, mask) in enumerate(images):
         image = image if quality is None else jpeg(image, quality)
-        pictures = [panel for panel in find_panels(image) if not panel.drawn]
-        pictures = pictures or [Panel(0, 0, image.shape[1], image.shape[0], "micrograph")]
-        scale = working_scale(image.shape[:2], pictures)
-        gray, valid = shrunk(*picture_gray(image, pictures), scale)
-        found = candidates(gray, (panel_matcher(pictures, scale), match_blocks), valid)
+        compared = picture_search(image, find_panels(image))
+        gray, valid = shrunk(compared.gray, compared.valid, compared.scale)
+        found = candidates(gray, (compared.matcher, match_blocks), valid)
         mask = cv2.resize(mask, gray.shape[::-1], interpolation=cv2.INTER_NEAREST)
         rows = describe(gray.astype(np.float32), found)
         for one, row, dropped in zip(found, rows, natural(rows, found), strict=True):

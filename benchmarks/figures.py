@@ -15,7 +15,6 @@ prepare()  # before torch is imported
 import json
 import multiprocessing
 import os
-import re
 import time
 from itertools import combinations
 from pathlib import Path
@@ -28,6 +27,7 @@ import tyro
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
+from benchmarks import high_water
 from common.data.images import find_images, read_image
 from common.figures.kinds import KINDS
 from common.figures.panels import Panel, find_panels
@@ -228,9 +228,7 @@ def _cost(image: np.ndarray) -> tuple[float, float]:
     find_reuse(image[:300, :300])  # what is loaded once
     start = time.perf_counter()
     find_reuse(image)
-    seconds = time.perf_counter() - start
-    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return seconds, int(peak) / 1024
+    return time.perf_counter() - start, high_water()
 
 
 def _grid(height: int, width: int, columns: int, rows: int) -> np.ndarray:

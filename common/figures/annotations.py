@@ -1,5 +1,7 @@
 """Print on pictures: letters, scale bars, arrows and their boxes, which repeat because they are set and not copied."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -16,10 +18,18 @@ _STEP, _SHARP = 45, 0.8  # gray levels between ink and what is two pixels beside
 _RIM = 2  # pixels: from ink to beside it, across the anti-aliased edge
 _MARGIN = 3  # pixels around print that it changes, by anti-aliasing and JPEG
 _MOST = 0.12  # share of a picture that print covers at most: what covers more is the picture
+_DIM, _PALE = 150, 105  # gray levels: print on a dim picture is lighter than the first, on a pale one darker
 
 
-_Stroke = tuple[tuple[int, int, int, int], tuple[slice, slice], np.ndarray]
-# x, y, width and height of a component, a window around it, and its pixels there, uint8
+class _Stroke(NamedTuple):
+    """A component of ink."""
+
+    box: tuple[int, int, int, int]
+    """x, y, width and height in pixels."""
+    window: tuple[slice, slice]
+    """Rows and columns around it."""
+    own: np.ndarray
+    """Its pixels there, uint8 (h, w)."""
 
 
 def find_print(picture: np.ndarray) -> np.ndarray:
@@ -36,18 +46,17 @@ def find_print(picture: np.ndarray) -> np.ndarray:
     gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     dark, bright = np.percentile(gray, (2, 98))
     # Print on a dim picture stands out though it is no full white, and on a pale one though it is no full black.
-    outstanding = min(_INKS[0][0], max(bright + _OUTSTANDING, 150)), max(_INKS[0][1], min(dark - _OUTSTANDING, 105))
-    sure = _strokes(picture, *outstanding, _INKS[0][2])
-    likely = _strokes(picture, *_INKS[1])
+    white, black, vivid = _INKS[0]
+    white = min(white, max(bright + _OUTSTANDING, _DIM))
+    black = max(black, min(dark - _OUTSTANDING, _PALE))
+    added, waiting = _strokes(picture, white, black, vivid), _strokes(picture, *_INKS[1])
     found = np.zeros(picture.shape[:2], np.uint8)
-    for _, window, own in sure:
-        found[window] |= own
-    beside = True
-    while beside:
-        beside = [stroke for stroke in likely if _is_beside(found, stroke[0])]
-        likely = [stroke for stroke in likely if not any(stroke is other for other in beside)]
-        for _, window, own in beside:
-            found[window] |= own
+    while added:
+        for stroke in added:
+            found[stroke.window] |= stroke.own
+        beside = [_is_beside(found, stroke.box) for stroke in waiting]
+        added = [stroke for stroke, near in zip(waiting, beside, strict=True) if near]
+        waiting = [stroke for stroke, near in zip(waiting, beside, strict=True) if not near]
     found = cv2.dilate(found, np.ones((2 * _MARGIN + 1, 2 * _MARGIN + 1), np.uint8))
     if found.mean() > _MOST:
         return np.zeros(found.shape, bool)
@@ -66,12 +75,12 @@ def without_print(gray: np.ndarray, printed: np.ndarray) -> np.ndarray:
     return cv2.inpaint(gray, printed.astype(np.uint8), 3, cv2.INPAINT_TELEA) if printed.any() else gray
 
 
-def _strokes(picture: np.ndarray, white: int, black: int, vivid: int) -> list[_Stroke]:
+def _strokes(picture: np.ndarray, white: float, black: float, vivid: float) -> list[_Stroke]:
     """Components of ink that are strokes, bars or boxes with sharp edges."""
     height, width = picture.shape[:2]
-    low, high_ = picture.min(axis=2), picture.max(axis=2)
+    darkest, lightest = picture.min(axis=2), picture.max(axis=2)
     most, found = max(_LARGEST * min(height, width), 12), []
-    for ink in (low >= white, high_ <= black, cv2.subtract(high_, low) >= vivid):
+    for ink in (darkest >= white, lightest <= black, cv2.subtract(lightest, darkest) >= vivid):
         if ink.mean() > 0.5:  # the picture's own ground
             continue
         count, labels, stats, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
@@ -83,7 +92,7 @@ def _strokes(picture: np.ndarray, white: int, black: int, vivid: int) -> list[_S
             rows, columns = slice(max(y - pad, 0), y + high + pad), slice(max(x - pad, 0), x + wide + pad)
             own = (labels[rows, columns] == number).astype(np.uint8)
             if _is_set(own, (wide, high), area) and _is_sharp(picture[rows, columns], own):
-                found.append(((x, y, wide, high), (rows, columns), own))
+                found.append(_Stroke((x, y, wide, high), (rows, columns), own))
     return found
 
 

@@ -1,5 +1,7 @@
 """Boxes of an image: x, y, width and height in pixels."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 Box = tuple[int, int, int, int]
@@ -12,6 +14,14 @@ def part_of(picture: np.ndarray, box: Box) -> np.ndarray:
     """The part of a picture (H, W, C) in a box."""
     x, y, wide, high = box
     return picture[y : y + high, x : x + wide]
+
+
+def painted(boxes: Iterable[Box], shape: tuple[int, int], margin: int = 0) -> np.ndarray:
+    """Mask of boxes with a margin in pixels, uint8 (H, W)."""
+    mask = np.zeros(shape, np.uint8)
+    for x, y, wide, high in boxes:
+        mask[max(y - margin, 0) : y + high + margin, max(x - margin, 0) : x + wide + margin] = 1
+    return mask
 
 
 def is_large(size: tuple[int, int], longest: int) -> bool:

@@ -7,7 +7,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 
-from common.figures.boxes import Box, gap, overlap, part_of, union
+from common.figures.boxes import Box, gap, overlap, painted, part_of, union
 from common.figures.kinds import Kind, has_axes, is_word, picture_kind
 from common.figures.pictures import SOLID
 
@@ -23,31 +23,29 @@ _COVERED = 0.5  # share of its box that pictures cover: arrows and brackets besi
 def find_drawings(picture: np.ndarray, content: np.ndarray, pictures: Sequence[Box]) -> list[tuple[Box, Kind]]:
     """Boxes and kinds of what is no picture: large strokes, joined where they meet, with the words beside them."""
     longest = max(content.shape)
-    ink = content.copy()
-    for x, y, wide, high in pictures:
-        # With its frame, and the pixels that it shares with the ground.
-        ink[max(y - _FRINGE, 0) : y + high + _FRINGE, max(x - _FRINGE, 0) : x + wide + _FRINGE] = 0
-    covered = np.zeros_like(ink)
-    for x, y, wide, high in pictures:
-        covered[y : y + high, x : x + wide] = 1
+    # Pictures go with their frames, and the pixels that they share with the ground.
+    ink = cv2.subtract(content, painted(pictures, content.shape, _FRINGE))
+    covered = painted(pictures, content.shape)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     boxes = [(int(x), int(y), int(wide), int(high)) for x, y, wide, high, _ in stats[:count]]
-    large = [n for n in range(1, count) if not is_word(stats[n], longest)]
-    groups = [
-        _Group(boxes[n], has_axes(labels, n, boxes[n], longest), max(boxes[n][2:]) > _BODY * longest) for n in large
-    ]
+    words, groups = [], []
+    for number, box in enumerate(boxes[1:], 1):
+        if is_word(stats[number], longest):
+            words.append(box)
+        else:
+            axes = has_axes(labels, number, box, longest)
+            groups.append(_Group(box, axes, max(box[2:]) > _BODY * longest))
     groups = _joined(groups, longest)
-    words = [boxes[n] for n in range(1, count) if n not in set(large)]
     groups = [_with_words(group, groups, words, _BESIDE * longest) for group in groups if group.body]
     found: list[tuple[Box, Kind]] = []
     for group in groups:
         x, y, wide, high = group.box
         beside = covered[y : y + high, x : x + wide].mean() > _COVERED
         if min(wide, high) >= (_BODY if group.axes else _DRAWING) * longest and not beside:
-            part = part_of(picture, group.box)
-            kind = picture_kind(part, longest) if ink[y : y + high, x : x + wide].mean() > SOLID else None
-            drawn: Kind = "plot" if group.axes else "drawing"
-            found.append((group.box, kind or drawn))
+            kind: Kind = "plot" if group.axes else "drawing"
+            if ink[y : y + high, x : x + wide].mean() > SOLID:
+                kind = picture_kind(part_of(picture, group.box), longest)
+            found.append((group.box, kind))
     return found
 
 

@@ -27,7 +27,7 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
         longest: Longer side of the figure in pixels: legends and words are small.
     """
     gray = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)
-    spread = cv2.morphologyEx(gray, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    spread = _spread(gray)
     even = (spread < _FLAT) & (gray >= np.percentile(gray, 1) + 12)
     fills = np.sort(np.bincount(gray[even], minlength=256))[::-1]
     filled = fills[:_FILLS].sum() / gray.size
@@ -39,7 +39,7 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
     straight = np.count_nonzero(((dx < 0.15 * dy) | (dy < 0.15 * dx)) & edges) / max(np.count_nonzero(edges), 1)
     bands = float(dy.mean() / max(dx.mean(), 1e-6))
     small = min(part.shape[:2]) < 0.065 * longest
-    soft = ((spread >= _FLAT) & (spread < _EDGE)).mean()
+    soft = _shaded(spread)
     if paper > 0.15 and soft < 0.28 and coloured < 14 and straight > 0.4:
         return "drawing"  # words and lines
     if paper > 0.6 or filled > 0.55 or (small and ((paper > 0.11 and coloured > 6) or soft < 0.16 or coloured > 60)):
@@ -54,7 +54,15 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
 
 def softness(part: np.ndarray) -> float:
     """Share of a picture, uint8 (h, w, 3), that is shaded: neither even nor an edge."""
-    spread = cv2.morphologyEx(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    return _shaded(_spread(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)))
+
+
+def _spread(gray: np.ndarray) -> np.ndarray:
+    """Range of the gray levels in 3 × 3 pixels, uint8 (h, w)."""
+    return cv2.morphologyEx(gray, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+
+
+def _shaded(spread: np.ndarray) -> float:
     return float(((spread >= _FLAT) & (spread < _EDGE)).mean())
 
 
@@ -84,9 +92,9 @@ def has_axes(labels: np.ndarray, number: int, box: tuple[int, int, int, int], lo
         longest: Longer side of the figure in pixels.
     """
     x, y, wide, high = box
-    ink = (labels[y : y + high, x : x + wide] == number).astype(np.uint8)
     if min(wide, high) < _AXIS * longest:
         return False
+    ink = (labels[y : y + high, x : x + wide] == number).astype(np.uint8)
     across = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((1, max(5, int(_LINE * wide))), np.uint8))
     down = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((max(5, int(_LINE * high)), 1), np.uint8))
     return bool(across.any() and down.any())

@@ -1,6 +1,7 @@
 """Matching of a figure's pictures: each with itself and with every other one, at its own contrast and resolution."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -19,6 +20,33 @@ MOST_KEYPOINTS = 8000
 LEAST_KEYPOINTS = 250
 _RIM = 3  # pixels of a panel
 _PICTURES_PIXELS, _FIGURE_PIXELS = 2_000_000, 4_000_000  # of the working scale of a figure with several pictures
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureSearch:
+    """What `search` compares of a figure, and how."""
+
+    gray: np.ndarray
+    """uint8 (H, W)"""
+    valid: np.ndarray
+    """uint8 (H, W), 0 between pictures and under print."""
+    scale: float
+    """Factor on lengths to the size at which pictures are matched."""
+    matcher: Matcher
+
+
+def picture_search(image: np.ndarray, panels: Sequence[Panel]) -> PictureSearch:
+    """What to compare in a figure: its pictures, or all of it if it has none.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        panels: Of the figure.
+    """
+    height, width = image.shape[:2]
+    pictures = [panel for panel in panels if not panel.drawn] or [Panel(0, 0, width, height, "micrograph")]
+    scale = working_scale((height, width), pictures)
+    gray, valid = picture_gray(image, pictures)
+    return PictureSearch(gray=gray, valid=valid, scale=scale, matcher=panel_matcher(pictures, scale))
 
 
 def picture_gray(image: np.ndarray, pictures: Sequence[Panel]) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +103,7 @@ def panel_matcher(pictures: Sequence[Panel], scale: float) -> Matcher:
             return match_within(concatenated(points))
         found = [match_within(own) for own in points]
         found += [match_between(one, other) for one, other in combinations(points, 2)]
-        return Matches(*(np.concatenate([getattr(m, name) for m in found]) for name in ("source", "target", "linear")))
+        return Matches.concatenated(found)
 
     return match
 

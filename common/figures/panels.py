@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from common.figures.boxes import Box, overlap, part_of
+from common.figures.boxes import Box, overlap, painted
 from common.figures.drawings import find_drawings
-from common.figures.kinds import DRAWN, Kind, picture_kind
+from common.figures.kinds import DRAWN, Kind
 from common.figures.pictures import CROSSED_ALL, SAME, find_framed, find_pictures, split
 
 WORKING_SIDE = 1000
@@ -59,9 +59,8 @@ def panel_of(mask: np.ndarray, panels: Sequence[Panel]) -> int | None:
 def find_panels(image: np.ndarray) -> list[Panel]:
     """Find the panels of a figure.
 
-    A picture is a solid rectangle on the ground between panels, split where a straight step crosses it. The rest is cut
-    at empty strips, again and again; parts that hold more than words are plots and drawings. A figure without ground is
-    one picture.
+    A picture is a solid rectangle on the ground between panels, split where a straight step crosses it. What is left is
+    joined to plots and drawings, by axes and nearness. A figure without ground is one picture, split in the same way.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -77,18 +76,15 @@ def find_panels(image: np.ndarray) -> list[Panel]:
     found: list[tuple[Box, Kind]] = []
     if ground is not None:
         content = (np.abs(picture.astype(np.int16) - ground).max(axis=2) > _GROUND).astype(np.uint8)
-        boxes = find_pictures(picture, content)
+        solid = find_pictures(picture, content)
+        boxes = [box for box, _ in solid]
         if ground == 255 or _are_square(content, boxes):
             framed = find_framed(picture, content, boxes)
-            boxes = [box for box in boxes if all(overlap(box, other) < SAME for other in framed)]
-            found = [(box, picture_kind(part_of(picture, box), max(small))) for box in boxes]
+            found = [(box, kind) for box, kind in solid if all(overlap(box, other) < SAME for other in framed)]
             found += [(box, "blot") for box in framed]
-            boxes += framed
-            found += find_drawings(picture, content, boxes)
-    if not found:
-        parts = split(picture, (0, 0, *small), max(small), CROSSED_ALL) or [(0, 0, *small)]
-        kinds = [picture_kind(part_of(picture, box), max(small)) for box in parts]
-        found = [(box, "micrograph" if kind in DRAWN else kind) for box, kind in zip(parts, kinds, strict=True)]
+            found += find_drawings(picture, content, [box for box, _ in found])
+    whole = (0, 0, *small)
+    found = found or split(picture, whole, max(small), CROSSED_ALL) or [(whole, "micrograph")]
     panels = [_at_size(box, kind, scale, (width, height)) for box, kind in found]
     return sorted(panels, key=lambda panel: (panel.drawn, panel.y, panel.x))
 
@@ -113,9 +109,7 @@ def _ground(picture: np.ndarray) -> int | None:
 
 def _are_square(content: np.ndarray, boxes: Sequence[Box]) -> bool:
     """Whether pictures on black ground fill their boxes and make up most of the figure: cells do not."""
-    kept = np.zeros_like(content)
-    for x, y, wide, high in boxes:
-        kept[y : y + high, x : x + wide] = 1
+    kept = painted(boxes, content.shape)
     inside = np.count_nonzero(content & kept)
     return bool(kept.mean() > _COVERED and inside > _SQUARE * np.count_nonzero(kept))
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from common.figures.boxes import LEAST_LENGTH, LEAST_SIDE, Box, is_large, overlap, part_of
-from common.figures.kinds import DRAWN, holds_bands, picture_kind, softness
+from common.figures.kinds import DRAWN, Kind, holds_bands, picture_kind, softness
 
 SOLID = 0.8
 """Share of its box that a picture fills; plots and words leave more ground free."""
@@ -26,8 +26,8 @@ _LARGEST_FRAME = 0.5  # share of the figure
 _FRAME, _SOFT = 0.9, 0.4  # share of its box that a frame encloses; share of what is shaded, not paper or ink, in it
 
 
-def find_pictures(picture: np.ndarray, content: np.ndarray) -> list[Box]:
-    """Boxes of solid pictures, split where they touch.
+def find_pictures(picture: np.ndarray, content: np.ndarray) -> list[tuple[Box, Kind]]:
+    """Boxes and kinds of solid pictures, split where they touch.
 
     Args:
         picture: uint8 (h, w, 3) RGB.
@@ -42,11 +42,11 @@ def find_pictures(picture: np.ndarray, content: np.ndarray) -> list[Box]:
     solid &= _dense(content)
     solid = cv2.morphologyEx(solid, cv2.MORPH_OPEN, np.ones((2 * thin + 1, 2 * thin + 1), np.uint8))
     count, _, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=4)
-    boxes = []
+    found = []
     for x, y, wide, high, area in stats[1:count]:
         if is_large((wide, high), longest) and area >= SOLID * wide * high:
-            boxes += split(picture, _trimmed(content, (int(x), int(y), int(wide), int(high))), longest)
-    return boxes
+            found += split(picture, _trimmed(content, (int(x), int(y), int(wide), int(high))), longest)
+    return found
 
 
 def _trimmed(content: np.ndarray, box: Box) -> Box:
@@ -67,7 +67,7 @@ def _dense(content: np.ndarray) -> np.ndarray:
     )
 
 
-def split(picture: np.ndarray, box: Box, longest: int, crossing: float = CROSSED) -> list[Box]:
+def split(picture: np.ndarray, box: Box, longest: int, crossing: float = CROSSED) -> list[tuple[Box, Kind]]:
     """The box, or its parts where straight steps cross it: panels that touch, or are parted by a thin line.
 
     Args:
@@ -77,13 +77,14 @@ def split(picture: np.ndarray, box: Box, longest: int, crossing: float = CROSSED
         crossing: Share of a side that a step crosses at least.
 
     Returns:
-        The parts; none for what is drawn.
+        The parts with their kinds; none for what is drawn.
     """
     x, y, wide, high = box
+    kind = picture_kind(part_of(picture, box), longest)
+    if kind in DRAWN:
+        return []
     part = part_of(picture, box).astype(np.float32)
     least = max(8, round(LEAST_SIDE * longest))
-    if picture_kind(part_of(picture, box), longest) in DRAWN:
-        return []
     for axis, length, across in ((1, wide, high), (0, high, wide)):
         if length < 2 * least or across < LEAST_LENGTH * longest:
             continue
@@ -104,7 +105,7 @@ def split(picture: np.ndarray, box: Box, longest: int, crossing: float = CROSSED
             else:
                 parts = [(x, y, wide, place), (x, y + place, wide, high - place)]
             return [found for half in parts for found in split(picture, half, longest, crossing)]
-    return [box]
+    return [(box, kind)]
 
 
 def find_framed(picture: np.ndarray, content: np.ndarray, solid: Sequence[Box]) -> list[Box]:

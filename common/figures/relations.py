@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from common.figures.panels import Panel, panel_of, shares
-from common.forensics.alignment import warp_back
+from common.forensics.alignment import move, warp_back
 from common.forensics.copy_move import Copy
 
 Relation = Literal["reuse", "same field", "enlargement"]
@@ -69,14 +69,14 @@ def _corners(panel: Panel) -> np.ndarray:
 
 def _is_aligned(source: Panel, target: Panel, copy: Copy) -> bool:
     """Whether the copy's transform takes one panel onto the other, unturned."""
-    moved = _corners(source) @ copy.matrix[:, :2].T + copy.matrix[:, 2]
+    moved = move(_corners(source), copy.matrix)
     apart = np.linalg.norm(moved - _corners(target), axis=1).max()
     return bool(apart <= _ALIGNED * min(source.width, source.height, target.width, target.height))
 
 
 def _lies_inside(panel: Panel, matrix: np.ndarray, other: Panel) -> bool:
     """Whether a panel, mapped by a matrix (2, 3), lies in another one."""
-    moved = _corners(panel) @ matrix[:, :2].T + matrix[:, 2]
+    moved = move(_corners(panel), matrix)
     reach = _INSIDE * np.ptp(moved, axis=0)
     low, high = _corners(other)[0] - reach, _corners(other)[2] + reach
     return bool((moved >= low).all() and (moved <= high).all())

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from common.components import connected
-from common.figures.matching import panel_matcher, picture_gray, working_scale
+from common.figures.matching import picture_search
 from common.figures.outlines import shared_field
 from common.figures.panels import Panel, find_panels, panel_of
 from common.figures.relations import Relation, relation_of
@@ -53,18 +53,15 @@ def find_reuse(image: np.ndarray, matchers: Sequence[Matcher] = (match_blocks,))
         matchers: Beside the key points of the pictures; see also `common.forensics.learned`.
     """
     panels = find_panels(image)
-    pictures = [panel for panel in panels if not panel.drawn]
-    pictures = pictures or [Panel(0, 0, image.shape[1], image.shape[0], "micrograph")]
-    scale = working_scale(image.shape[:2], pictures)
-    gray, valid = picture_gray(image, pictures)
+    compared = picture_search(image, panels)
     by_relation: dict[Relation, list[list[Copy]]] = {}
-    for group in search(gray, (panel_matcher(pictures, scale), *matchers), scale, valid):
+    for group in search(compared.gray, (compared.matcher, *matchers), compared.scale, compared.valid):
         parts: dict[Relation, list[Copy]] = {}
         for copy in group.copies:
-            found = _within_panels(copy, panels)
-            source, target = panel_of(found.source, panels), panel_of(found.target, panels)
+            source, target = panel_of(copy.source, panels), panel_of(copy.target, panels)
+            found = replace(copy, source=_cut(copy.source, panels, source), target=_cut(copy.target, panels, target))
             if source is not None and target is not None and source != target and found.score >= COMPLETED:
-                found = shared_field(gray, valid, found, panels[source], panels[target])
+                found = shared_field(compared.gray, compared.valid, found, panels[source], panels[target])
             parts.setdefault(relation_of(image, panels, found), []).append(found)
         for relation, copies in parts.items():
             by_relation.setdefault(relation, []).append(copies)
@@ -100,15 +97,10 @@ def _distinct(copies: list[Copy]) -> list[Copy]:
     return kept
 
 
-def _within_panels(copy: Copy, panels: Sequence[Panel]) -> Copy:
-    """The copy, with each region cut to the picture that holds it."""
-
-    def cut(mask: np.ndarray) -> np.ndarray:
-        place = panel_of(mask, panels)
-        if place is None or panels[place].drawn:
-            return mask
-        kept = np.zeros_like(mask)
-        kept[panels[place].window] = mask[panels[place].window]
-        return kept
-
-    return replace(copy, source=cut(copy.source), target=cut(copy.target))
+def _cut(mask: np.ndarray, panels: Sequence[Panel], place: int | None) -> np.ndarray:
+    """A region, bool (H, W), cut to the picture at a position; as it is in none, or in what is drawn."""
+    if place is None or panels[place].drawn:
+        return mask
+    kept = np.zeros_like(mask)
+    kept[panels[place].window] = mask[panels[place].window]
+    return kept

@@ -57,7 +57,7 @@ class Aligned:
     def _agrees(self, here: np.ndarray, there: np.ndarray, tolerance: float) -> bool:
         x, y = np.rint(here).astype(int).T
         inside = self.source[y.clip(0, self.source.shape[0] - 1), x.clip(0, self.source.shape[1] - 1)]
-        error = np.linalg.norm(_move(here, self.matrix) - there, axis=1)
+        error = np.linalg.norm(move(here, self.matrix) - there, axis=1)
         return bool(np.mean(inside & (error <= tolerance)) > 0.5)
 
     @cached_property
@@ -66,7 +66,7 @@ class Aligned:
         y, x = np.nonzero(self.source)
         chosen = np.linspace(0, len(x) - 1, min(len(x), 200)).astype(int)
         here = np.column_stack([x, y])[chosen]
-        return np.stack([here, _move(here, self.matrix)], axis=1)
+        return np.stack([here, move(here, self.matrix)], axis=1)
 
     @cached_property
     def weight(self) -> float:
@@ -74,7 +74,7 @@ class Aligned:
         return np.count_nonzero(self.source) * self.correlation
 
 
-def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points (n, 2) mapped by an affine matrix (2, 3)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
@@ -146,7 +146,7 @@ def _similarity(source: np.ndarray, target: np.ndarray, *, mirrored: bool) -> tu
     """The similarity of a few points (n, 2), refitted without outliers, and its inliers (n,)."""
     matrix, inside = similarity(source, target, mirrored=mirrored), np.ones(len(source), bool)
     for _ in range(3):
-        residual = np.linalg.norm(_move(source, matrix) - target, axis=1)
+        residual = np.linalg.norm(move(source, matrix) - target, axis=1)
         inside = residual <= max(_RESIDUAL, np.median(residual))
         if inside.sum() < MIN_MATCHES:
             return None, inside

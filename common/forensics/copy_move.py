@@ -148,7 +148,7 @@ def candidates(
     gray: np.ndarray, matchers: Sequence[Matcher] = MATCHERS, valid: np.ndarray | None = None
 ) -> list[Aligned]:
     """Pairs of similar regions of a gray image, uint8 (H, W), copied or alike by nature; `valid` as for `search`."""
-    both = _both_ways([matcher(gray) for matcher in matchers])
+    both = _both_ways(Matches.concatenated([matcher(gray) for matcher in matchers]))
     pixels, found, n_aligned = gray.astype(np.float32), [], 0
     sets = cluster_matches(both, float(np.hypot(*gray.shape)))
     for matrix, points in chain.from_iterable(fit_transforms(both, chosen) for chosen in sets):
@@ -166,13 +166,10 @@ def candidates(
     return found
 
 
-def _both_ways(parts: list[Matches]) -> Matches:
+def _both_ways(matches: Matches) -> Matches:
     """All matches in both directions, so that those of one copy share a direction."""
-    source, target, linear = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("source", "target", "linear")
-    )
-    sound = np.abs(np.linalg.det(linear)) > 1e-2  # else there is no inverse
-    source, target, linear = source[sound], target[sound], linear[sound]
+    sound = np.abs(np.linalg.det(matches.linear)) > 1e-2  # else there is no inverse
+    source, target, linear = matches.source[sound], matches.target[sound], matches.linear[sound]
     return Matches(
         np.concatenate([source, target]),
         np.concatenate([target, source]),

@@ -1,5 +1,6 @@
 """Pairs of matching points within one image: the output of every matcher."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,3 +30,10 @@ class Matches:
     def none(cls) -> "Matches":
         """No pairs."""
         return cls(np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty((0, 2, 2), np.float32))
+
+    @classmethod
+    def concatenated(cls, parts: "Sequence[Matches]") -> "Matches":
+        """All pairs of several matchers, at least one."""
+        return cls(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("source", "target", "linear"))
+        )

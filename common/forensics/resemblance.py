@@ -14,6 +14,8 @@ from scipy.special import expit
 from common.forensics import score_model as model
 from common.forensics.alignment import Aligned, warp_back
 
+FURTHEST = 4.0
+"""Deviations from the mean beyond which a feature counts no more."""
 MOST_PARALLEL = 4
 """Other candidates of one place with the same rotation and scale; more of them mean a periodic texture or text."""
 MOST_OVERLAP = 0.25
@@ -27,7 +29,6 @@ LEAST_ENTROPY = 2.5
 """Of a region's gray levels, in bits. Letters, lines and empty dark background have less, cells with their surroundings
 more."""
 
-_FURTHEST = 4.0  # deviations from the mean
 _SAME_TURN = 0.1  # largest difference of the linear parts of two transforms that are parallel
 _DETAIL = 1.2  # pixels: sigma of the blur whose residual is the detail
 _AROUND = 3.0  # pixels: sigma of the window that its strength is measured in
@@ -56,7 +57,7 @@ def log_odds(rows: Sequence[dict[str, float]]) -> np.ndarray:
     """Log-odds of a copy, float64 (n,), of features as from `describe`."""
     values = np.array([[row[name] for name in model.FEATURES] for row in rows]).reshape(-1, len(model.FEATURES))
     # Beyond what the fit has seen, the products would grow without limit.
-    z = ((values - np.array(model.MEAN)) / np.array(model.SCALE)).clip(-_FURTHEST, _FURTHEST)
+    z = ((values - np.array(model.MEAN)) / np.array(model.SCALE)).clip(-FURTHEST, FURTHEST)
     return model.INTERCEPT + z @ np.array(model.LINEAR) + np.einsum("ni,ij,nj->n", z, np.array(model.PRODUCTS), z)
 
 

@@ -95,8 +95,7 @@ def compose_figure(
     """
     if natural is None:
         natural = (*("none",) * 6, *("channels",) * 2, *("enlargement",) * 2)[rng.integers(10)]
-    order = list(rng.permutation(len(fields)))
-    pool = [fields[number] for number in order]
+    pool = [fields[number] for number in rng.permutation(len(fields))]
     least = min(min(picture.shape[:2]) for picture in pool)
     grid = rng.random() < 0.5
     side = int(min(rng.integers(140, 320), least))
@@ -109,7 +108,7 @@ def compose_figure(
         panels.append(_Panel(_crop(pool.pop(), size, rng)))
     distractors = int(rng.integers(0, 3)) if labels and not grid else 0
     panels += [_Panel(_distractor(rng, side), printed=False) for _ in range(distractors)]
-    panels = _shuffled(panels, rng)
+    panels = [panels[place] for place in rng.permutation(len(panels))]
     return _laid_out(panels, rng, relation, transform, natural, grid=grid, labels=labels)
 
 
@@ -270,10 +269,6 @@ def _distractor(rng: np.random.Generator, side: int) -> np.ndarray:
     for number in range(4):
         draw.text((2, low - number * (low - side // 12) // 4 - side // 30), f"{5 * number}", fill=(0, 0, 0), font=font)
     return np.asarray(page).copy()
-
-
-def _shuffled(panels: list[_Panel], rng: np.random.Generator) -> list[_Panel]:
-    return [panels[place] for place in rng.permutation(len(panels))]
 
 
 def _laid_out(
