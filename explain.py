@@ -17,7 +17,7 @@ Reuse. Prints a row per copy and draws a picture, by default outputs/<folder>/<i
   seen: `source` and `copy` are only names.
 
 Of several images or of a folder, by default below outputs/<folder>: a picture for each image in which something was
-found, and findings.csv, a row per finding, those to look at first on top; the rest of the images has a row each too.
+found, and findings.csv, a row per finding, those to look at first on top; each of the other images has a row too.
 
 No network is used. Only repetition within an image is found; one without any may be forged in other ways. Images are
 shown upright, as their EXIF orientation asks for, and positions are those of the picture that is shown.
@@ -45,6 +45,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,7 +56,8 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from common.data.images import read_picture
+from common.data.images import read_picture, scan_images
+from common.ensemble.evidence import collected
 from common.errors import UserError
 from common.evaluation.explanation import NamedBox, describe, draw_explanation
 from common.figures.letters import find_letters
@@ -80,6 +82,8 @@ COLUMNS = (
     *("image", "relation", "score", "panels", "kinds", "x", "y", "x_copy", "y_copy"),
     *("rotation", "scale", "mirrored", "area_percent", "picture", "note"),
 )
+EXPLAINED = "_explained.png"
+"""End of the name of a picture that is drawn."""
 MOST_ROWS = 30
 """Rows of findings that are printed; findings.csv has all."""
 
@@ -187,15 +191,35 @@ class ExplainConfig:
             return Path("outputs", "videos")
         if self.many:
             return Path("outputs", self.source.resolve().name if len(self.sources) == 1 else "figures")
-        kind = "explained" if self.spai is None else "generated"
+        end = EXPLAINED if self.spai is None else "_generated.png"
         page = f"_page_{self.page}" if self.page > 1 else ""
         # With the folder and the whole name: authentic/10.png, forged/10.png and forged/10.jpg are three pictures.
-        return Path("outputs", self.source.parent.name, f"{self.source.name}{page}_{kind}.png")
+        return Path("outputs", self.source.parent.name, f"{self.source.name}{page}{end}")
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Image files below a folder, at any depth."""
-    return [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+def images_of(sources: Sequence[Path], output: Path) -> dict[str, Path]:
+    """Name → file of the images of several files and folders, each once.
+
+    A name is the path below its folder; where two would be equal, all are paths below the folder that they share. The
+    pictures that an earlier run drew into a folder are none of its images.
+    """
+    named: dict[Path, tuple[str, Path]] = {}
+    for source in sources:
+        paths, folder = [source], source.parent
+        if source.is_dir():
+            images, doubles = scan_images(source)
+            paths, folder = [*images.values(), *chain.from_iterable(doubles)], source
+            paths = [path for path in paths if not _is_drawn(path, output)]
+        for path in paths:
+            named.setdefault(path.resolve(), (path.relative_to(folder).as_posix(), path))
+    if len({name for name, _ in named.values()}) == len(named):
+        return dict(named.values())
+    shared = os.path.commonpath([path.parent for path in named])
+    return {place.relative_to(shared).as_posix(): path for place, (_, path) in named.items()}
+
+
+def _is_drawn(path: Path, output: Path) -> bool:
+    return path.name.endswith(EXPLAINED) and path.resolve().is_relative_to(output.resolve())
 
 
 def _holds_images(path: Path) -> bool:
@@ -325,16 +349,17 @@ def explain_many(config: ExplainConfig) -> None:
     """Explain all images of several files and folders, by several processes, and rank what was found.
 
     Raises:
+        UserError: There is no image, or a process was killed.
         SystemExit: An image can't be read; the others are explained.
     """
-    images = {}
-    for source in config.sources:
-        paths = [source] if source.is_file() else sorted(_images_below(source))
-        images |= {path.relative_to(source.parent if path == source else source).as_posix(): path for path in paths}
+    images = images_of(config.sources, config.output_path)
+    if not images:
+        raise UserError(f"{config.source} holds no images but those that were drawn here. Name another folder.")
     check_writable(config.output_path / "findings.csv")
     jobs = (joblib.delayed(_explain_file)(path, name, config) for name, path in images.items())
     workers = min(os.cpu_count() or 1, len(images))
     results = joblib.Parallel(workers, return_as="generator_unordered", max_nbytes=None)(jobs)
+    results = collected(results, "Explain fewer images at a time.")
     rows = [row for rows in tqdm(results, "images", len(images), unit="image", disable=None) for row in rows]
     rows.sort(key=lambda row: (RANKS.index(row["relation"]), -float(row["score"] or 0), row["image"]))
     with written_whole(config.output_path / "findings.csv") as file:
@@ -370,11 +395,11 @@ def _explain_file(path: Path, name: str, config: ExplainConfig) -> list[dict[str
     explained = explain_figure(picture.upright, shortened(path.name), config.min_score, _matchers(config.lightglue))
     if not explained.rows:
         return [blank | {"relation": "none", "note": note}]
-    drawn = config.output_path / f"{name}_explained.png"
+    drawn = config.output_path / f"{name}{EXPLAINED}"
     drawn.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(drawn, "wb") as file:
         explained.figure.savefig(file, format="png")
-    return [{"image": name, "note": note, "picture": f"{name}_explained.png"} | row for row in explained.rows]
+    return [{"image": name, "note": note, "picture": f"{name}{EXPLAINED}"} | row for row in explained.rows]
 
 
 def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:

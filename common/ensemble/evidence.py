@@ -6,6 +6,7 @@ Imports little, since each of these processes imports this module.
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import joblib
@@ -14,6 +15,8 @@ import numpy as np
 from common.errors import UserError
 from common.figures.reuse import find_reuse
 from common.forensics.copy_move import Group
+
+Result = TypeVar("Result")
 
 EVIDENCE_THRESHOLD = 0.5
 """Calibrated probability from which a copy is in the evidence's map. Less probable ones only count in the features of
@@ -77,7 +80,8 @@ def gather(images: Iterable[np.ndarray], workers: int) -> Iterator[Evidence]:
         return map(examine, images)
     # The images go through pipes: shared files would have to be cleaned up.
     pool = joblib.Parallel(n_jobs=workers, return_as="generator", max_nbytes=None, batch_size=1)
-    return _collected(pool(joblib.delayed(_examine_alone)(image) for image in images))
+    results = pool(joblib.delayed(_examine_alone)(image) for image in images)
+    return collected(results, "Use fewer (workers).")
 
 
 def _examine_alone(image: np.ndarray) -> Evidence:
@@ -85,10 +89,19 @@ def _examine_alone(image: np.ndarray) -> Evidence:
     return examine(image)
 
 
-def _collected(results: Iterator[Evidence]) -> Iterator[Evidence]:
+def collected(results: Iterator[Result], remedy: str) -> Iterator[Result]:
+    """The results of processes that detect copies.
+
+    Args:
+        results: From joblib's generator.
+        remedy: What to do when memory runs out, a sentence.
+
+    Raises:
+        UserError: A process was killed.
+    """
     try:
         yield from results
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that detects copies was killed, perhaps because memory ran out. Use fewer (workers)."
+            f"a process that detects copies was killed, perhaps because memory ran out. {remedy}"
         ) from error

