@@ -76,7 +76,7 @@ FLAGS = {
     "videos": ("faces", "face_model", "boxes", "threshold"),
 }
 """What can be explained → the flags that belong to it alone."""
-RANKS = ("reuse", "same field", "enlargement", "unreadable", "none")
+RANKS = ("reuse", "same field", "enlargement", "plot", "unreadable", "none")
 """Order of the rows of findings.csv: what to look at comes first."""
 COLUMNS = (
     *("image", "relation", "score", "panels", "kinds", "x", "y", "x_copy", "y_copy"),

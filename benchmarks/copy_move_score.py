@@ -80,7 +80,7 @@ def main(
     jobs = (joblib.delayed(_collect)(number, kind, image) for number, (kind, image) in enumerate(hosts))
     results = joblib.Parallel(workers, return_as="generator")(jobs)
     table = pd.DataFrame([row for rows in tqdm(results, "candidates", len(hosts), disable=None) for row in rows])
-    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "natural")]
+    features = [name for name in table if name not in ("host", "kind", "forgery", "true", "natural", "isotropy")]
     some = table[table.true.notna() & ~table.natural.astype(bool)]
     y, groups = some.true.to_numpy(bool), some.host.to_numpy()
     scaler = StandardScaler().fit(some[features])

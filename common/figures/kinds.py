@@ -14,6 +14,9 @@ _THICK, _GRAY, _WIDE = 0.5, 12, 1.2  # of bands: share of the ink, colour in gra
 _FILLS = 12  # even colours that a drawing is filled with
 _EDGE = 30  # gray levels: a larger range is an edge
 _PAPER = 245  # gray levels: ground of print
+_PALE = 150  # gray levels: no ground of a dim picture is as light
+_LEVEL, _MARKED, _SHARP = 10, 0.5, 0.65  # of print: gray levels of its ground, and shares of marks and of sharp marks
+_BLACK = 40  # gray levels: ground of an information bar
 _LETTER = 0.035  # of the figure's longer side: what is higher is no letter
 _AXIS = 0.04  # of the figure's longer side: shortest axis
 _LINE = 0.35  # of a side: a straight line as long is an axis
@@ -28,7 +31,7 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
     """
     gray = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)
     spread = _spread(gray)
-    even = (spread < _FLAT) & (gray >= np.percentile(gray, 1) + 12)
+    even = (spread < _FLAT) & ((gray >= np.percentile(gray, 1) + 12) | (gray >= _PALE))  # not the ground of a dim one
     fills = np.sort(np.bincount(gray[even], minlength=256))[::-1]
     filled = fills[:_FILLS].sum() / gray.size
     paper = (part.min(axis=2) >= _PAPER).mean()
@@ -44,12 +47,33 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
         return "drawing"  # words and lines
     if paper > 0.6 or filled > 0.55 or (small and ((paper > 0.11 and coloured > 6) or soft < 0.16 or coloured > 60)):
         return "drawing"
+    if _is_print(gray, spread, dark=small):
+        return "drawing"  # words on an even ground: legends, information bars, boxes of a schematic
     rows, columns = (np.count_nonzero(edges.mean(axis=axis) > 0.45) for axis in (1, 0))
     if filled > 0.06 and coloured > 12 and straight > 0.45 and min(rows, columns) >= 3:
         return "plot"  # cells of a heat map, parted by straight steps
     if coloured < 14 and straight > 0.48 and (bands > 1.3 or part.shape[1] > 2 * part.shape[0]):
         return "blot"
     return "micrograph"
+
+
+def _is_print(gray: np.ndarray, spread: np.ndarray, *, dark: bool) -> bool:
+    """Whether a picture, uint8 (h, w), is an even ground with sharp marks.
+
+    Args:
+        gray: Its gray levels.
+        spread: From `_spread`.
+        dark: Whether its ground may be black, which that of a fluorescence micrograph is too.
+    """
+    levels = np.convolve(np.bincount(gray.ravel(), minlength=256), np.ones(2 * _LEVEL + 1), "same")
+    ground = int(levels.argmax())
+    if not _PALE <= ground < _PAPER - _LEVEL and not (dark and ground <= _BLACK):
+        return False
+    marks = np.abs(gray.astype(np.int16) - ground) > _LEVEL
+    if marks.mean() > _MARKED:
+        return False
+    sharp = cv2.dilate((spread >= 2 * _EDGE).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return bool(sharp[marks].mean() >= _SHARP) if marks.any() else True
 
 
 def softness(part: np.ndarray) -> float:

@@ -6,20 +6,27 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from common.figures.annotations import find_print
+from common.figures.boxes import painted
 from common.figures.panels import Panel, panel_of, shares
 from common.forensics.alignment import move, warp_back
 from common.forensics.copy_move import Copy
 
-Relation = Literal["reuse", "same field", "enlargement"]
-"""`same field`: two panels that show one field at the same place, in other channels, contrasts or with marks.
-`enlargement`: a panel that shows a part of another one larger, as insets do. Both are natural."""
+Relation = Literal["reuse", "same field", "enlargement", "plot"]
+"""`same field`: two panels that show one field at the same place, in other channels, contrasts, at another time or with
+marks. `enlargement`: a panel or an inset that shows a part of another one larger. `plot`: two plots, whose axes, words
+and bars are set alike. These three are natural."""
 
 _PART = 0.15  # share of a region that lies in one of several panels
+_IN_PLOTS = 0.8  # share of each region that lies in plots
 _ALIGNED = 0.06  # of the shorter side: how far the corners of two panels of one field may lie apart
-_ENLARGED = 1.3  # smallest factor on lengths of an enlargement
+_ENLARGED, _INSET = 1.3, 1.6  # smallest factor on lengths of an enlargement in another panel, and in the same one
+_SHIFTED, _CELL, _MOST_CELLS = 0.02, 0.04, 12  # of a strip of one field: deviation from a shift, and from whole cells
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
 _SAME_PICTURE = 0.95  # smallest correlation of two panels that are one picture
 _SAME_DETAIL = 0.6  # smallest ratio of their detail: a denoised picture has less
+_GRAIN, _FLAT = 0.17, 0.05  # least correlation of faint grain of one picture; gray levels of grain that is none
+_GRAIN_SIGMA, _AROUND = 2.0, 4.0  # pixels: of the blur that grain is left over from, and around a place
 _MARK, _MARKED = 60.0, 0.003  # difference of a pixel's colour, without brightness, and share of pixels, of marks
 _SAME_COLOUR, _SAME_TINT = 25.0, 0.15  # largest difference of their mean colours, and relative to their brightness
 
@@ -32,9 +39,21 @@ def relation_of(image: np.ndarray, panels: Sequence[Panel], copy: Copy) -> Relat
         panels: Of the figure.
         copy: Found in it.
     """
-    pairs = _pairs(panels, copy)
-    found = {_relation_of_panels(image, panels[first], panels[second], copy) for first, second in pairs}
-    return found.pop() if len(found) == 1 and all(first != second for first, second in pairs) else "reuse"
+    if _are_plots(panels, copy):
+        return "plot"
+    found = set()
+    for first, second in _pairs(panels, copy):
+        one, other = panels[first], panels[second]
+        found.add(_relation_within(image, one, copy) if first == second else _relation(image, one, other, copy))
+    return found.pop() if len(found) == 1 else "reuse"
+
+
+def _are_plots(panels: Sequence[Panel], copy: Copy) -> bool:
+    """Whether the regions lie in plots of several panels, or all of these are plots."""
+    if len(panels) < 2 or all(panel.kind == "plot" for panel in panels):
+        return len(panels) > 1
+    plots = painted(((p.x, p.y, p.width, p.height) for p in panels if p.kind == "plot"), copy.source.shape) > 0
+    return all(plots[region].mean() >= _IN_PLOTS for region in (copy.source, copy.target))
 
 
 def _pairs(panels: Sequence[Panel], copy: Copy) -> list[tuple[int, int]]:
@@ -50,7 +69,29 @@ def _pairs(panels: Sequence[Panel], copy: Copy) -> list[tuple[int, int]]:
     return pairs
 
 
-def _relation_of_panels(image: np.ndarray, source: Panel, target: Panel, copy: Copy) -> Relation:
+def _relation_within(image: np.ndarray, panel: Panel, copy: Copy) -> Relation:
+    """Relation of two regions of one panel: it may be a row of pictures of one field that touch without a step."""
+    if max(copy.scale, 1 / copy.scale) >= _INSET:
+        return "enlargement"
+    if np.abs(copy.matrix[:, :2] - np.eye(2)).max() > _SHIFTED:
+        return "reuse"
+    (x, y), sides = np.abs(copy.matrix[:, 2]), (panel.width, panel.height)
+    axis = int(y > x)
+    shift = (x, y)[axis]
+    cells = round(sides[axis] / max(shift, 1))
+    is_row = min(x, y) <= _CELL * shift and abs(cells * shift / sides[axis] - 1) <= _CELL
+    if not is_row or not 2 <= cells <= _MOST_CELLS:
+        return "reuse"
+    back = copy.matrix[axis, 2] < 0
+    corner = [panel.x, panel.y]
+    corner[axis] += round(shift) if back else 0
+    rest = [panel.width, panel.height]
+    rest[axis] -= round(shift)
+    source = Panel(*corner, *rest, panel.kind)
+    return "reuse" if _is_one_picture(image, source, copy) else "same field"
+
+
+def _relation(image: np.ndarray, source: Panel, target: Panel, copy: Copy) -> Relation:
     if _is_aligned(source, target, copy) and not _is_one_picture(image, source, copy):
         return "same field"
     back = cv2.invertAffineTransform(copy.matrix)
@@ -108,4 +149,26 @@ def _is_one_picture(image: np.ndarray, source: Panel, copy: Copy) -> bool:
         alike = residual <= np.quantile(residual, 0.9)
     correlation = np.corrcoef(gray[alike], gray_there[alike])[0, 1]
     details = [float((p - cv2.GaussianBlur(p, (0, 0), 1.2))[alike].std() / p[alike].std()) for p in (gray, gray_there)]
-    return bool(correlation >= _SAME_PICTURE and min(details) >= _SAME_DETAIL * max(details))
+    if correlation < _SAME_PICTURE or min(details) < _SAME_DETAIL * max(details):
+        return False
+    return _is_one_grain(gray, gray_there, ~(find_print(here) | find_print(there)))
+
+
+def _is_one_grain(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> bool:
+    """Whether two pictures agree in their faint grain, which a second exposure of the field does not repeat.
+
+    Args:
+        one: float32 (h, w).
+        other: float32 (h, w).
+        where: bool (h, w), without print.
+    """
+    if not where.any():
+        return True
+    grains = [picture - cv2.GaussianBlur(picture, (0, 0), _GRAIN_SIGMA) for picture in (one, other)]
+    strengths = [np.sqrt(np.maximum(cv2.GaussianBlur(g * g, (0, 0), _AROUND), 0)) for g in grains]
+    strength = np.maximum(*(s / (np.median(s[where]) + 0.1) for s in strengths))
+    faint = where & (strength <= np.median(strength[where]))  # away from edges, which agree in any case
+    deviations = [float(grain[faint].std()) for grain in grains]
+    if min(deviations) < _FLAT:  # one of them has no grain there to compare
+        return True
+    return bool(np.corrcoef(grains[0][faint], grains[1][faint])[0, 1] >= _GRAIN)

@@ -17,7 +17,6 @@ _ENLARGED = 600  # pixels: images with a shorter longer side are enlarged to it,
 _CELLS = 16  # along each side, among which the key points are spread
 _RADIUS, _SIZES = 8.0, 1.5  # in pixels and sizes of the key point: nearer places are one place
 _LEAST_LIKENESS = 0.75  # of two descriptors that may match, up to 1: noise and JPEG take less
-_RIVALS = 6  # nearest neighbours among which the nearest other place is sought
 _CHUNK, _FOLDS = 128, 16  # rows of the matrix of similarities in work at once; see `_top`
 
 
@@ -105,20 +104,16 @@ def concatenated(parts: Sequence[Keypoints]) -> Keypoints:
 
 def _distinct(similarity: np.ndarray, points: Keypoints) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of (r, n) whose largest entry stands out from that of the nearest other place."""
-    # Most points of two different pictures have no likeness at all: a maximum costs less than a partition.
-    rows = np.flatnonzero(similarity.max(axis=1) >= _LEAST_LIKENESS)
-    similarity = similarity[rows]
-    count = min(_RIVALS, similarity.shape[1])
-    columns = _largest(similarity, count)
-    values = np.take_along_axis(similarity, columns, axis=1)
-    order = np.argsort(-values, axis=1)
-    columns, values = (np.take_along_axis(a, order, axis=1) for a in (columns, values))
-    distance = np.sqrt(np.maximum(2 - 2 * values, 0))
-    apart = np.linalg.norm(points.place[columns] - points.place[columns[:, :1]], axis=2)
-    apart = apart >= np.maximum(_RADIUS, _SIZES * points.size[columns[:, :1]])
-    rival = np.where(apart.any(axis=1), apart.argmax(axis=1), count - 1)
-    stands_out = distance[:, 0] < RATIO * distance[np.arange(len(distance)), rival]
-    return rows[stands_out], columns[stands_out, 0]
+    best = similarity.argmax(axis=1)
+    value = np.take_along_axis(similarity, best[:, None], axis=1)[:, 0]
+    rows = np.flatnonzero(value >= _LEAST_LIKENESS)  # most points of two different pictures have no likeness at all
+    best, value = best[rows], value[rows]
+    x, y = points.place.T
+    radius = np.maximum(_RADIUS, _SIZES * points.size[best])[:, None]
+    together = (x[best, None] - x) ** 2 + (y[best, None] - y) ** 2 < radius**2
+    rival = np.where(together, -1, similarity[rows]).max(axis=1, initial=-1)
+    stands_out = np.sqrt(np.maximum(2 - 2 * value, 0)) < RATIO * np.sqrt(np.maximum(2 - 2 * rival, 0))
+    return rows[stands_out], best[stands_out]
 
 
 def find_keypoints(gray: np.ndarray, most: int = MOST_KEYPOINTS) -> Keypoints:

@@ -25,11 +25,15 @@ PRINT_FLAT, PRINT_CONTRAST = 0.15, 2.5
 124 true copies with a score of 0.5 or more none has both; the smoothest micrographs are flat, but faint."""
 FEW_CONTRAST = 0.5
 """The same logarithm, from which a region of few gray levels is print, and not a dim picture."""
+LEAST_ISOTROPY = 0.03
+"""Of a region's gradients. Of 63 true copies of score 0.3 or more the lowest has 0.17, an empty strip along the border
+of a picture 0.001."""
 LEAST_ENTROPY = 2.5
 """Of a region's gray levels, in bits. Letters, lines and empty dark background have less, cells with their surroundings
 more."""
 
 _SAME_TURN = 0.1  # largest difference of the linear parts of two transforms that are parallel
+_GRADIENT = 1.5  # pixels: sigma of the blur before gradients are taken
 _DETAIL = 1.2  # pixels: sigma of the blur whose residual is the detail
 _AROUND = 3.0  # pixels: sigma of the window that its strength is measured in
 _FLOOR = 0.5  # gray levels: weaker detail is rounding
@@ -62,8 +66,14 @@ def log_odds(rows: Sequence[dict[str, float]]) -> np.ndarray:
 
 
 def natural(rows: Sequence[dict[str, float]], found: Sequence[Aligned]) -> np.ndarray:
-    """Which candidates are text or periodic texture, bool (n,); `rows` as from `describe`."""
-    return np.array([_is_print(row) or _is_periodic(one, found) for row, one in zip(rows, found, strict=True)], bool)
+    """Which candidates are text, straight edges or periodic texture, bool (n,); `rows` as from `describe`."""
+    return np.array(
+        [
+            _is_print(row) or row["isotropy"] < LEAST_ISOTROPY or _is_periodic(one, found)
+            for row, one in zip(rows, found, strict=True)
+        ],
+        bool,
+    )
 
 
 def _is_print(row: dict[str, float]) -> bool:
@@ -95,6 +105,8 @@ def describe(gray: np.ndarray, found: Sequence[Aligned]) -> list[dict[str, float
         `stretch`: ln of the ratio of the scales of the two axes.
         `mirrored`: 0 or 1.
         `repeated`: ln of 1 + the number of other candidates of the same place.
+        `isotropy`: ratio of the eigenvalues of the structure tensor, 0 for parallel edges, at most 1. It is no feature
+            of the score's: any two straight edges correlate.
     """
     return [_describe(gray, one) | {"repeated": float(np.log1p(_others(one, found)))} for one in found]
 
@@ -126,6 +138,7 @@ def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
         "distance": float(np.log(_distance(one) / np.sqrt(np.count_nonzero(mask)) + 0.1)),
         "stretch": float(np.log(longest / shortest)),
         "mirrored": float(np.linalg.det(one.matrix[:, :2]) < 0),
+        "isotropy": _isotropy(here, inner),
     }
 
 
@@ -134,6 +147,13 @@ def _detail(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     detail = gray - cv2.GaussianBlur(gray, (0, 0), _DETAIL)
     strength = np.sqrt(np.maximum(cv2.GaussianBlur(detail * detail, (0, 0), _AROUND), 0))
     return detail / (strength + _FLOOR), strength
+
+
+def _isotropy(gray: np.ndarray, where: np.ndarray) -> float:
+    smooth = cv2.GaussianBlur(gray, (0, 0), _GRADIENT)
+    gradient = np.stack([cv2.Sobel(smooth, cv2.CV_32F, *order)[where] for order in ((1, 0), (0, 1))]).astype(np.float64)
+    low, high = np.linalg.eigvalsh(gradient @ gradient.T)
+    return float(max(low, 0.0) / high) if high > 0 else 0.0
 
 
 def _fisher_z(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:

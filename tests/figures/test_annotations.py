@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from common.data.images import read_image
 from common.figures.annotations import find_print, without_print
 from common.figures.reuse import find_reuse
 from common.forensics.jpeg import jpeg
@@ -74,6 +75,27 @@ def test_a_picture_of_print_alone_is_left_as_it_is():
     page = np.full((200, 200, 3), 128, np.uint8)
     page[::8] = page[1::8] = page[2::8] = 255
     assert not find_print(page).any()
+
+
+def test_real_photographs_hold_little_print(shared_data):
+    """Branches, roofs and crowds have sharp strokes of black and white, beside blobs and shades of the same ink."""
+    paths = sorted((shared_data / "casia1" / "authentic").iterdir())[::25]
+    marked = np.array([find_print(read_image(path)).mean() for path in paths])
+    assert (marked > 0.02).mean() < 0.2
+
+
+@pytest.mark.parametrize("ground", [5, 240])
+@pytest.mark.parametrize("place", ["below", "above"])
+def test_information_bars_are_print(ground, place):
+    picture = field(2, 90, 25)
+    high = 24
+    bar = np.full((high, picture.shape[1], 3), ground, np.uint8)
+    cv2.putText(bar, "HV 20 kV  mag 2500 x", (6, 17), 0, 0.45, (255 - ground,) * 3, 1, cv2.LINE_AA)
+    rows = slice(-high, None) if place == "below" else slice(high)
+    picture[rows] = bar
+    found = find_print(picture)
+    assert found[rows].all()
+    assert found.sum() < 1.2 * found[rows].size
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (8, 8)])

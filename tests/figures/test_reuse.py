@@ -1,8 +1,11 @@
 """Reuse between panels is told from one field in two contrasts, and from enlargements."""
 
+from io import BytesIO
+
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from common.figures.reuse import find_reuse
 
@@ -97,6 +100,59 @@ def test_a_field_with_and_without_noise_is_natural():
     raw = field(0)
     denoised = cv2.GaussianBlur(raw, (0, 0), 1.5)
     assert set(found(figure(raw, denoised))) <= {"same field"}
+
+
+def exposures(count: int) -> list[np.ndarray]:
+    """Pictures of one field with grain of their own."""
+    rng = np.random.default_rng(11)
+    smooth = cv2.GaussianBlur(field(3).astype(np.float32), (0, 0), 2)
+    return [(smooth + rng.normal(0, 3, smooth.shape)).clip(0, 255).astype(np.uint8) for _ in range(count)]
+
+
+def test_a_second_exposure_of_a_field_is_natural_and_a_panel_shown_again_is_not():
+    one, other = exposures(2)
+    assert set(found(figure(one, field(1), other))) <= {"same field"}
+    assert found(figure(one, field(1), cv2.convertScaleAbs(one, alpha=0.9, beta=5))) == ["reuse"]
+
+
+def test_a_series_whose_frames_touch_is_natural():
+    """Without a step between them they are one panel."""
+    row = np.hstack([np.pad(frame[20:-20, 20:-20], 20, constant_values=40) for frame in exposures(3)])
+    page = np.full((SIDE + 40, row.shape[1] + 40, 3), 255, np.uint8)
+    page[20:-20, 20:-20] = row[..., None]
+    assert set(found(page)) <= {"same field"}
+
+
+@pytest.mark.parametrize("place", ["below", "above"])
+def test_the_same_information_bar_is_no_reuse(place):
+    pictures = []
+    for number, ground in enumerate((10, 10, 225)):
+        bar = np.full((28, SIDE), ground, np.uint8)
+        cv2.putText(bar, "HV 20 kV  mag 2500 x  SE  30 um", (6, 19), 0, 0.45, 255 - ground, 1, cv2.LINE_AA)
+        picture = field(number)
+        picture[slice(-28, None) if place == "below" else slice(28)] = bar
+        pictures.append(picture)
+    assert found(figure(*pictures)) == []
+
+
+def test_plots_with_equal_words_are_no_reuse():
+    drawn = Figure((9, 3.5), dpi=100)
+    for number, axes in enumerate(drawn.subplots(1, 3)):
+        axes.bar(range(6), np.random.default_rng(number).random(6), color=["C0", "C1", "C2"] * 2)
+        axes.set_xticks(range(6), ["GAPDH", "LaminB1"] * 3, rotation=45)
+        axes.set(ylabel="Peak area", xlabel="HT1080   HEK   HeLa")
+    drawn.tight_layout()
+    drawn.savefig(buffer := BytesIO(), format="png")
+    page = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert "reuse" not in found(page)
+
+
+def test_an_inset_in_its_own_panel_is_natural():
+    picture = np.pad(field(5), ((0, 0), (0, 320)), mode="reflect")[:, :600]
+    picture[:, 300:] = field(6)
+    part = cv2.resize(picture[40:140, 40:140], None, fx=2.2, fy=2.2, interpolation=cv2.INTER_CUBIC)
+    picture[40 : 40 + len(part), 340 : 340 + len(part)] = part
+    assert found(np.repeat(picture[..., None], 3, axis=2)) == ["enlargement"]
 
 
 def test_an_enlarged_part_is_natural():
