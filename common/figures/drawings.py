@@ -15,7 +15,8 @@ _FRINGE = 5  # pixels around a picture that are its frame, or shared with the gr
 _BODY = 0.045  # of the longer side: what is shorter is a letter, an arrow or a mark
 _TOUCH = 0.05  # share of the smaller of two boxes by which panels may overlap
 _DRAWING = 0.06  # of the longer side: least side of a drawing without axes
-_NEAR, _BESIDE = 0.02, 0.013  # of the longer side: how far strokes of one drawing lie apart, and words from their plot
+_NEAR, _WORDS = 0.02, 0.016  # of the longer side: how far strokes of one drawing lie apart, and words from it
+_LEGEND = 0.12  # of the longer side: shorter side of a legend
 _SHARED = 0.25  # share of the smaller of two boxes from which they are one
 _COVERED = 0.5  # share of its box that pictures cover: arrows and brackets beside them
 
@@ -36,7 +37,8 @@ def find_drawings(picture: np.ndarray, content: np.ndarray, pictures: Sequence[B
             axes = has_axes(labels, number, box, longest)
             groups.append(_Group(box, axes, max(box[2:]) > _BODY * longest))
     groups = _joined(groups, longest)
-    groups = [_with_words(group, groups, words, _BESIDE * longest) for group in groups if group.body]
+    groups = _with_words([group for group in groups if group.body], words, _WORDS * longest)
+    groups = _with_legends(groups, longest)
     found: list[tuple[Box, Kind]] = []
     for group in groups:
         x, y, wide, high = group.box
@@ -78,8 +80,9 @@ def _belong(one: _Group, other: _Group, rest: Sequence[_Group], longest: int) ->
     """Whether two groups that do not overlap are one, of which at most one has axes."""
     if one.axes and other.axes:
         return False
-    near = _BESIDE if one.axes or other.axes else _NEAR
-    return gap(one.box, other.box) <= near * longest and _is_free(union(one.box, other.box), (one.box, other.box), rest)
+    return gap(one.box, other.box) <= _NEAR * longest and _is_free(
+        union(one.box, other.box), (one.box, other.box), rest
+    )
 
 
 def _is_free(joined: Box, parts: Sequence[Box], rest: Sequence[_Group]) -> bool:
@@ -91,13 +94,48 @@ def _is_free(joined: Box, parts: Sequence[Box], rest: Sequence[_Group]) -> bool:
     )
 
 
-def _with_words(group: _Group, groups: Sequence[_Group], words: Sequence[Box], reach: float) -> _Group:
-    """The group with the words that lie near it, and nearer to no other one."""
-    box, rest = group.box, [other for other in groups if other is not group]
-    for _ in range(3):  # tick labels, titles of axes, and what is written in two lines
-        for word in words:
-            far = gap(box, word)
-            if far <= reach and all(far <= gap(other.box, word) for other in rest):
-                grown = union(box, word)
-                box = grown if _is_free(grown, (box, word), rest) else box
-    return replace(group, box=box)
+def _with_words(groups: Sequence[_Group], words: Sequence[Box], reach: float) -> list[_Group]:
+    """The groups with the words that lie near them: the nearest pair first, so that a title goes to its own plot.
+
+    What has joined brings its neighbours nearer: tick labels the titles of axes, and a line of words the next one.
+    """
+    if not groups or not words:
+        return list(groups)
+    boxes, places = [group.box for group in groups], np.array(words)
+    far = np.stack([_gaps(box, places) for box in boxes])
+    taken = np.zeros(len(words), bool)
+    while far.min() <= reach:
+        number, word = (int(place) for place in np.unravel_index(far.argmin(), far.shape))
+        grown = union(boxes[number], words[word])
+        rest = [group for n, group in enumerate(groups) if n != number]
+        if _is_free(grown, (boxes[number], words[word]), rest):
+            boxes[number] = grown
+            taken[word] = True
+            far[number] = np.where(taken, np.inf, _gaps(grown, places))
+            far[:, word] = np.inf
+        else:
+            far[number, word] = np.inf
+    return [replace(group, box=box) for group, box in zip(groups, boxes, strict=True)]
+
+
+def _with_legends(groups: Sequence[_Group], longest: int) -> list[_Group]:
+    """The groups, those without axes that are small joined to the plot beside them."""
+    kept = list(groups)
+    for group in groups:
+        plots = [other for other in kept if other.axes and other is not group]
+        if group.axes or not plots or min(group.box[2:]) > _LEGEND * longest:
+            continue
+        nearest = min(plots, key=lambda other: gap(group.box, other.box))
+        joined = union(group.box, nearest.box)
+        rest = [other for other in kept if other not in (group, nearest)]
+        if gap(group.box, nearest.box) <= 2 * _NEAR * longest and _is_free(joined, (group.box, nearest.box), rest):
+            kept = [replace(other, box=joined) if other is nearest else other for other in kept if other is not group]
+    return kept
+
+
+def _gaps(box: Box, others: np.ndarray) -> np.ndarray:
+    """Distances of a box from others, int (n, 4), in pixels, float64 (n,); see `gap`."""
+    x, y, wide, high = others.T
+    across = np.maximum(x, box[0]) - np.minimum(x + wide, box[0] + box[2])
+    down = np.maximum(y, box[1]) - np.minimum(y + high, box[1] + box[3])
+    return np.maximum(np.maximum(across, down), 0).astype(np.float64)

@@ -10,7 +10,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 DRAWN: tuple[Kind, ...] = ("plot", "drawing")
 
 _FLAT = 3  # gray levels: a smaller range among 3 × 3 pixels is no detail
-_THICK, _GRAY, _WIDE = 0.5, 12, 1.2  # of bands: share of the ink, colour in gray levels, width by height
+_THICK, _GRAY, _WIDE = 0.5, 12, 0.9  # of bands: share of the ink, colour in gray levels, width by height
 _FILLS = 12  # even colours that a drawing is filled with
 _EDGE = 30  # gray levels: a larger range is an edge
 _PAPER = 245  # gray levels: ground of print

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from common.figures.boxes import Box, overlap, painted
+from common.figures.boxes import Box, overlap, painted, part_of
 from common.figures.drawings import find_drawings
-from common.figures.kinds import DRAWN, Kind
+from common.figures.kinds import DRAWN, Kind, softness
 from common.figures.pictures import CROSSED_ALL, SAME, find_framed, find_pictures, split
 
 WORKING_SIDE = 1000
@@ -18,6 +18,7 @@ _GROUND = 10  # gray levels: what differs less from the ground is ground
 _LEAST_GROUND = 0.02  # share of a figure that is ground
 _WHOLE, _RIM = 0.97, 0.5  # share of a row or column, and of the figure's rim, that is ground
 _EVEN = 0.75  # share of the ground that has its commonest level, within 3: paper is even, a background is not
+_IN_PLOT, _SHADED = 0.9, 0.6  # share of an area in a plot, and share of it that is shaded, as in pictures
 _SQUARE, _COVERED = 0.7, 0.4  # share of their boxes that pictures on black ground fill, and of the figure
 
 
@@ -82,7 +83,9 @@ def find_panels(image: np.ndarray) -> list[Panel]:
             framed = find_framed(picture, content, boxes)
             found = [(box, kind) for box, kind in solid if all(overlap(box, other) < SAME for other in framed)]
             found += [(box, "blot") for box in framed]
-            found += find_drawings(picture, content, [box for box, _ in found])
+            drawn = find_drawings(picture, content, [box for box, _ in found])
+            plots = [box for box, kind in drawn if kind == "plot"]
+            found = [(box, kind) for box, kind in found if not _is_drawn(picture, box, kind, plots)] + drawn
     whole = (0, 0, *small)
     found = found or split(picture, whole, max(small), CROSSED_ALL) or [(whole, "micrograph")]
     panels = [_at_size(box, kind, scale, (width, height)) for box, kind in found]
@@ -112,6 +115,13 @@ def _are_square(content: np.ndarray, boxes: Sequence[Box]) -> bool:
     kept = painted(boxes, content.shape)
     inside = np.count_nonzero(content & kept)
     return bool(kept.mean() > _COVERED and inside > _SQUARE * np.count_nonzero(kept))
+
+
+def _is_drawn(picture: np.ndarray, box: Box, kind: Kind, plots: Sequence[Box]) -> bool:
+    """Whether what was taken for a picture is an area of a plot: cells of a heat map, a bar of colours."""
+    if kind == "blot" or softness(part_of(picture, box)) >= _SHADED:
+        return False
+    return any(overlap(box, plot) >= _IN_PLOT and box[2] * box[3] < plot[2] * plot[3] for plot in plots)
 
 
 def _at_size(box: Box, kind: Kind, scale: float, size: tuple[int, int]) -> Panel:

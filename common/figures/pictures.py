@@ -120,7 +120,10 @@ def find_framed(picture: np.ndarray, content: np.ndarray, solid: Sequence[Box]) 
     lines = np.zeros_like(content)
     for kernel, bridge in (((1, length), (1, 3 * length)), ((length, 1), (3 * length, 1))):
         line = cv2.morphologyEx(thin, cv2.MORPH_OPEN, np.ones(kernel, np.uint8))
-        lines |= cv2.morphologyEx(line, cv2.MORPH_CLOSE, np.ones(bridge, np.uint8))  # where bands touch the frame
+        # Where bands touch the frame it is not thin: bridged, and prolonged as far as the corner.
+        lines |= cv2.dilate(
+            cv2.morphologyEx(line, cv2.MORPH_CLOSE, np.ones(bridge, np.uint8)), np.ones(bridge, np.uint8)
+        )
     lines = cv2.dilate(cv2.morphologyEx(lines, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)), np.ones((3, 3), np.uint8))
     contours, tree = cv2.findContours(1 - lines, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     boxes = []

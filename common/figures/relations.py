@@ -25,7 +25,7 @@ _SHIFTED, _CELL, _MOST_CELLS = 0.02, 0.04, 12  # of a strip of one field: deviat
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
 _SAME_PICTURE = 0.95  # smallest correlation of two panels that are one picture
 _SAME_DETAIL = 0.6  # smallest ratio of their detail: a denoised picture has less
-_GRAIN, _FLAT = 0.17, 0.05  # least correlation of faint grain of one picture; gray levels of grain that is none
+_GRAIN, _ROUNDED = 0.17, 0.3  # least correlation of faint grain of one picture; gray levels: rounding alone has 0.29
 _GRAIN_SIGMA, _AROUND = 2.0, 4.0  # pixels: of the blur that grain is left over from, and around a place
 _MARK, _MARKED = 60.0, 0.003  # difference of a pixel's colour, without brightness, and share of pixels, of marks
 _SAME_COLOUR, _SAME_TINT = 25.0, 0.15  # largest difference of their mean colours, and relative to their brightness
@@ -82,12 +82,11 @@ def _relation_within(image: np.ndarray, panel: Panel, copy: Copy) -> Relation:
     is_row = min(x, y) <= _CELL * shift and abs(cells * shift / sides[axis] - 1) <= _CELL
     if not is_row or not 2 <= cells <= _MOST_CELLS:
         return "reuse"
-    back = copy.matrix[axis, 2] < 0
-    corner = [panel.x, panel.y]
-    corner[axis] += round(shift) if back else 0
-    rest = [panel.width, panel.height]
-    rest[axis] -= round(shift)
-    source = Panel(*corner, *rest, panel.kind)
+    moved = round(shift)
+    corner, rest = [panel.x, panel.y], [panel.width, panel.height]
+    corner[axis] += moved if copy.matrix[axis, 2] < 0 else 0
+    rest[axis] -= moved
+    source = Panel(corner[0], corner[1], rest[0], rest[1], panel.kind)
     return "reuse" if _is_one_picture(image, source, copy) else "same field"
 
 
@@ -169,6 +168,6 @@ def _is_one_grain(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> bool
     strength = np.maximum(*(s / (np.median(s[where]) + 0.1) for s in strengths))
     faint = where & (strength <= np.median(strength[where]))  # away from edges, which agree in any case
     deviations = [float(grain[faint].std()) for grain in grains]
-    if min(deviations) < _FLAT:  # one of them has no grain there to compare
+    if min(deviations) < _ROUNDED:  # no grain there to compare
         return True
     return bool(np.corrcoef(grains[0][faint], grains[1][faint])[0, 1] >= _GRAIN)
