@@ -12,7 +12,8 @@ Reuse. Prints a row per copy and draws a picture, by default outputs/<folder>/<i
   colour.
 - Below, for the best groups: the source, the copy warped onto it, and their difference. A region is a copy if the
   difference is black inside the outline and bright around it.
-- Panels that show one field in other channels or contrasts, and enlargements, are natural: named, not counted.
+- Panels that show one field in other channels or contrasts or at another time, enlargements, and plots that are set
+  alike, are natural: named, not counted.
 - The score is the probability of a copy, as opposed to natural repetition. Which of two regions was first can't be
   seen: `source` and `copy` are only names.
 

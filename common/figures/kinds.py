@@ -13,6 +13,7 @@ _FLAT = 3  # gray levels: a smaller range among 3 × 3 pixels is no detail
 _THICK, _GRAY, _WIDE = 0.5, 12, 0.9  # of bands: share of the ink, colour in gray levels, width by height
 _FILLS = 12  # even colours that a drawing is filled with
 _EDGE = 30  # gray levels: a larger range is an edge
+_EDGES, _FAINT = 0.003, 0.05  # least share of sharp edges in a drawing, and of shades in a picture without any
 _PAPER = 245  # gray levels: ground of print
 _PALE = 150  # gray levels: no ground of a dim picture is as light
 _LEVEL, _MARKED, _SHARP = 10, 0.5, 0.65  # of print: gray levels of its ground, and shares of marks and of sharp marks
@@ -45,9 +46,15 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
     soft = _shaded(spread)
     if paper > 0.15 and soft < 0.28 and coloured < 14 and straight > 0.4:
         return "drawing"  # words and lines
-    if paper > 0.6 or filled > 0.55 or (small and ((paper > 0.11 and coloured > 6) or soft < 0.16 or coloured > 60)):
+    # What is drawn has edges; a faint blot is as even, and has none.
+    drawn = (spread >= 2 * _EDGE).mean() >= _EDGES or soft < _FAINT
+    if (
+        paper > 0.6
+        or (filled > 0.55 and drawn)
+        or (small and ((paper > 0.11 and coloured > 6) or soft < 0.16 or coloured > 60))
+    ):
         return "drawing"
-    if _is_print(gray, spread, dark=small):
+    if drawn and _is_print(gray, spread, dark=small):
         return "drawing"  # words on an even ground: legends, information bars, boxes of a schematic
     rows, columns = (np.count_nonzero(edges.mean(axis=axis) > 0.45) for axis in (1, 0))
     if filled > 0.06 and coloured > 12 and straight > 0.45 and min(rows, columns) >= 3:

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from common.figures.annotations import find_print, without_print
+from common.figures.lane_matching import match_lanes
 from common.figures.panels import Panel
 from common.forensics.copy_move import WORKING_PIXELS, Matcher
 from common.forensics.gray import to_gray
@@ -18,6 +19,7 @@ MOST_PICTURES = 64
 MOST_KEYPOINTS = 8000
 """Of a figure, shared by its pictures according to their areas, and at least `LEAST_KEYPOINTS` of each."""
 LEAST_KEYPOINTS = 250
+_STRIP = 0.7  # height by width of a picture that may be a strip of a blot: its kind is not certain
 _RIM = 3  # pixels of a panel
 _PICTURES_PIXELS, _FIGURE_PIXELS = 2_000_000, 4_000_000  # of the working scale of a figure with several pictures
 
@@ -89,6 +91,7 @@ def panel_matcher(pictures: Sequence[Panel], scale: float) -> Matcher:
         scale: From `working_scale`.
     """
     windows = []
+    strips = [number for number, panel in enumerate(pictures) if panel.height <= _STRIP * panel.width]
     for panel in pictures:
         rows, columns = (slice(round(s.start * scale), round(s.stop * scale)) for s in panel.window)
         windows.append((rows, columns))
@@ -103,7 +106,7 @@ def panel_matcher(pictures: Sequence[Panel], scale: float) -> Matcher:
             return match_within(concatenated(points))
         found = [match_within(own) for own in points]
         found += [match_between(one, other) for one, other in combinations(points, 2)]
-        return Matches.concatenated(found)
+        return Matches.concatenated([*found, match_lanes(gray, [windows[number] for number in strips])])
 
     return match
 

@@ -1,7 +1,7 @@
 """Alignment of matched regions: clusters of matches, their transforms, and the pixels that correlate under them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -32,6 +32,7 @@ _RIM = 3  # pixels: width of the rim that the correlation window loses
 _RIM_SIGMA = 0.8  # pixels: blur of the difference in the rim, where a copy ends from one pixel to the next
 _ALIKE = 2.0, 1.0  # factor on a region's mean difference, and gray levels: largest difference of a place inside
 _SLACK = 8  # pixels around the target that a refinement may move it by
+_INVOLUTION = 0.05  # deviation of a map applied twice from the identity
 _SPECK, _GAP = 3, 7  # pixels: thinner regions are removed, narrower gaps closed
 
 
@@ -68,6 +69,27 @@ class Aligned:
         here = np.column_stack([x, y])[chosen]
         return np.stack([here, move(here, self.matrix)], axis=1)
 
+    def one_side(self) -> "Aligned":
+        """The region without the parts that are the copies of its other parts.
+
+        A mirror image and a turn by 180° map a copy back to its source: the region then holds both. A part that
+        overlaps its own image, as a symmetric object does, stays.
+        """
+        if (
+            np.abs(_twice(self.matrix) - np.eye(2, 3))[:, :2].max() > _INVOLUTION
+            or not (self.source & self.target).any()
+        ):
+            return self
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(self.source.astype(np.uint8), connectivity=8)
+        kept, copied = np.zeros_like(self.source), np.zeros_like(self.source)
+        for number in 1 + np.argsort(-stats[1:count, cv2.CC_STAT_AREA], kind="stable"):
+            part = labels == number
+            if np.count_nonzero(part & copied) > np.count_nonzero(part) / 2:
+                continue
+            there = cv2.warpAffine(part.astype(np.uint8), self.matrix, part.shape[::-1], flags=cv2.INTER_NEAREST) > 0
+            kept, copied = kept | part, copied | there
+        return replace(self, source=kept, target=copied)
+
     @cached_property
     def weight(self) -> float:
         """Area in pixels times correlation."""
@@ -77,6 +99,12 @@ class Aligned:
 def move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points (n, 2) mapped by an affine matrix (2, 3)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _twice(matrix: np.ndarray) -> np.ndarray:
+    """An affine matrix (2, 3) applied twice."""
+    linear = matrix[:, :2]
+    return np.column_stack([linear @ linear, linear @ matrix[:, 2] + matrix[:, 2]])
 
 
 def cluster_matches(matches: Matches, diagonal: float) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance
 
-VERSION = 3
+VERSION = 4
 """Version of the detector, raised with every change of its results: an ensemble fitted on earlier ones is stale."""
 Matcher = Callable[[np.ndarray], Matches]
 """A function from a gray image, uint8 (h, w), to pairs of points that may be copies."""
@@ -159,6 +159,7 @@ def candidates(
         n_aligned += 1
         if (aligned := align(pixels, matrix, points, valid)) is None:
             continue
+        aligned = aligned.one_side()
         # Its refined transform may equal an earlier one: the one with the larger weight is kept.
         same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
         if all(aligned.weight > earlier.weight for earlier in same):

@@ -37,10 +37,12 @@ OVERLAPS = (0.3, 0.8)
 Relation = Literal["none", "overlap", "whole", "within"]
 """What is shown twice: nothing, a part of a field in two panels, a whole panel, a part of a panel within it."""
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
-Natural = Literal["none", "channels", "enlargement"]
-"""A natural relation beside it: two channels and their merge; a detail of a panel enlarged, in it or in another one."""
+Natural = Literal["none", "channels", "enlargement", "exposures"]
+"""A natural relation beside it: two channels and their merge; a detail of a panel enlarged, in it or in another one; a
+field at two times, of other brightness and with grain of its own."""
 _SIDES = (120, 320)  # pixels of a panel
 _CONTENT = 5.0  # gray levels: least deviation of what is shown twice, which a reader must be able to see
+_GRAIN_SIGMA, _LEAST_GRAIN = 1.5, 1.5  # pixels: of the blur that takes grain away; gray levels: deviation of grain
 _TRIES = 3  # places in each field
 
 
@@ -90,11 +92,11 @@ def compose_figure(
         fields: At least two pictures, uint8 (h, w, 3) RGB, of at least 64 px.
         rng: Draws layout, sizes, print and compression.
         relation: What is shown twice. Without a place that is not empty another relation is taken, `none` at last.
-        natural: A natural relation beside it; drawn by default, `none` in six of ten figures.
+        natural: A natural relation beside it; drawn by default, `none` in half of the figures.
         labels: Whether to print letters, scale bars and titles.
     """
     if natural is None:
-        natural = (*("none",) * 6, *("channels",) * 2, *("enlargement",) * 2)[rng.integers(10)]
+        natural = (*("none",) * 5, "exposures", *("channels",) * 2, *("enlargement",) * 2)[rng.integers(10)]
     pool = [fields[number] for number in rng.permutation(len(fields))]
     least = min(min(picture.shape[:2]) for picture in pool)
     grid = rng.random() < 0.5
@@ -247,6 +249,14 @@ def _add_natural(
             panels.append(_Panel(picture, printed=False))
         else:
             panels += [_Panel(picture), _Panel(detail)]
+        return natural
+    if natural == "exposures" and pool:
+        picture = _crop(pool.pop(), (side, side), rng).astype(np.float32)
+        smooth = cv2.GaussianBlur(picture, (0, 0), _GRAIN_SIGMA)
+        spread = max(float((picture - smooth).std()), _LEAST_GRAIN)
+        for gain in (1.0, rng.uniform(0.7, 1.1)):
+            grain = rng.normal(0, spread, picture.shape[:2])[..., None]  # of all channels: a gray one stays gray
+            panels.append(_Panel(np.rint(gain * (smooth + grain)).clip(0, 255).astype(np.uint8)))
         return natural
     return "none"
 

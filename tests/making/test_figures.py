@@ -46,7 +46,7 @@ def test_the_mask_marks_the_panels_that_show_the_same(fields, seed, relation):
 
 def test_natural_relations_are_not_marked(fields):
     for seed in range(6):
-        for natural in ("channels", "enlargement"):
+        for natural in ("channels", "enlargement", "exposures"):
             figure = compose_figure(fields, np.random.default_rng(seed), natural=natural)
             assert figure.natural == natural and not figure.mask.any()
 
