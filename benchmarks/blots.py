@@ -27,8 +27,8 @@ from common.forensics.jpeg import jpeg
 from common.making.blots import BLOT_REUSES, ReusedBlot, compose_blots
 
 NOT_PRISTINE = ("img_000014", "img_000041")
-"""Blots of the pristine set (Manjunath et al. 2024) that show something twice themselves: under the fourth lane the ground
-below the first, equal in its grain; a lane, equal in its grain but not in its specks. `find_reuse` finds both."""
+"""Blots of the pristine set (Manjunath et al. 2024) that show something twice themselves, as `find_reuse` found and the
+eye confirms: the ground below the bands, equal in its grain; a lane, equal in its grain and not in its specks."""
 FALSE_POSITIVES = 0.02
 STRIPS = 3
 TRIES = 20
@@ -42,7 +42,7 @@ def lanes(folder: tyro.conf.Positional[Path], count: int = 400, workers: int = 2
         count: Number of figures.
         workers: Number of processes.
     """
-    table = pristine(folder, fitted=False)
+    table = pristine(folder, develop=False)
     jobs = (joblib.delayed(_composed)(folder, table, number) for number in range(count))
     results = joblib.Parallel(workers, return_as="generator")(jobs)
     found = pd.DataFrame(list(tqdm(results, "figures", count, disable=None)))
@@ -63,11 +63,11 @@ def lanes(folder: tyro.conf.Positional[Path], count: int = 400, workers: int = 2
             print(f"{name:<10} {len(some):>4}  AUC {auc:.3f}  found at 0.5 {at_half:.3f}, at 2 % {at_rate:.3f}")
 
 
-def pristine(folder: Path, *, fitted: bool) -> pd.DataFrame:
-    """Rows of the pristine blots of every second group: those that the score is fitted on, or the others."""
+def pristine(folder: Path, *, develop: bool) -> pd.DataFrame:
+    """Rows of the pristine blots of every second group: those to develop on, or the others, which are measured."""
     table = pd.read_csv(folder / "index.csv")
     table = table[(table.label == "authentic") & ~table.group.isin(NOT_PRISTINE)]
-    return table[table.group.isin(sorted(table.group.unique())[0 if fitted else 1 :: 2])]
+    return table[table.group.isin(sorted(table.group.unique())[0 if develop else 1 :: 2])]
 
 
 def draw_blots(folder: Path, table: pd.DataFrame, rng: np.random.Generator, number: int) -> ReusedBlot:

@@ -1,17 +1,14 @@
 """Fit the logistic model of a copy's score, and write its constants, `common/forensics/score_model.py`.
 
-    python -m benchmarks.copy_move_score CASIA1/authentic MICROGRAPHS BLOTS
+    python -m benchmarks.copy_move_score CASIA1/authentic MICROGRAPHS
 
 Candidates, regions that resemble another one, are collected on authentic images (where all are natural) and on two
 copy-moves in each (where some are copies), half of them JPEG-compressed: every second image of CASIA v1's authentic
 ones and every second micrograph of a folder, some of them dim, photographs in the wheel of scikit-image, drawn blots,
-gels and cells, compound figures of these micrographs (`common.making.figures`), with letters and scale bars, strips of
-every second blot, with lanes that are shown twice (`common.making.blots`), images of a probe's tip and diffraction
-patterns, which repeat one shape, and plots with their axes and words, which are not forged.
-
-A logistic model tells copies from the rest; Platt scaling of each image's best candidate makes its score a probability,
-for as many authentic as forged images as there are here. Measured with grouped folds, an image and its forgeries in
-one.
+gels and cells, compound figures of these micrographs (`common.making.figures`), with letters and scale bars, and plots
+with their axes and words, which are not forged. A logistic model tells copies from the rest; Platt scaling of each
+image's best candidate makes its score a probability, for as many authentic as forged images as there are here. Measured
+with grouped folds, an image and its forgeries in one.
 """
 
 from common.process import prepare
@@ -36,7 +33,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from tqdm import tqdm
 
-from benchmarks.blots import draw_blots, pristine
 from common.data.images import find_images, read_image
 from common.figures.matching import picture_search
 from common.figures.panels import find_panels
@@ -44,7 +40,6 @@ from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import candidates, shrunk
 from common.forensics.jpeg import jpeg
 from common.forensics.resemblance import FURTHEST, describe, natural
-from common.making.blots import ReusedBlot
 from common.making.drawing import FIGURES
 from common.making.figures import RELATIONS, ComposedFigure, compose_figure
 from common.making.synthesis import copy_move, is_visible
@@ -54,8 +49,7 @@ PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "hubble_deep_field"),
     *("immunohistochemistry", "microaneurysms", "moon", "page", "retina", "rocket", "text"),
 )
-DRAWN, PLOTS, MICROGRAPHS, COMPOUND, BLOTS = 12, 30, 40, 240, 120
-INSTRUMENTS = 40
+DRAWN, PLOTS, MICROGRAPHS, COMPOUND = 12, 30, 40, 240
 PENALTY = 0.02
 """Inverse strength of the penalty on weights: the products are many."""
 MODEL = Path(__file__).parents[1] / "common" / "forensics" / "score_model.py"
@@ -69,7 +63,6 @@ TRUE_SHARE, FALSE_SHARE = 0.7, 0.2
 def main(
     authentic: tyro.conf.Positional[Path],
     micrographs: tyro.conf.Positional[Path],
-    blots: tyro.conf.Positional[Path],
     most: int = 90,
     workers: int = os.cpu_count() or 1,
 ) -> None:
@@ -78,13 +71,12 @@ def main(
     Args:
         authentic: Folder of authentic photographs; every second one may be used.
         micrographs: Folder of pristine micrographs; every second one may be used.
-        blots: Folder with pristine/ and index.csv, of columns file, label and group; every second group may be used.
         most: How many photographs.
         workers: Processes.
     """
     paths = sorted(find_images(authentic).values())[::2]
     fields = sorted(find_images(micrographs).values())[::2]
-    hosts = [*_hosts(fields), *_blots(blots), *(("photograph", path) for path in paths[:: max(1, len(paths) // most)])]
+    hosts = [*_hosts(fields), *(("photograph", path) for path in paths[:: max(1, len(paths) // most)])]
     jobs = (joblib.delayed(_collect)(number, kind, image) for number, (kind, image) in enumerate(hosts))
     results = joblib.Parallel(workers, return_as="generator")(jobs)
     table = pd.DataFrame([row for rows in tqdm(results, "candidates", len(hosts), disable=None) for row in rows])
@@ -143,7 +135,7 @@ def _print(kind: str, hosts: int, best: pd.DataFrame) -> None:
     print(f"{kind:<12} {hosts:>3} hosts, untouched above 0.5: {flagged:.3f}{found}")
 
 
-def _hosts(fields: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | Path | ComposedFigure | ReusedBlot]]:
+def _hosts(fields: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | Path | ComposedFigure]]:
     for name in PHOTOGRAPHS:
         image = getattr(skimage.data, name)()
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image[..., :3]
@@ -155,55 +147,10 @@ def _hosts(fields: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | Path | Co
             yield kind, draw(*rng.integers(256, 600, 2), rng)
     for _ in range(PLOTS):
         yield "plot", _plot(rng)
-    for number in range(INSTRUMENTS):
-        yield "instrument", (_tips if number % 2 else _diffraction)(rng)
     yield from (("micrograph", path) for path in fields[:: max(1, len(fields) // MICROGRAPHS)])
     for number in range(COMPOUND):
         chosen = [read_image(fields[place]) for place in rng.choice(len(fields), 9, replace=False)]
         yield "figure", compose_figure(chosen, rng, RELATIONS[number % 4], natural="none")
-
-
-def _tips(rng: np.random.Generator) -> np.ndarray:
-    """Particles of a scanning probe's image, each of which shows the shape of the tip."""
-    side, size = int(rng.integers(256, 600)), int(rng.integers(14, 40))
-    tip = np.zeros((size, size), np.float32)
-    cv2.fillPoly(tip, [rng.integers(1, size - 1, (int(rng.integers(3, 7)), 2)).astype(np.int32)], 1)
-    tip = cv2.GaussianBlur(tip, (0, 0), size / 12) * (cv2.GaussianBlur(rng.random((size, size)), (0, 0), 3) + 0.5)
-    heights = np.zeros((side, side), np.float32)
-    for _ in range(int(rng.integers(15, 90))):
-        y, x = rng.integers(0, side - size, 2)
-        part = heights[y : y + size, x : x + size]
-        np.maximum(part, tip * rng.uniform(0.6, 1.4), out=part)
-    levels = rng.uniform(20, 90) + rng.uniform(60, 110) * heights / heights.max()
-    levels += rng.normal(0, rng.uniform(1, 5), levels.shape)
-    return np.repeat(levels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _diffraction(rng: np.random.Generator) -> np.ndarray:
-    """Spots of a lattice, or rings, fading from the centre."""
-    side = int(rng.integers(256, 600))
-    y, x = np.mgrid[:side, :side] - side / 2
-    radius = np.hypot(x, y)
-    if rng.random() < 0.5:
-        first, turn, ratio = rng.uniform(16, 50), rng.uniform(0, np.pi), rng.uniform(1, 1.6)
-        angle = turn + rng.choice([np.pi / 2, np.pi / 3, rng.uniform(0.9, 1.8)])
-        vectors = first * np.array([(np.cos(turn), np.sin(turn)), (ratio * np.cos(angle), ratio * np.sin(angle))])
-        along, across = np.linalg.solve(vectors.T, np.stack([x.ravel(), y.ravel()])).reshape(2, side, side)
-        off = np.linalg.norm(
-            np.tensordot(vectors.T, np.stack([along - along.round(), across - across.round()]), 1), axis=0
-        )
-        pattern = np.exp(-(off**2) / (2 * rng.uniform(1.2, 3.5) ** 2))
-    else:
-        pattern = 0.5 + 0.5 * np.sin(radius / rng.uniform(2, 7))
-    levels = rng.uniform(5, 30) + 240 * pattern * np.exp(-radius / rng.uniform(0.1, 0.4) / side)
-    levels += rng.normal(0, rng.uniform(1, 4), levels.shape)
-    return np.repeat(levels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _blots(folder: Path) -> Iterator[tuple[str, ReusedBlot]]:
-    table = pristine(folder, fitted=True)
-    for number in range(BLOTS):
-        yield "blot", draw_blots(folder, table, np.random.default_rng([19, number]), number)
 
 
 def _plot(rng: np.random.Generator) -> np.ndarray:
@@ -232,15 +179,13 @@ def _plot(rng: np.random.Generator) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def _collect(number: int, kind: str, host: np.ndarray | Path | ComposedFigure | ReusedBlot) -> list[dict]:
+def _collect(number: int, kind: str, host: np.ndarray | Path | ComposedFigure) -> list[dict]:
     """The candidates of an image as it is, and of forgeries in it."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng([7, number])
     quality = int(rng.integers(70, 99)) if rng.random() < 0.5 else None
     if isinstance(host, ComposedFigure):
         return _rows(number, kind, [(host.image, host.mask[0])], quality)
-    if isinstance(host, ReusedBlot):
-        return _rows(number, kind, [(host.image, host.mask)], quality)
     host = read_image(host)[:MOST_SIDE, :MOST_SIDE] if isinstance(host, Path) else host
     if kind == "micrograph" and number % 3 == 0:  # dim, of few levels
         host = np.rint(host * rng.uniform(0.1, 0.4)).astype(np.uint8)

@@ -7,11 +7,11 @@ from itertools import combinations
 import numpy as np
 
 from common.figures.annotations import find_print, without_print
-from common.figures.lane_matching import match_lanes
 from common.figures.panels import Panel
 from common.forensics.copy_move import WORKING_PIXELS, Matcher
 from common.forensics.gray import to_gray
 from common.forensics.keypoints import Keypoints, concatenated, find_keypoints, match_between, match_within
+from common.forensics.lane_matching import match_lanes
 from common.forensics.matches import Matches
 
 MOST_PICTURES = 64

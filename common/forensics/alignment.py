@@ -32,6 +32,7 @@ _RIM = 3  # pixels: width of the rim that the correlation window loses
 _RIM_SIGMA = 0.8  # pixels: blur of the difference in the rim, where a copy ends from one pixel to the next
 _ALIKE = 2.0, 1.0  # factor on a region's mean difference, and gray levels: largest difference of a place inside
 _SLACK = 8  # pixels around the target that a refinement may move it by
+_HALVES = 30.0  # pixels between two regions that are no halves of one object
 _INVOLUTION = 0.05  # deviation of a map applied twice from the identity
 _SPECK, _GAP = 3, 7  # pixels: thinner regions are removed, narrower gaps closed
 
@@ -88,7 +89,9 @@ class Aligned:
                 continue
             there = cv2.warpAffine(part.astype(np.uint8), self.matrix, part.shape[::-1], flags=cv2.INTER_NEAREST) > 0
             kept, copied = kept | part, copied | there
-        return replace(self, source=kept, target=copied)
+        apart = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 3)[copied]
+        # The halves of one symmetric object lie close together.
+        return replace(self, source=kept, target=copied) if apart.min(initial=np.inf) >= _HALVES else self
 
     @cached_property
     def weight(self) -> float:

@@ -86,7 +86,7 @@ def _is_periodic(one: Aligned, found: Sequence[Aligned]) -> bool:
     """Whether a candidate is one of many parallel ones, or overlaps its own copy."""
     parallel = [other for other in found if np.abs(other.matrix[:, :2] - one.matrix[:, :2]).max() < _SAME_TURN]
     overlap = np.count_nonzero(one.source & one.target)
-    return bool(len(_others(one, parallel)) > MOST_PARALLEL or overlap > MOST_OVERLAP * np.count_nonzero(one.source))
+    return bool(_others(one, parallel) > MOST_PARALLEL or overlap > MOST_OVERLAP * np.count_nonzero(one.source))
 
 
 def describe(gray: np.ndarray, found: Sequence[Aligned]) -> list[dict[str, float]]:
@@ -105,19 +105,10 @@ def describe(gray: np.ndarray, found: Sequence[Aligned]) -> list[dict[str, float
         `stretch`: ln of the ratio of the scales of the two axes.
         `mirrored`: 0 or 1.
         `repeated`: ln of 1 + the number of other candidates of the same place.
-        `lead`: Fisher's z of the correlation of fine detail, less the highest one of the other candidates of the same
-            place, or less 0: lanes of a blot are alike, but only a copy is more alike than all others.
         `isotropy`: ratio of the eigenvalues of the structure tensor, 0 for parallel edges, at most 1. It is no feature
             of the score's: any two straight edges correlate.
     """
-    rows = [_describe(gray, one) for one in found]
-    alike = [row.pop("alike") for row in rows]
-    for row, one, own in zip(rows, found, alike, strict=True):
-        others = _others(one, found)
-        # The same copy found again is no rival.
-        rivals = [alike[number] for number in others if not found[number].explains(one.sample)]
-        row |= {"repeated": float(np.log1p(len(others))), "lead": own - max([0.0, *rivals])}
-    return rows
+    return [_describe(gray, one) | {"repeated": float(np.log1p(_others(one, found)))} for one in found]
 
 
 def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
@@ -135,10 +126,8 @@ def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
     levels = here.clip(0, 255).astype(np.uint8)
     flat = cv2.morphologyEx(levels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) < _FLAT
     longest, shortest = np.linalg.svd(one.matrix[:, :2], compute_uv=False)
-    alike = _fisher_z(detail, detail_there, inner)
     return {
-        "alike": alike,
-        "grain": alike * np.log(len(one.points)),
+        "grain": _fisher_z(detail, detail_there, inner) * np.log(len(one.points)),
         "matches": float(np.log(len(one.points))),
         "area": float(np.log(np.count_nonzero(mask))),
         "faint_grain": _fisher_z(detail, detail_there, faint),
@@ -189,8 +178,8 @@ def _distance(one: Aligned) -> float:
     return float(np.linalg.norm(one.matrix @ (*centre, 1) - centre))
 
 
-def _others(one: Aligned, found: Sequence[Aligned]) -> list[int]:
-    """Positions of other candidates, once for each of their masks that contains more than half of the region."""
+def _others(one: Aligned, found: Sequence[Aligned]) -> int:
+    """Number of masks of other candidates that contain more than half of the region."""
     half = np.count_nonzero(one.source) / 2
-    masks = ((n, mask) for n, other in enumerate(found) if other is not one for mask in (other.source, other.target))
-    return [number for number, mask in masks if np.count_nonzero(one.source & mask) > half]
+    masks = (mask for other in found if other is not one for mask in (other.source, other.target))
+    return sum(bool(np.count_nonzero(one.source & mask) > half) for mask in masks)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
-from common.figures.lanes import find_lanes
+from common.forensics.lanes import find_lanes
 
 BlotReuse = Literal["lane", "run", "strip"]
 """What is shown twice: one lane, two to four neighbours, or the whole strip as another panel below."""

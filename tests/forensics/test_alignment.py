@@ -154,3 +154,20 @@ def test_what_is_not_valid_neither_correlates_nor_disturbs_what_does():
     kept = np.ones((60, 60), bool)
     kept[20:35, 15:35] = False
     assert masked[around][kept[around]].mean() > 0.95 > plain[around][kept[around]].mean()
+
+
+@pytest.mark.parametrize(("apart", "halved"), [(60, True), (10, False)])
+def test_a_mirrored_copy_has_one_side_and_a_symmetric_object_both(apart, halved):
+    """A mirror image maps the copy back to its source: the region holds both."""
+    source = np.zeros((80, 200), bool)
+    source[20:60, 100 - apart // 2 - 30 : 100 - apart // 2] = True
+    source[20:60, 100 + apart // 2 : 100 + apart // 2 + 30] = True
+    matrix = np.array([[-1.0, 0, 199], [0, 1, 0]])
+    both = Aligned(matrix, np.zeros((3, 2, 2), np.float32), source, source.copy(), 0.9)
+    one = both.one_side()
+    if not halved:
+        assert one is both
+        return
+    assert np.count_nonzero(one.source) == np.count_nonzero(one.target) == np.count_nonzero(source) / 2
+    assert not (one.source & one.target).any()
+    np.testing.assert_array_equal(one.source | one.target, source)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.making.blots import BLOT_REUSES, BlotReuse, ReusedBlot, compose_blots
-from tests.figures.test_lanes import blot
+from tests.forensics.test_lanes import blot
 
 
 def strips(seed: int) -> list[np.ndarray]:

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common.figures.lane_matching import match_lanes
-from common.figures.lanes import band_strength, find_lanes
+from common.forensics.lane_matching import match_lanes
+from common.forensics.lanes import band_strength, find_lanes
 
 HEIGHT, LANE, LANES = 90, 60, 6
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from common.figures.lanes import find_lanes
+from common.forensics.lanes import find_lanes
 from common.forensics.matches import Matches
 
 MOST_LANES = 64
