@@ -2,7 +2,15 @@ import cv2
 import numpy as np
 import pytest
 
-from common.forensics.alignment import align, cluster_matches, fit_transforms, local_correlation, similarity, warp_back
+from common.forensics.alignment import (
+    Aligned,
+    align,
+    cluster_matches,
+    fit_transforms,
+    local_correlation,
+    similarity,
+    warp_back,
+)
 from common.forensics.matches import Matches
 
 
