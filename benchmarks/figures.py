@@ -177,7 +177,7 @@ def panels(folder: tyro.conf.Positional[Path], outlines: Path = OUTLINES, *, eac
 
 def matched(found: list[Panel], boxes: list[tuple[int, int, int, int]]) -> list[tuple[int, int]]:
     """Positions of panels found and of outlined boxes that are one, by intersection over union."""
-    overlap = np.array([[_iou((p.x, p.y, p.width, p.height), box) for box in boxes] for p in found])
+    overlap = np.array([[_iou(panel.box, box) for box in boxes] for panel in found])
     if not overlap.size:
         return []
     pairs = zip(*linear_sum_assignment(-overlap), strict=True)

@@ -34,6 +34,10 @@ class Panel:
     kind: Kind
 
     @property
+    def box(self) -> Box:
+        return self.x, self.y, self.width, self.height
+
+    @property
     def window(self) -> tuple[slice, slice]:
         """Rows and columns."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)

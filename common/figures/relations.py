@@ -11,6 +11,7 @@ from common.figures.boxes import painted
 from common.figures.panels import Panel, panel_of, shares
 from common.forensics.alignment import move, warp_back
 from common.forensics.copy_move import Copy
+from common.forensics.gray import local_strength
 
 Relation = Literal["reuse", "same field", "enlargement", "plot"]
 """`same field`: two panels that show one field at the same place, in other channels, contrasts, at another time or with
@@ -50,10 +51,13 @@ def relation_of(image: np.ndarray, panels: Sequence[Panel], copy: Copy) -> Relat
 
 def _are_plots(panels: Sequence[Panel], copy: Copy) -> bool:
     """Whether the regions lie in plots of several panels, or all of these are plots."""
-    if len(panels) < 2 or all(panel.kind == "plot" for panel in panels):
-        return len(panels) > 1
-    plots = painted(((p.x, p.y, p.width, p.height) for p in panels if p.kind == "plot"), copy.source.shape) > 0
-    return all(plots[region].mean() >= _IN_PLOTS for region in (copy.source, copy.target))
+    if len(panels) == 1:
+        return False
+    plots = [panel.box for panel in panels if panel.kind == "plot"]
+    if len(plots) == len(panels):
+        return True
+    painted_plots = painted(plots, copy.source.shape)
+    return all(painted_plots[region].mean() >= _IN_PLOTS for region in (copy.source, copy.target))
 
 
 def _pairs(panels: Sequence[Panel], copy: Copy) -> list[tuple[int, int]]:
@@ -164,7 +168,7 @@ def _is_one_grain(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> bool
     if not where.any():
         return True
     grains = [picture - cv2.GaussianBlur(picture, (0, 0), _GRAIN_SIGMA) for picture in (one, other)]
-    strengths = [np.sqrt(np.maximum(cv2.GaussianBlur(g * g, (0, 0), _AROUND), 0)) for g in grains]
+    strengths = [local_strength(grain, _AROUND) for grain in grains]
     strength = np.maximum(*(s / (np.median(s[where]) + 0.1) for s in strengths))
     faint = where & (strength <= np.median(strength[where]))  # away from edges, which agree in any case
     deviations = [float(grain[faint].std()) for grain in grains]

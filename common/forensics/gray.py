@@ -1,4 +1,4 @@
-"""The gray image that copies are searched in: what a picture shows, whatever its colour."""
+"""Gray levels of a picture for matching, and the strength of their detail."""
 
 import cv2
 import numpy as np
@@ -26,3 +26,8 @@ def to_gray(image: np.ndarray) -> np.ndarray:
     # OpenCV's deviation, since numpy's makes doubles of a large image.
     (_, deviation), (_, deviation_gray) = cv2.meanStdDev(brightest), cv2.meanStdDev(gray)
     return brightest if deviation.item() > _BRIGHTEST * deviation_gray.item() else gray
+
+
+def local_strength(detail: np.ndarray, sigma: float) -> np.ndarray:
+    """Root mean square of detail, float32 (H, W), in a Gaussian window of `sigma` pixels."""
+    return np.sqrt(np.maximum(cv2.GaussianBlur(detail * detail, (0, 0), sigma), 0))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from common.forensics.gray import local_strength
 from common.forensics.lanes import find_lanes
 from common.forensics.matches import Matches
 
@@ -76,8 +77,7 @@ def _detail(picture: np.ndarray) -> np.ndarray:
     """Detail between two scales at an even strength, float32 (h, w)."""
     levels = picture.astype(np.float32)
     detail = cv2.GaussianBlur(levels, (0, 0), _FINE) - cv2.GaussianBlur(levels, (0, 0), _COARSE)
-    strength = np.sqrt(np.maximum(cv2.GaussianBlur(detail * detail, (0, 0), _AROUND), 0))
-    return detail / (strength + _FAINT)
+    return detail / (local_strength(detail, _AROUND) + _FAINT)
 
 
 def _copy_of(lane: np.ndarray, number: int, start: int, details: Sequence[np.ndarray]) -> _Place | None:

@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from common.forensics import score_model as model
 from common.forensics.alignment import Aligned, warp_back
+from common.forensics.gray import local_strength
 
 FURTHEST = 4.0
 """Deviations from the mean beyond which a feature counts no more."""
@@ -145,7 +146,7 @@ def _describe(gray: np.ndarray, one: Aligned) -> dict[str, float]:
 def _detail(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fine detail at an even contrast, and its strength in gray levels, float32 (h, w) each."""
     detail = gray - cv2.GaussianBlur(gray, (0, 0), _DETAIL)
-    strength = np.sqrt(np.maximum(cv2.GaussianBlur(detail * detail, (0, 0), _AROUND), 0))
+    strength = local_strength(detail, _AROUND)
     return detail / (strength + _FLOOR), strength
 
 

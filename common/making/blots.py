@@ -96,13 +96,8 @@ def _with_reuse(picture: np.ndarray, rng: np.random.Generator, kind: BlotReuse) 
     pasted = np.zeros(picture.shape, np.float32)
     pasted[:, left : left + again.shape[1]] = 1
     soft = cv2.GaussianBlur(pasted, (0, 0), _FEATHER)
-    layer = cv2.copyMakeBorder(
-        again, 0, 0, left, picture.shape[1] - left - again.shape[1], borderType=cv2.BORDER_REPLICATE
-    )
-    layer = np.roll(layer, drift, axis=0)
-    if drift:
-        edge = slice(0, drift) if drift > 0 else slice(drift, None)
-        layer[edge] = layer[drift if drift > 0 else drift - 1]
+    moved = np.array([(1, 0, left), (0, 1, drift)], np.float32)
+    layer = cv2.warpAffine(again, moved, picture.shape[::-1], flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     mixed = np.rint(soft * layer + (1 - soft) * picture).clip(0, 255).astype(np.uint8)
     mask = (pasted > 0).astype(np.uint8)
     mask[:, start:stop] = 1
