@@ -35,6 +35,7 @@ class Panel:
 
     @property
     def box(self) -> Box:
+        """x, y, width and height."""
         return self.x, self.y, self.width, self.height
 
     @property

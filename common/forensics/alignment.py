@@ -33,7 +33,7 @@ _RIM_SIGMA = 0.8  # pixels: blur of the difference in the rim, where a copy ends
 _ALIKE = 2.0, 1.0  # factor on a region's mean difference, and gray levels: largest difference of a place inside
 _SLACK = 8  # pixels around the target that a refinement may move it by
 _HALVES = 30.0  # pixels between two regions that are no halves of one object
-_INVOLUTION = 0.05  # deviation of a map applied twice from the identity
+_RETURNS = 5.0  # pixels: how near to its place a point returns that is mapped twice
 _SPECK, _GAP = 3, 7  # pixels: thinner regions are removed, narrower gaps closed
 
 
@@ -76,10 +76,9 @@ class Aligned:
         A mirror image and a turn by 180° map a copy back to its source: the region then holds both. A part that
         overlaps its own image, as a symmetric object does, stays.
         """
-        if (
-            np.abs(_twice(self.matrix) - np.eye(2, 3))[:, :2].max() > _INVOLUTION
-            or not (self.source & self.target).any()
-        ):
+        here, there = self.sample[:, 0], self.sample[:, 1]
+        away = np.linalg.norm(move(there, self.matrix) - here, axis=1)
+        if np.median(away) > _RETURNS or not (self.source & self.target).any():
             return self
         count, labels, stats, _ = cv2.connectedComponentsWithStats(self.source.astype(np.uint8), connectivity=8)
         kept, copied = np.zeros_like(self.source), np.zeros_like(self.source)
@@ -102,12 +101,6 @@ class Aligned:
 def move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points (n, 2) mapped by an affine matrix (2, 3)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
-
-
-def _twice(matrix: np.ndarray) -> np.ndarray:
-    """An affine matrix (2, 3) applied twice."""
-    linear = matrix[:, :2]
-    return np.column_stack([linear @ linear, linear @ matrix[:, 2] + matrix[:, 2]])
 
 
 def cluster_matches(matches: Matches, diagonal: float) -> list[np.ndarray]:
@@ -219,7 +212,7 @@ def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, valid: np.nd
         again = _grow(gray, refined, points, found.sample[:, 0], valid)
         if again is not None and again.weight > found.weight:
             found = again
-    return found
+    return None if found is None else found.one_side()
 
 
 def _grow(

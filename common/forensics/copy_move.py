@@ -159,7 +159,6 @@ def candidates(
         n_aligned += 1
         if (aligned := align(pixels, matrix, points, valid)) is None:
             continue
-        aligned = aligned.one_side()
         # Its refined transform may equal an earlier one: the one with the larger weight is kept.
         same = [e for e in found if e.explains(aligned.sample) or aligned.explains(e.sample)]
         if all(aligned.weight > earlier.weight for earlier in same):

@@ -179,3 +179,12 @@ def test_a_mirrored_copy_has_one_side_and_a_symmetric_object_both(apart, halved)
     assert np.count_nonzero(one.source) == np.count_nonzero(one.target) == np.count_nonzero(source) / 2
     assert not (one.source & one.target).any()
     np.testing.assert_array_equal(one.source | one.target, source)
+
+
+def test_three_equal_places_in_a_row_are_no_mirror_image():
+    """Source and target share the middle one; a shift maps nothing back."""
+    source = np.zeros((80, 300), bool)
+    source[20:60, 20:60] = source[20:60, 120:160] = True
+    target = np.roll(source, 100, axis=1)
+    row = Aligned(np.array([[1.0, 0, 100], [0, 1, 0]]), np.zeros((3, 2, 2), np.float32), source, target, 0.9)
+    assert row.one_side() is row
