@@ -1,9 +1,8 @@
 """Boxes of an image: x, y, width and height in pixels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 Box = tuple[int, int, int, int]
 """x, y, width and height in pixels."""
@@ -49,20 +48,3 @@ def union(one: Box, other: Box) -> Box:
     x, y = min(one[0], other[0]), min(one[1], other[1])
     right, low = max(one[0] + one[2], other[0] + other[2]), max(one[1] + one[3], other[1] + other[3])
     return x, y, right - x, low - y
-
-
-def iou(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    shared = max(across, 0) * max(down, 0)
-    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
-
-
-def match_boxes(found: Sequence[Box], expected: Sequence[Box], least: float = 0.75) -> list[tuple[int, int]]:
-    """Positions of boxes found and of expected ones that are one: pairs of at least an intersection over union."""
-    if not found or not expected:
-        return []
-    shared = np.array([[iou(box, other) for other in expected] for box in found])
-    pairs = zip(*linear_sum_assignment(-shared), strict=True)
-    return [(int(here), int(there)) for here, there in pairs if shared[here, there] >= least]

