@@ -1,7 +1,9 @@
 """Find what an image or a figure shows twice; or explain a verdict on generated images, or on faces in videos.
 
     python explain.py figure.png                                            # what is shown twice in one image
+    python explain.py paper.pdf                                             # in a paper: within and across its figures
     python explain.py paper/ more/figure7.png                               # in many: a ranked table, and pictures
+    python explain.py paper.pdf --library screened/                         # and in all papers screened before
     python explain.py figure.png --output found.png --min-score 0.8
     python explain.py portrait.jpg --spai models/spai_fusion_best.pth       # is the whole image generated?
     python explain.py clip.mp4                                              # is the face fake? Also a folder of clips
@@ -17,11 +19,14 @@ Reuse. Prints a row per copy and draws a picture, by default outputs/<folder>/<i
 - The score is the probability of a copy, as opposed to natural repetition. Which of two regions was first can't be
   seen: `source` and `copy` are only names.
 
-Of several images or of a folder, by default below outputs/<folder>: a picture for each image in which something was
-found, and findings.csv, a row per finding, those to look at first on top; each of the other images has a row too.
+Of several images, a folder or a PDF, by default below outputs/<folder>: a picture for each image in which something
+was found, one for each two panels of different images that show the same, and findings.csv, a row per finding, those to
+look at first on top; each of the other images has a row too. Figures of a PDF come at their own resolution; a page that
+is one image, as scanners make it, is one figure. --library keeps the panels in a folder: what is screened later is
+compared with them.
 
-No network is used. Only repetition within an image is found; one without any may be forged in other ways. Images are
-shown upright, as their EXIF orientation asks for, and positions are those of the picture that is shown.
+No network judges. Only repetition is found; an image without any may be forged in other ways. Images are shown upright,
+as their EXIF orientation asks for, and positions are those of the picture that is shown.
 
 Generated images. With --spai, a checkpoint of script 7, it prints the calibrated probability that the whole image is
 generated and the verdict, and draws by default outputs/<folder>/<image>_generated.png:
@@ -42,13 +47,16 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 import csv
+import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Literal
+from uuid import uuid4
 
 import cv2
 import joblib
@@ -71,8 +79,13 @@ from common.forensics.learned import learned_matcher
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.tables import markdown_table
 
+if TYPE_CHECKING:
+    from common.papers.across import Across
+    from common.papers.library import Library
+    from common.papers.shots import Shot
+
 FLAGS = {
-    "copy-moves": ("min_score", "lightglue"),
+    "copy-moves": ("min_score", "lightglue", "library"),
     "generated images": ("target_fpr",),
     "videos": ("faces", "face_model", "boxes", "threshold"),
 }
@@ -80,11 +93,13 @@ FLAGS = {
 RANKS = ("reuse", "same field", "enlargement", "plot", "unreadable", "none")
 """Order of the rows of findings.csv: what to look at comes first."""
 COLUMNS = (
-    *("image", "relation", "score", "panels", "kinds", "x", "y", "x_copy", "y_copy"),
+    *("image", "other_image", "relation", "score", "panels", "kinds", "x", "y", "x_copy", "y_copy"),
     *("rotation", "scale", "mirrored", "area_percent", "picture", "note"),
 )
 EXPLAINED = "_explained.png"
 """End of the name of a picture that is drawn."""
+PDF = ".pdf"
+Row = dict[str, str | int | float]
 MOST_ROWS = 30
 """Rows of findings that are printed; findings.csv has all."""
 
@@ -94,7 +109,7 @@ class ExplainConfig:
     """What to explain, and where to write."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """Images of any size, or folders of images; or one video, or folder of videos or of folders of frames."""
+    """Images of any size, PDFs, or folders of these; or one video, or folder of videos or of folders of frames."""
     output: Path | None = None
     """The picture, a PNG file; for several images, or videos, the folder of the results; see above for the defaults."""
     page: int = 1
@@ -104,6 +119,8 @@ class ExplainConfig:
     lightglue: Path | None = None
     """Copy-moves: weights of LightGlue for SIFT (sift_lightglue.pth), a learned matcher that proposes more candidates;
     needs kornia."""
+    library: Path | None = None
+    """Copy-moves: folder of the panels screened before, which these are compared with and added to."""
     spai: Path | None = None
     """Generated images: a checkpoint of script 7, for its verdict and attention instead of copy-moves."""
     target_fpr: float | None = None
@@ -170,7 +187,8 @@ class ExplainConfig:
     @property
     def many(self) -> bool:
         """Whether several images are explained, in one table."""
-        return self.subject == "copy-moves" and (len(self.sources) > 1 or self.source.is_dir())
+        alone = len(self.sources) == 1 and self.source.is_file() and self.source.suffix.lower() != PDF
+        return self.subject == "copy-moves" and (self.library is not None or not alone)
 
     @property
     def _is_image(self) -> bool:
@@ -191,7 +209,7 @@ class ExplainConfig:
         if self.subject == "videos":
             return Path("outputs", "videos")
         if self.many:
-            return Path("outputs", self.source.resolve().name if len(self.sources) == 1 else "figures")
+            return Path("outputs", self.source.resolve().stem if len(self.sources) == 1 else "figures")
         end = EXPLAINED if self.spai is None else "_generated.png"
         page = f"_page_{self.page}" if self.page > 1 else ""
         # With the folder and the whole name: authentic/10.png, forged/10.png and forged/10.jpg are three pictures.
@@ -199,7 +217,7 @@ class ExplainConfig:
 
 
 def images_of(sources: Sequence[Path], output: Path) -> dict[str, Path]:
-    """Name → file of the images of several files and folders, each once.
+    """Name → file of the images and PDFs of several files and folders, each once.
 
     A name is the path below its folder; where two would be equal, all are paths below the folder that they share. The
     pictures that an earlier run drew into a folder are none of its images.
@@ -209,7 +227,8 @@ def images_of(sources: Sequence[Path], output: Path) -> dict[str, Path]:
         paths, folder = [source], source.parent
         if source.is_dir():
             images, doubles = scan_images(source)
-            paths, folder = [*images.values(), *chain.from_iterable(doubles)], source
+            papers = [path for path in source.rglob("*") if path.suffix.lower() == PDF and path.is_file()]
+            paths, folder = [*images.values(), *chain.from_iterable(doubles), *sorted(papers)], source
             paths = [path for path in paths if not _is_drawn(path, output)]
         for path in paths:
             named.setdefault(path.resolve(), (path.relative_to(folder).as_posix(), path))
@@ -228,7 +247,7 @@ def _holds_images(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() not in VIDEO_SUFFIXES
     suffixes = {entry.suffix.lower() for entry in path.iterdir() if entry.is_file()}
-    return bool(suffixes & IMAGE_SUFFIXES) and not suffixes & VIDEO_SUFFIXES
+    return bool(suffixes & {*IMAGE_SUFFIXES, PDF}) and not suffixes & VIDEO_SUFFIXES
 
 
 def shortened(name: str) -> str:
@@ -280,8 +299,11 @@ class Explained:
 
     text: str
     figure: Figure
-    rows: list[dict[str, str | int | float]]
+    rows: list[Row]
     """For findings.csv: those of natural relations too."""
+    panels: list[Panel]
+    names: list[str]
+    """Of the panels."""
 
 
 def explain_figure(image: np.ndarray, title: str, min_score: float, matchers: Sequence[Matcher]) -> Explained:
@@ -306,10 +328,12 @@ def explain_figure(image: np.ndarray, title: str, min_score: float, matchers: Se
         for panel, name in zip(panels, names, strict=True)
     ]
     figure = draw_explanation(image, groups, f"{title}: {verdict}", boxes if several else ())
-    return Explained(text=text, figure=figure, rows=[_row(finding, panels, names) for finding in shown])
+    return Explained(
+        text=text, figure=figure, rows=[_row(finding, panels, names) for finding in shown], panels=panels, names=names
+    )
 
 
-def _row(finding: Finding, panels: Sequence[Panel], names: Sequence[str]) -> dict[str, str | int | float]:
+def _row(finding: Finding, panels: Sequence[Panel], names: Sequence[str]) -> Row:
     """A finding for findings.csv."""
     best = finding.group.copies[0]
     (x, y), (x_copy, y_copy) = (
@@ -347,60 +371,150 @@ def panel_names(image: np.ndarray, panels: Sequence[Panel]) -> list[str]:
 
 
 def explain_many(config: ExplainConfig) -> None:
-    """Explain all images of several files and folders, by several processes, and rank what was found.
+    """Explain all images of several files, folders and papers, by several processes, and rank what was found.
 
     Raises:
-        UserError: There is no image, or a process was killed.
+        UserError: There is no image, a process was killed, or the library can't be used.
         SystemExit: An image can't be read; the others are explained.
     """
+    # Imported here: one image needs neither an index nor a reader of PDFs.
+    from common.papers.library import Library
+    from common.papers.screening import shared_panels
+
     images = images_of(config.sources, config.output_path)
     if not images:
         raise UserError(f"{config.source} holds no images but those that were drawn here. Name another folder.")
     check_writable(config.output_path / "findings.csv")
-    jobs = (joblib.delayed(_explain_file)(path, name, config) for name, path in images.items())
-    workers = min(os.cpu_count() or 1, len(images))
-    results = joblib.Parallel(workers, return_as="generator_unordered", max_nbytes=None)(jobs)
-    results = collected(results, "Explain fewer images at a time.")
-    rows = [row for rows in tqdm(results, "images", len(images), unit="image", disable=None) for row in rows]
+    library = None if config.library is None else Library(config.library)
+    rows, shots = [], []
+    with TemporaryDirectory() as spool:
+        jobs = (joblib.delayed(_explain_one)(*figure, config, Path(spool)) for figure in _figures_of(images))
+        results = joblib.Parallel(os.cpu_count() or 1, return_as="generator_unordered", max_nbytes=None)(jobs)
+        results = collected(results, "Explain fewer images at a time.")
+        for found, taken in tqdm(results, "images", unit="image", disable=None):
+            rows += found
+            shots += taken
+        if not rows:
+            raise UserError(f"{config.source} has no figures with pixels; what lines and words draw is not compared.")
+        explained = {row["image"] for row in rows}
+        shots.sort(key=lambda shot: (shot.source, shot.box))
+        digests = {name: _digest(path) for name, path in images.items()} if library is not None else {}
+        across = shared_panels(shots, library, frozenset(digests.values()))
+        shown = [found for found in across if found.finding.group.score >= config.min_score]
+        drawn = [_draw_across(found, number, config.output_path) for number, found in enumerate(shown, 1)]
+        joined = {row[name] for row in drawn for name in ("image", "other_image")}
+        rows = [row for row in rows if row["relation"] != "none" or row["image"] not in joined] + drawn
+        for name, digest in digests.items():
+            library.add([shot for shot in shots if _file_of(shot.source, images) == name], name, digest)
     rows.sort(key=lambda row: (RANKS.index(row["relation"]), -float(row["score"] or 0), row["image"]))
+    _report(rows, len(explained), config, library)
+
+
+def _figures_of(images: Mapping[str, Path]) -> Iterator[tuple[str, Path | np.ndarray | UserError]]:
+    """Name and file of each image, and name and pixels of each figure of a paper, or why it can't be read."""
+    from common.papers.pdf import read_figures
+
+    for name, path in images.items():
+        if path.suffix.lower() != PDF:
+            yield name, path
+            continue
+        try:
+            for figure in read_figures(path):
+                yield f"{name}/{figure.name}", figure.image
+        except UserError as error:
+            yield name, error
+
+
+def _file_of(source: str, images: Mapping[str, Path]) -> str:
+    """The name of the file that a figure is from."""
+    return source if source in images else source.rpartition("/")[0]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _report(rows: list[Row], total: int, config: ExplainConfig, library: "Library | None") -> None:
+    """Write findings.csv, and print its first rows and the counts.
+
+    Raises:
+        SystemExit: An image can't be read.
+    """
     with written_whole(config.output_path / "findings.csv") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)
     shown = [row for row in rows if row["score"] != ""]
     if shown:
-        head = ["image", "relation", "score", "panels"]
-        print(markdown_table(head, [[row[name] for name in head] for row in shown[:MOST_ROWS]]))
-    counts = {kind: len({row["image"] for row in rows if row["relation"] == kind}) for kind in RANKS}
+        head = ["image", "other_image", "relation", "score", "panels"]
+        print(markdown_table(head, [[row.get(name, "") for name in head] for row in shown[:MOST_ROWS]]))
+    images = {kind: {row["image"] for row in rows if row["relation"] == kind} for kind in RANKS}
+    pairs = sum("other_image" in row and row["relation"] == "reuse" for row in rows)
+    across = f"; {pairs} {'finding' if pairs == 1 else 'findings'} across images" if pairs else ""
     print(
-        f"\n{len(images)} images: reuse in {counts['reuse']}, nothing in {counts['none']}, "
-        f"{counts['unreadable']} unreadable"
+        f"\n{total} {'image' if total == 1 else 'images'}: reuse in {len(images['reuse'])}, "
+        f"nothing in {len(images['none'])}, {len(images['unreadable'])} unreadable{across}"
     )
     print(f"findings: {config.output_path / 'findings.csv'}; pictures: {config.output_path}")
+    if library is not None:
+        print(f"library: {config.library}, {len(library)} panels of {len(library.sources)} files")
     for row in rows:
         if row["relation"] == "unreadable":
             print(f"unreadable: {row['image']}: {row['note']}", file=sys.stderr)
-    if counts["unreadable"]:
+    if images["unreadable"]:
         raise SystemExit(1)
 
 
-def _explain_file(path: Path, name: str, config: ExplainConfig) -> list[dict[str, str | int | float]]:
-    """Draw the picture of an image if anything is found in it; its rows of findings.csv."""
+def _explain_one(
+    name: str, source: Path | np.ndarray | UserError, config: ExplainConfig, spool: Path
+) -> tuple[list[Row], "list[Shot]"]:
+    """Draw the picture of an image if anything is found in it; its rows of findings.csv, and its picture panels."""
+    from common.papers.shots import take_shots
+
     cv2.setNumThreads(1)
-    blank = {"image": name, "score": "", "note": ""}
-    try:
-        picture = read_picture(path, config.page - 1)
-    except UserError as error:
-        return [blank | {"relation": "unreadable", "note": str(error)}]
-    note = f"page {config.page} of {picture.pages}" if picture.pages > 1 else ""
-    explained = explain_figure(picture.upright, shortened(path.name), config.min_score, _matchers(config.lightglue))
+    blank: Row = {"image": name, "score": "", "note": ""}
+    note = ""
+    if isinstance(source, UserError):
+        return [blank | {"relation": "unreadable", "note": str(source)}], []
+    if isinstance(source, np.ndarray):
+        image = source
+    else:
+        try:
+            picture = read_picture(source, config.page - 1)
+        except UserError as error:
+            return [blank | {"relation": "unreadable", "note": str(error)}], []
+        image = picture.upright
+        note = f"page {config.page} of {picture.pages}" if picture.pages > 1 else ""
+    explained = explain_figure(image, shortened(Path(name).name), config.min_score, _matchers(config.lightglue))
+    shots = [
+        shot.saved(spool / f"{uuid4().hex}.npz") for shot in take_shots(image, explained.panels, explained.names, name)
+    ]
     if not explained.rows:
-        return [blank | {"relation": "none", "note": note}]
+        return [blank | {"relation": "none", "note": note}], shots
     drawn = config.output_path / f"{name}{EXPLAINED}"
     drawn.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(drawn, "wb") as file:
         explained.figure.savefig(file, format="png")
-    return [{"image": name, "note": note, "picture": f"{name}{EXPLAINED}"} | row for row in explained.rows]
+    return [{"image": name, "note": note, "picture": f"{name}{EXPLAINED}"} | row for row in explained.rows], shots
+
+
+def _draw_across(across: "Across", number: int, folder: Path) -> Row:
+    """Draw two panels of different images that show the same; the row of findings.csv."""
+    one, other = across.one, across.other
+    name = f"across_{number}{EXPLAINED}"
+    boxes = [
+        NamedBox(panel.x, panel.y, panel.width, panel.height, f"{shortened(shot.source)} · {shot.panel}")
+        for panel, shot in zip(across.panels, (one, other), strict=True)
+    ]
+    title = f"{shortened(one.source)} and {shortened(other.source)}: {across.finding.relation}"
+    figure = draw_explanation(across.image, [across.finding.group], title, boxes)
+    with written_whole(folder / name, "wb") as file:
+        figure.savefig(file, format="png")
+    row = _row(across.finding, across.panels, [one.panel, other.panel])
+    row["panels"] = f"{one.panel} and {other.panel}"
+    del row["area_percent"]  # of two panels, which are no image
+    return {"image": one.source, "other_image": other.source, "picture": name} | row | across.places()
 
 
 def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:

@@ -37,18 +37,19 @@ class PictureSearch:
     matcher: Matcher
 
 
-def picture_search(image: np.ndarray, panels: Sequence[Panel]) -> PictureSearch:
+def picture_search(image: np.ndarray, panels: Sequence[Panel], *, between: bool = False) -> PictureSearch:
     """What to compare in a figure: its pictures, or all of it if it has none.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         panels: Of the figure.
+        between: Whether to match the pictures with one another alone, not with themselves.
     """
     height, width = image.shape[:2]
     pictures = [panel for panel in panels if not panel.drawn] or [Panel(0, 0, width, height, "micrograph")]
     scale = working_scale((height, width), pictures)
     gray, valid = picture_gray(image, pictures)
-    return PictureSearch(gray=gray, valid=valid, scale=scale, matcher=panel_matcher(pictures, scale))
+    return PictureSearch(gray=gray, valid=valid, scale=scale, matcher=panel_matcher(pictures, scale, between=between))
 
 
 def picture_gray(image: np.ndarray, pictures: Sequence[Panel]) -> tuple[np.ndarray, np.ndarray]:
@@ -83,12 +84,13 @@ def working_scale(shape: tuple[int, int], pictures: Sequence[Panel]) -> float:
     return min(1.0, (_PICTURES_PIXELS / area) ** 0.5, (_FIGURE_PIXELS / whole) ** 0.5)
 
 
-def panel_matcher(pictures: Sequence[Panel], scale: float) -> Matcher:
+def panel_matcher(pictures: Sequence[Panel], scale: float, *, between: bool = False) -> Matcher:
     """A matcher of the key points of each picture with its own and with those of every other one.
 
     Args:
         pictures: Of the figure, in its own pixels.
         scale: From `working_scale`.
+        between: Whether to leave out matches of a picture with itself.
     """
     windows = []
     strips = [number for number, panel in enumerate(pictures) if panel.height <= _STRIP * panel.width]
@@ -104,7 +106,7 @@ def panel_matcher(pictures: Sequence[Panel], scale: float) -> Matcher:
             points.append(_points(gray, window, max(share, least)))
         if len(points) > MOST_PICTURES:
             return match_within(concatenated(points))
-        found = [match_within(own) for own in points]
+        found = [] if between else [match_within(own) for own in points]
         found += [match_between(one, other) for one, other in combinations(points, 2)]
         return Matches.concatenated([*found, match_lanes(gray, [windows[number] for number in strips])])
 

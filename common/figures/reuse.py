@@ -52,8 +52,21 @@ def find_reuse(image: np.ndarray, matchers: Sequence[Matcher] = (match_blocks,))
         image: uint8 (H, W, 3) RGB of any size; one picture without panels too.
         matchers: Beside the key points of the pictures; see also `common.forensics.learned`.
     """
-    panels = find_panels(image)
-    compared = picture_search(image, panels)
+    return find_reuse_in(image, find_panels(image), matchers)
+
+
+def find_reuse_in(
+    image: np.ndarray, panels: Sequence[Panel], matchers: Sequence[Matcher] = (), *, between: bool = False
+) -> FigureFindings:
+    """Find what a figure of known panels shows twice; see `find_reuse`.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        panels: Of it, at least one.
+        matchers: Beside the key points of the pictures.
+        between: Whether to match the pictures with one another alone, not with themselves.
+    """
+    compared = picture_search(image, panels, between=between)
     by_relation: dict[Relation, list[list[Copy]]] = {}
     for group in search(compared.gray, (compared.matcher, *matchers), compared.scale, compared.valid):
         parts: dict[Relation, list[Copy]] = {}
@@ -70,7 +83,7 @@ def find_reuse(image: np.ndarray, matchers: Sequence[Matcher] = (match_blocks,))
         for copies in _joined(parts_of_relation):
             places = panel_of(copies[0].source, panels), panel_of(copies[0].target, panels)
             findings.append(Finding(group=Group(copies=tuple(copies)), relation=relation, panels=places))
-    return FigureFindings(panels=panels, findings=sorted(findings, key=lambda finding: -finding.group.score))
+    return FigureFindings(panels=[*panels], findings=sorted(findings, key=lambda finding: -finding.group.score))
 
 
 def _joined(parts: list[list[Copy]]) -> list[list[Copy]]:

@@ -10,6 +10,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
@@ -118,8 +119,18 @@ def test_a_folder_of_figures_gets_one_ranked_table(call_program, forged, tmp_pat
     done = call_program("explain.py", folder, path, "--output", tmp_path / "out")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "unreadable: broken.png: " in done.stderr
-    assert "6 images: reuse in 3, nothing in 2, 1 unreadable" in done.stdout
-    rows = list(csv.DictReader((tmp_path / "out" / "findings.csv").open()))
+    assert "6 images: reuse in 3, nothing in 2, 1 unreadable; " in done.stdout
+    table = list(csv.DictReader((tmp_path / "out" / "findings.csv").open()))
+    # The same photograph, forged and not, in three of them: what they share is listed too.
+    rows = [row for row in table if not row["other_image"]]
+    across = [row for row in table if row["other_image"]]
+    assert {tuple(sorted((row["image"], row["other_image"]))) for row in across} == {
+        ("figure 1.png", "forged.png"),
+        ("figure 1.png", "more/figure.png"),
+        ("forged.png", "more/figure.png"),
+    }
+    same = next(row for row in across if {row["image"], row["other_image"]} == {"figure 1.png", "forged.png"})
+    assert (same["relation"], same["panels"]) == ("reuse", "1 and 1") and float(same["score"]) > 0.9
     assert [row["relation"] for row in rows] == ["reuse"] * 3 + ["unreadable"] + ["none"] * 2
     scores = [float(row["score"]) for row in rows[:3]]
     assert scores == sorted(scores, reverse=True) and scores[-1] >= 0.5
@@ -129,7 +140,55 @@ def test_a_folder_of_figures_gets_one_ranked_table(call_program, forged, tmp_pat
         *("more/figure.png", "forged.png", "figure 1.png", "broken.png", "gray.png", "gray.jpg")
     }
     pictures = {found.relative_to(tmp_path / "out").as_posix() for found in (tmp_path / "out").rglob("*.png")}
-    assert pictures == {row["picture"] for row in rows[:3]}
+    assert pictures == {row["picture"] for row in [*rows[:3], *across]}
+
+
+def test_figures_of_a_paper_are_compared_and_kept(call_program, copied_images, tmp_path):
+    """With one another, and with those of an earlier paper."""
+    one, _, other, _ = copied_images
+    mirrored = np.ascontiguousarray(one[:, ::-1])
+    save_pages(tmp_path / "first.pdf", [one, other])
+    save_pages(tmp_path / "second.pdf", [mirrored])
+    library = tmp_path / "screened"
+    done = call_program("explain.py", tmp_path / "first.pdf", "--output", tmp_path / "out1", "--library", library)
+    assert done.returncode == 0, done.stderr
+    assert "2 images: reuse in 0, nothing in 2, 0 unreadable" in done.stdout
+    assert f"library: {library}, 2 panels of 1 files" in done.stdout
+    done = call_program("explain.py", tmp_path / "second.pdf", "--output", tmp_path / "out2", "--library", library)
+    assert done.returncode == 0, done.stderr
+    assert "1 image: reuse in 1, nothing in 0, 0 unreadable; 1 finding across images" in done.stdout
+    (row,) = csv.DictReader((tmp_path / "out2" / "findings.csv").open())
+    assert (row["image"], row["other_image"]) == ("second.pdf/page 1, figure 1", "first.pdf/page 1, figure 1")
+    assert (row["relation"], row["mirrored"]) == ("reuse", "1") and float(row["score"]) > 0.9
+    assert read(tmp_path / "out2" / row["picture"]).shape[1] == 1620
+    # A library that grew answers the same to the same file, and does not hold it twice.
+    again = call_program("explain.py", tmp_path / "second.pdf", "--output", tmp_path / "out3", "--library", library)
+    assert again.stdout.replace("out3", "out2") == done.stdout and "3 panels of 2 files" in again.stdout
+    # Both papers at once, without a library.
+    done = call_program("explain.py", tmp_path / "first.pdf", tmp_path / "second.pdf", "--output", tmp_path / "out4")
+    (row, none) = csv.DictReader((tmp_path / "out4" / "findings.csv").open())
+    assert {row["image"], row["other_image"]} == {"first.pdf/page 1, figure 1", "second.pdf/page 1, figure 1"}
+    assert (none["image"], none["relation"]) == ("first.pdf/page 2, figure 1", "none")
+
+
+def save_pages(path, images):
+    """A PDF of pages with one image each, as Pillow writes it: JPEG."""
+    pages = [Image.fromarray(image) for image in images]
+    pages[0].save(path, save_all=True, append_images=pages[1:], quality=92)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"nothing", "paper.pdf can't be read as a PDF"), (None, "has no figures with pixels")],
+)
+def test_a_paper_that_can_not_be_read_is_named(call_program, tmp_path, content, message):
+    path = tmp_path / "paper.pdf"
+    if content is None:
+        Figure().savefig(path)
+    else:
+        path.write_bytes(content)
+    done = call_program("explain.py", path, "--output", tmp_path / "out")
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""Panels that several figures share, and panels that they share with a library."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from common.papers.across import Across, compare, strips
+from common.papers.index import PanelIndex, Points
+from common.papers.library import Library
+from common.papers.shots import Shot
+
+MOST_PARTNERS = 8
+"""Panels that a panel is compared with in full, those with most votes: bounds the time."""
+MOST_STRIPS = 60
+"""Strips of blots of which all pairs are compared in full."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    one: Shot
+    other: Shot
+
+
+def shared_panels(
+    shots: Sequence[Shot], library: Library | None = None, digests: frozenset[str] = frozenset()
+) -> list[Across]:
+    """Find what panels of different figures share, and panels of these with those of a library.
+
+    Args:
+        shots: Panels of any number of figures.
+        library: Earlier panels.
+        digests: Of the files that the panels are from, whose panels in the library are not compared.
+
+    Returns:
+        What was found, by descending score.
+    """
+    pairs = [*_within(shots), *(() if library is None else _with_library(shots, library, digests))]
+    jobs = (joblib.delayed(_compare)(pair) for pair in pairs)
+    results = joblib.Parallel(min(os.cpu_count() or 1, max(len(pairs), 1)), return_as="generator_unordered")(jobs)
+    found = [result for result in tqdm(results, "pairs of panels", len(pairs), disable=None) if result is not None]
+    return sorted(found, key=lambda across: (-across.finding.group.score, across.one.name, across.other.name))
+
+
+def _compare(pair: _Pair) -> Across | None:
+    cv2.setNumThreads(1)
+    return compare(pair.one, pair.other)
+
+
+def _within(shots: Sequence[Shot]) -> Iterator[_Pair]:
+    """Pairs of panels of different figures that may share something."""
+    points = Points.of(shots)
+    figures = np.unique([shot.source for shot in shots], return_inverse=True)[1].reshape(-1)
+    known = set()
+    partners = np.zeros(len(shots), int)
+    candidates = PanelIndex(points).candidates(points, figures, figures)
+    for candidate in candidates:
+        pair = (min(candidate.one, candidate.other), max(candidate.one, candidate.other))
+        if pair not in known and partners[candidate.one] < MOST_PARTNERS:
+            partners[candidate.one] += 1
+            known.add(pair)
+    blots = strips(shots)[:MOST_STRIPS]
+    known |= {(i, j) for i in blots for j in blots if i < j and figures[i] != figures[j]}
+    for i, j in sorted(known):
+        yield _Pair(shots[i], shots[j])
+
+
+def _with_library(shots: Sequence[Shot], library: Library, digests: frozenset[str]) -> Iterator[_Pair]:
+    partners = np.zeros(len(shots), int)
+    for candidate in library.candidates(shots, digests):
+        if partners[candidate.one] < MOST_PARTNERS:
+            partners[candidate.one] += 1
+            yield _Pair(shots[candidate.one], library.shot(candidate.other))
