@@ -113,7 +113,7 @@ class ExplainConfig:
     output: Path | None = None
     """The picture, a PNG file; for several images, or videos, the folder of the results; see above for the defaults."""
     page: int = 1
-    """Images: page or frame to explain, from 1, of a file that has several."""
+    """Images: page or frame to explain, from 1, of a file that has several; of a PDF all pages are read."""
     min_score: float = 0.5
     """Copy-moves: probability below which groups are left out, from 0 to 1."""
     lightglue: Path | None = None
@@ -209,7 +209,9 @@ class ExplainConfig:
         if self.subject == "videos":
             return Path("outputs", "videos")
         if self.many:
-            return Path("outputs", self.source.resolve().stem if len(self.sources) == 1 else "figures")
+            place = self.source.resolve()
+            alone = place.name if place.is_dir() else place.stem
+            return Path("outputs", alone if len(self.sources) == 1 else "figures")
         end = EXPLAINED if self.spai is None else "_generated.png"
         page = f"_page_{self.page}" if self.page > 1 else ""
         # With the folder and the whole name: authentic/10.png, forged/10.png and forged/10.jpg are three pictures.

@@ -5,10 +5,11 @@
 Candidates, regions that resemble another one, are collected on authentic images (where all are natural) and on two
 copy-moves in each (where some are copies), half of them JPEG-compressed: every second image of CASIA v1's authentic
 ones and every second micrograph of a folder, some of them dim, photographs in the wheel of scikit-image, drawn blots,
-gels and cells, compound figures of these micrographs (`common.making.figures`), with letters and scale bars, and plots
-with their axes and words, which are not forged. A logistic model tells copies from the rest; Platt scaling of each
-image's best candidate makes its score a probability, for as many authentic as forged images as there are here. Measured
-with grouped folds, an image and its forgeries in one.
+gels and cells, compound figures of these micrographs (`common.making.figures`), with letters and scale bars, and
+plots with their axes and words, which are not forged. Two logistic models tell copies from the rest, one of the
+features, one of their products too; the score is of the mean of their log-odds. Platt scaling of each image's best
+candidate makes its score a probability, for as many authentic as forged images as there are here. Measured with
+grouped folds, an image and its forgeries in one.
 """
 
 from common.process import prepare
@@ -50,8 +51,8 @@ PHOTOGRAPHS = (
     *("immunohistochemistry", "microaneurysms", "moon", "page", "retina", "rocket", "text"),
 )
 DRAWN, PLOTS, MICROGRAPHS, COMPOUND = 12, 30, 40, 240
-PENALTY = 0.02
-"""Inverse strength of the penalty on weights: the products are many."""
+PENALTIES = {1: 1.0, 2: 0.02}
+"""Degree of a model in the features → inverse strength of the penalty on its weights: the products are many."""
 MODEL = Path(__file__).parents[1] / "common" / "forensics" / "score_model.py"
 MOST_SIDE = 512  # pixels of a micrograph
 LONGEST = 700  # pixels; larger photographs are scaled down
@@ -85,8 +86,13 @@ def main(
     y, groups = some.true.to_numpy(bool), some.host.to_numpy()
     scaler = StandardScaler().fit(some[features])
     x = scaler.transform(some[features]).clip(-FURTHEST, FURTHEST)
-    model = make_pipeline(PolynomialFeatures(2, include_bias=False), LogisticRegression(C=PENALTY, max_iter=5000))
-    logits = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
+    models = [
+        make_pipeline(PolynomialFeatures(degree, include_bias=False), LogisticRegression(C=penalty, max_iter=5000))
+        for degree, penalty in PENALTIES.items()
+    ]
+    folds = GroupKFold(5)
+    each = [cross_val_predict(model, x, y, groups=groups, cv=folds, method="decision_function") for model in models]
+    logits = np.mean(each, axis=0)
     best = some.assign(logit=logits).sort_values("logit").groupby(["host", "forgery"]).tail(1)
     platt = LogisticRegression(C=1e6).fit(best[["logit"]].to_numpy(), best.true.to_numpy(bool))
     best["score"] = platt.predict_proba(best[["logit"]].to_numpy())[:, 1]
@@ -94,15 +100,16 @@ def main(
     print(f"the best one of an image is true in {best.true.mean():.2f} of the images")
     for kind in dict.fromkeys(kind for kind, _ in hosts):
         _print(kind, sum(kind == other for other, _ in hosts), best[best.kind == kind])
-    model.fit(x, y)
-    _write(features, scaler, model, platt)
+    _write(features, scaler, [model.fit(x, y) for model in models], platt)
 
 
-def _write(features: list[str], scaler: StandardScaler, model: Pipeline, platt: LogisticRegression) -> None:
-    """Write the constants of the score."""
-    slope, shift = platt.coef_[0, 0], platt.intercept_[0]
-    weights, powers = slope * model[-1].coef_[0], model[0].powers_
-    n = len(features)
+def _write(features: list[str], scaler: StandardScaler, models: list[Pipeline], platt: LogisticRegression) -> None:
+    """Write the constants of the score: means of those of a linear model and of one with products."""
+    slope, shift = platt.coef_[0, 0] / len(models), platt.intercept_[0]
+    n, powers = len(features), models[1][0].powers_
+    weights = slope * models[1][-1].coef_[0]
+    weights[:n] += slope * models[0][-1].coef_[0]
+    intercept = slope * sum(model[-1].intercept_[0] for model in models) + shift
     products = np.zeros((n, n))
     for weight, power in zip(weights[n:], powers[n:], strict=True):
         one, other = np.repeat(np.arange(n), power)
@@ -113,7 +120,7 @@ def _write(features: list[str], scaler: StandardScaler, model: Pipeline, platt: 
         f"FEATURES = {tuple(features)!r}",
         f"MEAN = {_rounded(scaler.mean_)}",
         f"SCALE = {_rounded(scaler.scale_)}",
-        f"INTERCEPT = {slope * model[-1].intercept_[0] + shift:.4f}",
+        f"INTERCEPT = {intercept:.4f}",
         f"LINEAR = {_rounded(weights[:n])}",
         "PRODUCTS = (",
         *(f"    {_rounded(row)}," for row in products),

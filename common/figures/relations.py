@@ -23,6 +23,9 @@ _IN_PLOTS = 0.8  # share of each region that lies in plots
 _ALIGNED = 0.06  # of the shorter side: how far the corners of two panels of one field may lie apart
 _ENLARGED, _INSET = 1.3, 1.6  # smallest factor on lengths of an enlargement in another panel, and in the same one
 _SHIFTED, _CELL, _MOST_CELLS = 0.02, 0.04, 12  # of a strip of one field: deviation from a shift, and from whole cells
+_TURNED = 3.0  # degrees by which an inset is turned at most
+_RECTANGLE = 0.5, 0.85  # share of its box that an inset fills: some are oval; the same in an image that is one picture
+_OF_CELL = 0.5  # share of a cell that a copy is of, in an image that is one picture
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
 _SAME_PICTURE = 0.95  # smallest correlation of two panels that are one picture
 _SAME_DETAIL = 0.6  # smallest ratio of their detail: a denoised picture has less
@@ -45,7 +48,10 @@ def relation_of(image: np.ndarray, panels: Sequence[Panel], copy: Copy) -> Relat
     found = set()
     for first, second in _pairs(panels, copy):
         one, other = panels[first], panels[second]
-        found.add(_relation_within(image, one, copy) if first == second else _relation(image, one, other, copy))
+        if first == second:
+            found.add(_relation_within(image, one, copy, alone=len(panels) == 1))
+        else:
+            found.add(_relation(image, one, other, copy))
     return found.pop() if len(found) == 1 else "reuse"
 
 
@@ -73,10 +79,15 @@ def _pairs(panels: Sequence[Panel], copy: Copy) -> list[tuple[int, int]]:
     return pairs
 
 
-def _relation_within(image: np.ndarray, panel: Panel, copy: Copy) -> Relation:
-    """Relation of two regions of one panel: it may be a row of pictures of one field that touch without a step."""
+def _relation_within(image: np.ndarray, panel: Panel, copy: Copy, *, alone: bool) -> Relation:
+    """Relation of two regions of one panel: it may be a row of pictures of one field that touch without a step.
+
+    In an image that is one picture, `alone`, the copy must be of half of such a picture, and an inset must be a clear
+    rectangle: part of a photograph may be moved by a third of its width by chance, and objects are enlarged.
+    """
     if max(copy.scale, 1 / copy.scale) >= _INSET:
-        return "enlargement"
+        enlarged = copy.target if copy.scale > 1 else copy.source
+        return "enlargement" if _is_inset(enlarged, copy, _RECTANGLE[int(alone)]) else "reuse"
     if np.abs(copy.matrix[:, :2] - np.eye(2)).max() > _SHIFTED:
         return "reuse"
     (x, y), sides = np.abs(copy.matrix[:, 2]), (panel.width, panel.height)
@@ -86,12 +97,27 @@ def _relation_within(image: np.ndarray, panel: Panel, copy: Copy) -> Relation:
     is_row = min(x, y) <= _CELL * shift and abs(cells * shift / sides[axis] - 1) <= _CELL
     if not is_row or not 2 <= cells <= _MOST_CELLS:
         return "reuse"
+    if alone and np.count_nonzero(copy.source[panel.window]) < _OF_CELL * shift * sides[1 - axis]:
+        return "reuse"
     moved = round(shift)
     corner, rest = [panel.x, panel.y], [panel.width, panel.height]
     corner[axis] += moved if copy.matrix[axis, 2] < 0 else 0
     rest[axis] -= moved
     source = Panel(corner[0], corner[1], rest[0], rest[1], panel.kind)
     return "reuse" if _is_one_picture(image, source, copy) else "same field"
+
+
+def _is_inset(enlarged: np.ndarray, copy: Copy, fills: float) -> bool:
+    """Whether the larger region is a rectangle, neither turned nor mirrored: an object is none.
+
+    Args:
+        enlarged: The larger region, bool (H, W).
+        copy: That it is of.
+        fills: Share of its box that a rectangle fills at least.
+    """
+    x, y, wide, high = cv2.boundingRect(enlarged.astype(np.uint8))
+    upright = abs(copy.rotation) <= _TURNED and not copy.mirrored
+    return upright and float(enlarged[y : y + high, x : x + wide].mean()) >= fills
 
 
 def _relation(image: np.ndarray, source: Panel, target: Panel, copy: Copy) -> Relation:

@@ -123,6 +123,26 @@ def test_a_series_whose_frames_touch_is_natural():
     assert set(found(page)) <= {"same field"}
 
 
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_a_part_moved_by_a_share_of_the_width_is_no_series(parts):
+    """As by chance in a photograph: a series shows whole frames twice."""
+    picture = cv2.resize(field(3), (480, 320), interpolation=cv2.INTER_CUBIC)
+    step = 480 // parts
+    picture[100:180, 40 + step : 110 + step] = picture[100:180, 40:110]
+    assert found(np.repeat(picture[..., None], 3, axis=2)) == ["reuse"]
+
+
+@pytest.mark.parametrize("scale", [1.7, 2.0])
+def test_an_enlarged_object_is_no_inset(scale):
+    picture = cv2.resize(field(4), (600, 400), interpolation=cv2.INTER_CUBIC)
+    mask = cv2.ellipse(np.zeros((90, 90), np.uint8), (45, 45), (42, 30), 30, 0, 360, 1, -1)
+    size = round(90 * scale)
+    part = cv2.resize(picture[60:150, 60:150], (size, size), interpolation=cv2.INTER_CUBIC)
+    where = cv2.resize(mask, (size, size)) > 0
+    picture[180 : 180 + size, 330 : 330 + size][where] = part[where]
+    assert found(np.repeat(picture[..., None], 3, axis=2)) == ["reuse"]
+
+
 @pytest.mark.parametrize("place", ["below", "above"])
 def test_the_same_information_bar_is_no_reuse(place):
     pictures = []
