@@ -70,17 +70,24 @@ class Aligned:
         here = np.column_stack([x, y])[chosen]
         return np.stack([here, move(here, self.matrix)], axis=1)
 
-    def one_side(self) -> "Aligned":
+    def one_side(self, valid: np.ndarray | None = None) -> "Aligned":
         """The region without the parts that are the copies of its other parts.
 
         A mirror image and a turn by 180° map a copy back to its source: the region then holds both. A part that
-        overlaps its own image, as a symmetric object does, stays.
+        overlaps its own image, as a symmetric object does, stays, and so does one whose image lies near it in the same
+        picture.
+
+        Args:
+            valid: uint8 (H, W), 0 between pictures and under print. One picture by default.
         """
         here, there = self.sample[:, 0], self.sample[:, 1]
         away = np.linalg.norm(move(there, self.matrix) - here, axis=1)
         if np.median(away) > _RETURNS or not (self.source & self.target).any():
             return self
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(self.source.astype(np.uint8), connectivity=8)
+        source = self.source.astype(np.uint8)
+        if valid is not None:  # a region may reach over the gap between two pictures
+            source &= valid
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(source, connectivity=8)
         kept, copied = np.zeros_like(self.source), np.zeros_like(self.source)
         for number in 1 + np.argsort(-stats[1:count, cv2.CC_STAT_AREA], kind="stable"):
             part = labels == number
@@ -88,14 +95,25 @@ class Aligned:
                 continue
             there = cv2.warpAffine(part.astype(np.uint8), self.matrix, part.shape[::-1], flags=cv2.INTER_NEAREST) > 0
             kept, copied = kept | part, copied | there
-        apart = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 3)[copied]
-        # The halves of one symmetric object lie close together.
-        return replace(self, source=kept, target=copied) if apart.min(initial=np.inf) >= _HALVES else self
+        if not _in_two_pictures(kept, copied, valid):
+            apart = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 3)[copied]
+            if apart.min(initial=np.inf) < _HALVES:  # the halves of one symmetric object lie close together
+                return self
+        return replace(self, source=kept, target=copied)
 
     @cached_property
     def weight(self) -> float:
         """Area in pixels times correlation."""
         return np.count_nonzero(self.source) * self.correlation
+
+
+def _in_two_pictures(one: np.ndarray, other: np.ndarray, valid: np.ndarray | None) -> bool:
+    """Whether two regions, bool (H, W), lie in two pictures, which are parted by what is not valid."""
+    if valid is None:
+        return False
+    _, labels = cv2.connectedComponents(valid, connectivity=4)
+    most = [np.bincount(labels[region & (labels > 0)], minlength=1).argmax() for region in (one, other)]
+    return bool(most[0] != most[1])
 
 
 def move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -212,7 +230,7 @@ def align(gray: np.ndarray, matrix: np.ndarray, points: np.ndarray, valid: np.nd
         again = _grow(gray, refined, points, found.sample[:, 0], valid)
         if again is not None and again.weight > found.weight:
             found = again
-    return None if found is None else found.one_side()
+    return None if found is None else found.one_side(valid)
 
 
 def _grow(

@@ -123,6 +123,19 @@ def test_a_series_whose_frames_touch_is_natural():
     assert set(found(page)) <= {"same field"}
 
 
+@pytest.mark.parametrize("gap", [4, 12])
+@pytest.mark.parametrize("change", ["mirrored", "turned by 180°", "upside down"])
+def test_a_panel_shown_again_beside_itself(gap, change):
+    """As near as figures have their panels: a mirror image of the whole page maps each half to the other one."""
+    picture = cv2.resize(field(5), (400, 400), interpolation=cv2.INTER_CUBIC)
+    other = {"mirrored": picture[:, ::-1], "turned by 180°": picture[::-1, ::-1], "upside down": picture[::-1]}[change]
+    page = np.full((440, 840 + gap, 3), 255, np.uint8)
+    page[20:420, 20:420], page[20:420, 420 + gap : 820 + gap] = picture[..., None], other[..., None]
+    (finding,) = (entry for entry in find_reuse(page).findings if entry.group.score >= 0.5)
+    assert finding.relation == "reuse" and sorted(finding.panels) == [0, 1]
+    assert finding.group.mask[20:420, 20:420].mean() > 0.8 < finding.group.mask[20:420, 420 + gap : 820 + gap].mean()
+
+
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_a_part_moved_by_a_share_of_the_width_is_no_series(parts):
     """As by chance in a photograph: a series shows whole frames twice."""

@@ -181,6 +181,21 @@ def test_a_mirrored_copy_has_one_side_and_a_symmetric_object_both(apart, halved)
     np.testing.assert_array_equal(one.source | one.target, source)
 
 
+def test_a_mirror_image_in_the_next_picture_is_a_copy():
+    """However near: the ground between the pictures parts them, which a region may reach over."""
+    source = np.zeros((80, 200), bool)
+    source[20:60, 20:180] = True
+    valid = np.ones(source.shape, np.uint8)
+    valid[:, 96:104] = 0
+    matrix = np.array([[-1.0, 0, 199], [0, 1, 0]])
+    both = Aligned(matrix, np.zeros((3, 2, 2), np.float32), source, source.copy(), 0.9)
+    assert both.one_side() is both and both.one_side(np.ones_like(valid)) is both
+    one = both.one_side(valid)
+    sides = source.copy(), source.copy()
+    sides[0][:, 96:] = sides[1][:, :104] = False
+    assert any(np.array_equal(one.source, side) and np.array_equal(one.target, side[:, ::-1]) for side in sides)
+
+
 def test_three_equal_places_in_a_row_are_no_mirror_image():
     """Source and target share the middle one; a shift maps nothing back."""
     source = np.zeros((80, 300), bool)
