@@ -23,7 +23,7 @@ Of several images, a folder or a PDF, by default below outputs/<folder>: a pictu
 was found, one for each two panels of different images that show the same, and findings.csv, a row per finding, those to
 look at first on top; each of the other images has a row too. Figures of a PDF come at their own resolution; a page that
 is one image, as scanners make it, is one figure. --library keeps the panels in a folder: what is screened later is
-compared with them.
+compared with them. Panels of that folder are named after it.
 
 No network judges. Only repetition is found; an image without any may be forged in other ways. Images are shown upright,
 as their EXIF orientation asks for, and positions are those of the picture that is shown.
@@ -81,7 +81,6 @@ from common.tables import markdown_table
 
 if TYPE_CHECKING:
     from common.papers.across import Across
-    from common.papers.library import Library
     from common.papers.shots import Shot
 
 FLAGS = {
@@ -99,6 +98,10 @@ COLUMNS = (
 EXPLAINED = "_explained.png"
 """End of the name of a picture that is drawn."""
 PDF = ".pdf"
+EMPTY = "no figures with pixels"
+"""Note on a paper of which nothing can be compared."""
+MOST_BYTES = 200
+"""Of an image's name, from which its picture gets a shorter one."""
 Row = dict[str, str | int | float]
 MOST_ROWS = 30
 """Rows of findings that are printed; findings.csv has all."""
@@ -161,7 +164,7 @@ class ExplainConfig:
                 raise UserError(f"there is no file {source}. Name an image or a video.")
         if len(self.sources) > 1 and self.subject != "copy-moves":
             raise UserError(f"{self.subject} are explained one at a time; {len(self.sources)} files are named.")
-        if self.subject == "generated images" and not self._is_image:
+        if self.subject == "generated images" and (not self._is_image or self.source.suffix.lower() == PDF):
             raise UserError(f"--spai explains single images; {self.source} is none. Name an image.")
         given = {entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default}
         for subject, names in FLAGS.items():
@@ -210,8 +213,9 @@ class ExplainConfig:
             return Path("outputs", "videos")
         if self.many:
             place = self.source.resolve()
-            alone = place.name if place.is_dir() else place.stem
-            return Path("outputs", alone if len(self.sources) == 1 else "figures")
+            if len(self.sources) > 1:
+                return Path("outputs", "figures")
+            return Path("outputs", place.name) if place.is_dir() else Path("outputs", place.parent.name, place.name)
         end = EXPLAINED if self.spai is None else "_generated.png"
         page = f"_page_{self.page}" if self.page > 1 else ""
         # With the folder and the whole name: authentic/10.png, forged/10.png and forged/10.jpg are three pictures.
@@ -229,7 +233,11 @@ def images_of(sources: Sequence[Path], output: Path) -> dict[str, Path]:
         paths, folder = [source], source.parent
         if source.is_dir():
             images, doubles = scan_images(source)
-            papers = [path for path in source.rglob("*") if path.suffix.lower() == PDF and path.is_file()]
+            papers = [
+                path
+                for path in source.rglob("*")
+                if path.suffix.lower() == PDF and path.is_file() and not path.name.startswith(".")
+            ]
             paths, folder = [*images.values(), *chain.from_iterable(doubles), *sorted(papers)], source
             paths = [path for path in paths if not _is_drawn(path, output)]
         for path in paths:
@@ -380,125 +388,158 @@ def explain_many(config: ExplainConfig) -> None:
         SystemExit: An image can't be read; the others are explained.
     """
     # Imported here: one image needs neither an index nor a reader of PDFs.
+    from common.papers.across import strips
     from common.papers.library import Library
-    from common.papers.screening import shared_panels
+    from common.papers.screening import MOST_STRIPS, shared_panels
 
     images = images_of(config.sources, config.output_path)
     if not images:
         raise UserError(f"{config.source} holds no images but those that were drawn here. Name another folder.")
     check_writable(config.output_path / "findings.csv")
     library = None if config.library is None else Library(config.library)
-    rows, shots = [], []
-    with TemporaryDirectory() as spool:
-        jobs = (joblib.delayed(_explain_one)(*figure, config, Path(spool)) for figure in _figures_of(images))
+    rows: list[Row] = []
+    shots: dict[str, list[Shot]] = {name: [] for name in images}
+    with TemporaryDirectory(dir=config.output_path) as spool:
+        jobs = (joblib.delayed(_explain_one)(task, config, Path(spool)) for task in _tasks(images))
         results = joblib.Parallel(os.cpu_count() or 1, return_as="generator_unordered", max_nbytes=None)(jobs)
         results = collected(results, "Explain fewer images at a time.")
-        for found, taken in tqdm(results, "images", unit="image", disable=None):
+        for file, found, taken in tqdm(results, "images", unit="image", disable=None):
             rows += found
-            shots += taken
-        if not rows:
+            shots[file] += taken
+        if all(row["note"] == EMPTY for row in rows):
             raise UserError(f"{config.source} has no figures with pixels; what lines and words draw is not compared.")
-        explained = {row["image"] for row in rows}
-        shots.sort(key=lambda shot: (shot.source, shot.box))
-        digests = {name: _digest(path) for name, path in images.items()} if library is not None else {}
-        across = shared_panels(shots, library, frozenset(digests.values()))
-        shown = [found for found in across if found.finding.group.score >= config.min_score]
-        drawn = [_draw_across(found, number, config.output_path) for number, found in enumerate(shown, 1)]
-        joined = {row[name] for row in drawn for name in ("image", "other_image")}
+        _write(rows, config)  # what is known already, should the rest be interrupted
+        explained = {str(row["image"]) for row in rows}
+        panels = sorted(chain.from_iterable(shots.values()), key=lambda shot: (shot.source, shot.box))
+        if len(strips(panels)) > MOST_STRIPS:
+            print(f"note: of {len(strips(panels))} strips of blots, the first {MOST_STRIPS} are compared across images")
+        unread = {row["file"] for row in rows if row["relation"] == "unreadable"}
+        digests = {name: _digest(path, config.page) for name, path in images.items() if name not in unread}
+        across = shared_panels(panels, library, frozenset(digests.values()), least=config.min_score)
+        across = collected(across, "Explain fewer images at a time.")
+        drawn = [_draw_across(found, number, config.output_path) for number, found in enumerate(across, 1)]
+        joined = {row[name] for row in drawn for name in ("image", "other_image")} & explained
         rows = [row for row in rows if row["relation"] != "none" or row["image"] not in joined] + drawn
-        for name, digest in digests.items():
-            library.add([shot for shot in shots if _file_of(shot.source, images) == name], name, digest)
-    rows.sort(key=lambda row: (RANKS.index(row["relation"]), -float(row["score"] or 0), row["image"]))
-    _report(rows, len(explained), config, library)
+        _write(rows, config)
+        if library is not None:
+            library.add([(name, digest, shots[name]) for name, digest in digests.items()])
+    _report(rows, explained, config)
+    if library is not None:
+        print(f"library: {config.library}, {len(library)} panels of {len(library.sources)} files")
+    if any(row["relation"] == "unreadable" for row in rows):
+        raise SystemExit(1)
 
 
-def _figures_of(images: Mapping[str, Path]) -> Iterator[tuple[str, Path | np.ndarray | UserError]]:
-    """Name and file of each image, and name and pixels of each figure of a paper, or why it can't be read."""
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An image, or a figure of a paper, to explain."""
+
+    name: str
+    file: str
+    """Name of the file that it is, or is from."""
+    content: Path | np.ndarray | UserError | None
+    """The file, the pixels, why it can't be read, or None for a paper without figures."""
+
+
+def _tasks(images: Mapping[str, Path]) -> Iterator[Task]:
+    """All images, and the figures of all papers."""
     from common.papers.pdf import read_figures
 
     for name, path in images.items():
         if path.suffix.lower() != PDF:
-            yield name, path
+            yield Task(name, name, path)
             continue
+        empty = True
         try:
             for figure in read_figures(path):
-                yield f"{name}/{figure.name}", figure.image
+                empty = False
+                if isinstance(figure, UserError):
+                    yield Task(name, name, figure)
+                else:
+                    yield Task(f"{name}, {figure.name}", name, figure.image)
         except UserError as error:
-            yield name, error
+            yield Task(name, name, error)
+        else:
+            if empty:
+                yield Task(name, name, None)
 
 
-def _file_of(source: str, images: Mapping[str, Path]) -> str:
-    """The name of the file that a figure is from."""
-    return source if source in images else source.rpartition("/")[0]
-
-
-def _digest(path: Path) -> str:
+def _digest(path: Path, page: int) -> str:
+    """What tells a file from others: SHA-256, and the page of an image."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest if page == 1 or path.suffix.lower() == PDF else f"{digest} page {page}"
 
 
-def _report(rows: list[Row], total: int, config: ExplainConfig, library: "Library | None") -> None:
-    """Write findings.csv, and print its first rows and the counts.
-
-    Raises:
-        SystemExit: An image can't be read.
-    """
+def _write(rows: list[Row], config: ExplainConfig) -> None:
+    """Sort the rows, those to look at first on top, and write findings.csv."""
+    rows.sort(key=lambda row: (RANKS.index(str(row["relation"])), -float(row["score"] or 0), row["image"]))
     with written_whole(config.output_path / "findings.csv") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _report(rows: list[Row], explained: set[str], config: ExplainConfig) -> None:
+    """Print the first rows, the counts, and what can't be read."""
     shown = [row for row in rows if row["score"] != ""]
     if shown:
         head = ["image", "other_image", "relation", "score", "panels"]
         print(markdown_table(head, [[row.get(name, "") for name in head] for row in shown[:MOST_ROWS]]))
+    pairs = [row for row in rows if row["relation"] == "reuse" and "other_image" in row]
     images = {kind: {row["image"] for row in rows if row["relation"] == kind} for kind in RANKS}
-    pairs = sum("other_image" in row and row["relation"] == "reuse" for row in rows)
-    across = f"; {pairs} {'finding' if pairs == 1 else 'findings'} across images" if pairs else ""
+    reused = (images["reuse"] | {row["other_image"] for row in pairs}) & explained
+    across = f"; {len(pairs)} {'finding' if len(pairs) == 1 else 'findings'} across images" if pairs else ""
     print(
-        f"\n{total} {'image' if total == 1 else 'images'}: reuse in {len(images['reuse'])}, "
+        f"\n{len(explained)} {'image' if len(explained) == 1 else 'images'}: reuse in {len(reused)}, "
         f"nothing in {len(images['none'])}, {len(images['unreadable'])} unreadable{across}"
     )
     print(f"findings: {config.output_path / 'findings.csv'}; pictures: {config.output_path}")
-    if library is not None:
-        print(f"library: {config.library}, {len(library)} panels of {len(library.sources)} files")
     for row in rows:
         if row["relation"] == "unreadable":
             print(f"unreadable: {row['image']}: {row['note']}", file=sys.stderr)
-    if images["unreadable"]:
-        raise SystemExit(1)
 
 
-def _explain_one(
-    name: str, source: Path | np.ndarray | UserError, config: ExplainConfig, spool: Path
-) -> tuple[list[Row], "list[Shot]"]:
-    """Draw the picture of an image if anything is found in it; its rows of findings.csv, and its picture panels."""
+def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, list[Row], list[Shot]]":
+    """Draw the picture of an image if anything is found in it; its file, its rows of findings.csv and its pictures."""
     from common.papers.shots import take_shots
 
     cv2.setNumThreads(1)
-    blank: Row = {"image": name, "score": "", "note": ""}
+    blank: Row = {"image": task.name, "file": task.file, "score": "", "note": ""}
+    if task.content is None:
+        return task.file, [blank | {"relation": "none", "note": EMPTY}], []
+    if isinstance(task.content, UserError):
+        return task.file, [blank | {"relation": "unreadable", "note": str(task.content)}], []
     note = ""
-    if isinstance(source, UserError):
-        return [blank | {"relation": "unreadable", "note": str(source)}], []
-    if isinstance(source, np.ndarray):
-        image = source
+    if isinstance(task.content, np.ndarray):
+        image = task.content
     else:
         try:
-            picture = read_picture(source, config.page - 1)
+            picture = read_picture(task.content, config.page - 1)
         except UserError as error:
-            return [blank | {"relation": "unreadable", "note": str(error)}], []
+            return task.file, [blank | {"relation": "unreadable", "note": str(error)}], []
         image = picture.upright
         note = f"page {config.page} of {picture.pages}" if picture.pages > 1 else ""
-    explained = explain_figure(image, shortened(Path(name).name), config.min_score, _matchers(config.lightglue))
+    explained = explain_figure(image, shortened(Path(task.name).name), config.min_score, _matchers(config.lightglue))
     shots = [
-        shot.saved(spool / f"{uuid4().hex}.npz") for shot in take_shots(image, explained.panels, explained.names, name)
+        shot.saved(spool / f"{uuid4().hex}.npz")
+        for shot in take_shots(image, explained.panels, explained.names, task.name)
     ]
     if not explained.rows:
-        return [blank | {"relation": "none", "note": note}], shots
-    drawn = config.output_path / f"{name}{EXPLAINED}"
-    drawn.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(drawn, "wb") as file:
+        return task.file, [blank | {"relation": "none", "note": note}], shots
+    name = _picture_of(task.name)
+    (config.output_path / name).parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(config.output_path / name, "wb") as file:
         explained.figure.savefig(file, format="png")
-    return [{"image": name, "note": note, "picture": f"{name}{EXPLAINED}"} | row for row in explained.rows], shots
+    return task.file, [blank | {"note": note, "picture": name} | row for row in explained.rows], shots
+
+
+def _picture_of(name: str) -> str:
+    """The picture of an image, below the output folder; file systems take names of 255 bytes."""
+    folder, _, last = name.rpartition("/")
+    if len(last.encode()) > MOST_BYTES:
+        last = f"{last[:40]}…{hashlib.sha256(last.encode()).hexdigest()[:12]}"
+    return f"{folder}/{last}{EXPLAINED}".removeprefix("/")
 
 
 def _draw_across(across: "Across", number: int, folder: Path) -> Row:
@@ -516,7 +557,7 @@ def _draw_across(across: "Across", number: int, folder: Path) -> Row:
     row = _row(across.finding, across.panels, [one.panel, other.panel])
     row["panels"] = f"{one.panel} and {other.panel}"
     del row["area_percent"]  # of two panels, which are no image
-    return {"image": one.source, "other_image": other.source, "picture": name} | row | across.places()
+    return {"image": one.source, "other_image": other.source, "picture": name, "note": ""} | row | across.geometry()
 
 
 def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:

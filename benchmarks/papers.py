@@ -12,7 +12,6 @@ prepare()  # before torch is imported
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +28,7 @@ from common.figures.panels import find_panels
 from common.forensics.jpeg import jpeg
 from common.making.figures import ComposedFigure, compose_figure
 from common.papers.index import Points, build
-from common.papers.library import Library
+from common.papers.library import Library, Source
 from common.papers.shots import MOST_KEYPOINTS, take_shots
 
 _LEAST_FIELD, _PER_FIGURE = 200, 7  # pixels; fields of a figure
@@ -90,7 +89,7 @@ def found(micrographs: tyro.conf.Positional[Path], papers: int = 6) -> None:
 
 def _number(name: str) -> int:
     """The number of a figure in its paper, two on a page."""
-    page, number = (int(part.split()[-1]) for part in name.rpartition("/")[2].split(","))
+    page, number = (int(part.split()[-1]) for part in name.split(",")[-2:])
     return 2 * (page - 1) + number
 
 
@@ -182,7 +181,7 @@ def library(micrographs: tyro.conf.Positional[Path], panels: int = 100_000) -> N
     shots = []
     for number, path in enumerate(tqdm(sorted(find_images(micrographs).values()), "panels", disable=None)):
         image = read_image(path)
-        shots += take_shots(image, find_panels(image)[:1], ["a"], f"{number}.pdf/page 1, figure 1")
+        shots += take_shots(image, find_panels(image)[:1], ["a"], f"{number}.pdf, page 1, figure 1")
     rng = np.random.default_rng(0)
     own, total = Points.of(shots), panels * MOST_KEYPOINTS
     start = time.perf_counter()
@@ -209,8 +208,7 @@ def library(micrographs: tyro.conf.Positional[Path], panels: int = 100_000) -> N
             np.concatenate([getattr(own, name), getattr(own, name)[values]]) for name in ("place", "angle", "size")
         ]
         kept.points = Points(panel, *joined, own.descriptor[:0])
-        kept.add([], "simulated", "0")
-        kept.sources = [replace(kept.sources[0], panels=int(panel.max()) + 1)]
+        kept.sources = [Source("simulated", "0", int(panel.max()) + 1)]
         start = time.perf_counter()
         kept._save()
         print(f"saved in {time.perf_counter() - start:.1f} s")

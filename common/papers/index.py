@@ -61,11 +61,10 @@ class PanelIndex:
             own: int (m,), the figure of each panel that asks: panels of one figure are left out.
         """
         best: dict[tuple[int, int], int] = {}
-        count = min(_NEIGHBOURS, self.index.ntotal)
-        for mirrored, descriptor in enumerate((points.descriptor, mirror(points.descriptor))):
-            if not len(descriptor) or not count:
-                continue
-            distance, found = self.index.search(as_floats(descriptor), count)
+        if not len(points.panel) or not self.index.ntotal:
+            return []
+        for mirrored in (False, True):
+            distance, found = self._nearest(points.descriptor, mirrored=mirrored)
             first, rank = np.nonzero((found >= 0) & (distance < _RATIO**2 * distance[:, -1:]))
             second = found[first, rank]
             apart = own[points.panel[first]] != figures[self.points.panel[second]]
@@ -75,11 +74,20 @@ class PanelIndex:
             starts = np.flatnonzero(np.any(np.diff(pairs[order], axis=0, prepend=-1), axis=1))
             for part in np.split(order, starts[1:]):
                 if len(part) >= LEAST_VOTES:
-                    votes = _agreeing(points, first[part], self.points, second[part], mirrored=bool(mirrored))
+                    votes = _agreeing(points, first[part], self.points, second[part], mirrored=mirrored)
                     pair = (int(pairs[part[0], 0]), int(pairs[part[0], 1]))
                     best[pair] = max(best.get(pair, 0), votes)
         candidates = [Candidate(*pair, votes) for pair, votes in best.items() if votes >= LEAST_VOTES]
         return sorted(candidates, key=lambda pair: (-pair.votes, pair.one, pair.other))
+
+    def _nearest(self, descriptor: np.ndarray, *, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances and positions (n, k) of the nearest descriptors, −1 where there are fewer."""
+        parts = []
+        for start in range(0, len(descriptor), FLAT):  # floats take four times the room
+            part = descriptor[start : start + FLAT]
+            asked = as_floats(mirror(part) if mirrored else part)
+            parts.append(self.index.search(asked, min(_NEIGHBOURS, self.index.ntotal)))
+        return np.concatenate([d for d, _ in parts]), np.concatenate([found for _, found in parts])
 
 
 def _agreeing(here: "Points", first: np.ndarray, there: "Points", second: np.ndarray, *, mirrored: bool) -> int:
@@ -154,7 +162,7 @@ def build(descriptor: np.ndarray) -> faiss.Index:
         some = np.random.default_rng(0).choice(count, min(count, _TRAINED * cells), replace=False)
         index.train(as_floats(descriptor[np.sort(some)]))
         faiss.ParameterSpace().set_index_parameter(index, "nprobe", _PROBED)
-    for start in range(0, count, FLAT):  # in parts: floats take four times the room
+    for start in range(0, count, FLAT):  # in parts, as they are searched
         index.add(as_floats(descriptor[start : start + FLAT]))
     return index
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import joblib
@@ -27,28 +27,33 @@ class _Pair:
 
 
 def shared_panels(
-    shots: Sequence[Shot], library: Library | None = None, digests: frozenset[str] = frozenset()
-) -> list[Across]:
+    shots: Sequence[Shot],
+    library: Library | None = None,
+    digests: frozenset[str] = frozenset(),
+    *,
+    least: float = 0.0,
+) -> Iterator[Across]:
     """Find what panels of different figures share, and panels of these with those of a library.
 
     Args:
         shots: Panels of any number of figures.
-        library: Earlier panels.
+        library: Earlier panels; their sources are named after it.
         digests: Of the files that the panels are from, whose panels in the library are not compared.
+        least: Score from which a finding is given.
 
-    Returns:
-        What was found, by descending score.
+    Yields:
+        What was found, in the order of the panels.
     """
     pairs = [*_within(shots), *(() if library is None else _with_library(shots, library, digests))]
-    jobs = (joblib.delayed(_compare)(pair) for pair in pairs)
-    results = joblib.Parallel(min(os.cpu_count() or 1, max(len(pairs), 1)), return_as="generator_unordered")(jobs)
-    found = [result for result in tqdm(results, "pairs of panels", len(pairs), disable=None) if result is not None]
-    return sorted(found, key=lambda across: (-across.finding.group.score, across.one.name, across.other.name))
+    jobs = (joblib.delayed(_compare)(pair, least) for pair in pairs)
+    results = joblib.Parallel(min(os.cpu_count() or 1, max(len(pairs), 1)), return_as="generator")(jobs)
+    yield from (found for found in tqdm(results, "pairs of panels", len(pairs), disable=None) if found is not None)
 
 
-def _compare(pair: _Pair) -> Across | None:
+def _compare(pair: _Pair, least: float) -> Across | None:
     cv2.setNumThreads(1)
-    return compare(pair.one, pair.other)
+    found = compare(pair.one, pair.other)
+    return None if found is None or found.finding.group.score < least else found
 
 
 def _within(shots: Sequence[Shot]) -> Iterator[_Pair]:
@@ -57,8 +62,7 @@ def _within(shots: Sequence[Shot]) -> Iterator[_Pair]:
     figures = np.unique([shot.source for shot in shots], return_inverse=True)[1].reshape(-1)
     known = set()
     partners = np.zeros(len(shots), int)
-    candidates = PanelIndex(points).candidates(points, figures, figures)
-    for candidate in candidates:
+    for candidate in PanelIndex(points).candidates(points, figures, figures):
         pair = (min(candidate.one, candidate.other), max(candidate.one, candidate.other))
         if pair not in known and partners[candidate.one] < MOST_PARTNERS:
             partners[candidate.one] += 1
@@ -74,4 +78,5 @@ def _with_library(shots: Sequence[Shot], library: Library, digests: frozenset[st
     for candidate in library.candidates(shots, digests):
         if partners[candidate.one] < MOST_PARTNERS:
             partners[candidate.one] += 1
-            yield _Pair(shots[candidate.one], library.shot(candidate.other))
+            known = library.shot(candidate.other)
+            yield _Pair(shots[candidate.one], replace(known, source=f"{library.folder.name}: {known.source}"))

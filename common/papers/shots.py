@@ -1,5 +1,6 @@
 """Panels of figures as they are compared across figures and kept in a library: pixels, place and key points."""
 
+import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,5 +164,5 @@ def _opened(path: Path) -> Generator[Mapping[str, np.ndarray]]:
     try:
         with np.load(path) as table:
             yield table
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is no panel of a library ({first_line(error)}). Delete it, or the library.") from error

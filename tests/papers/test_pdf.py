@@ -3,8 +3,11 @@
 import base64
 import zlib
 
+import cv2
 import numpy as np
+import pypdfium2
 import pytest
+from PIL import Image
 
 from common.errors import UserError
 from common.papers.pdf import read_figures
@@ -73,6 +76,58 @@ def test_a_page_that_is_one_image_is_one_figure(write_pdf, fields, tmp_path):
     page[100:300, 100:340] = fields[0]
     (figure,) = read_figures(write_pdf(tmp_path / "scanned.pdf", [[(page, 0, 0, 600)]]))
     assert np.array_equal(figure.image, page)
+
+
+@pytest.mark.parametrize("crop", [(-10, -10, 620, 820), (-100, -100, 900, 900), (40, 480, 360, 760), (0, 0, 0, 0)])
+def test_what_is_shown_of_a_page_is_read(write_pdf, fields, tmp_path, crop):
+    path = write_pdf(tmp_path / "paper.pdf", [[(fields[0], 50, 500, 120), (fields[1], 180, 500, 120)]])
+    document = pypdfium2.PdfDocument(path)
+    document[0].set_cropbox(*crop)
+    document.save(tmp_path / "cut.pdf")
+    (figure,) = read_figures(tmp_path / "cut.pdf")
+    assert figure.image.shape == pytest.approx((200, 500, 3), abs=2)
+    assert np.abs(figure.image[2:198, 2:238].astype(int) - fields[0][2:198, 2:238]).mean() < 12
+
+
+def test_what_lies_beside_the_page_or_is_cut_off_is_not_read(write_pdf, fields, tmp_path):
+    placed = [(fields[0], 700, 500, 120), (fields[1], 300, 100, 400)]
+    (figure,) = read_figures(write_pdf(tmp_path / "paper.pdf", [placed]))
+    # 300 of 400 points of the width are on the page.
+    assert figure.image.shape == pytest.approx((200, 180, 3), abs=2)
+    assert np.abs(figure.image[2:198, 2:175].astype(int) - fields[1][2:198, 2:175]).mean() < 12
+
+
+def test_logos_that_recur_are_left_out(write_pdf, fields, tmp_path):
+    logo = fields[11][:90]
+    pages = [[(logo, 50, 740, 100), (fields[number], 50, 300, 300)] for number in range(4)]
+    figures = list(read_figures(write_pdf(tmp_path / "paper.pdf", pages)))
+    assert len(figures) == 4
+    assert all(np.array_equal(figure.image, field) for figure, field in zip(figures, fields, strict=False))
+
+
+def test_scanned_pages_are_no_logos(write_pdf, fields, tmp_path):
+    page = cv2.resize(fields[0], (600, 800))
+    assert len(list(read_figures(write_pdf(tmp_path / "scanned.pdf", [[(page, 0, 0, 600)]] * 4)))) == 4
+
+
+def test_an_image_that_can_not_be_decoded_loses_no_other(fields, tmp_path):
+    path = tmp_path / "paper.pdf"
+    pages = [Image.fromarray(field) for field in fields[:3]]
+    pages[0].save(path, save_all=True, append_images=pages[1:], quality=90)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\xff\xd8", content.index(b"\xff\xd8") + 2)  # the second JPEG
+    content[start : start + 400] = bytes(400)
+    path.write_bytes(content)
+    figures = [figure for figure in read_figures(path) if not isinstance(figure, UserError)]
+    assert {figure.page for figure in figures} >= {1, 3}
+    assert np.abs(figures[-1].image.astype(int) - fields[2]).mean() < 6
+
+
+def test_many_tiles_are_one_figure(write_pdf, tmp_path):
+    tile = np.full((20, 20, 3), 90, np.uint8)
+    placed = [(tile, 50 + 10 * (n % 40), 100 + 10 * (n // 40), 10) for n in range(1600)]
+    (figure,) = read_figures(write_pdf(tmp_path / "paper.pdf", [placed]))
+    assert figure.image.shape == pytest.approx((800, 800, 3), abs=4)
 
 
 def test_no_figures_in_an_empty_paper(write_pdf, tmp_path):

@@ -158,7 +158,10 @@ def test_figures_of_a_paper_are_compared_and_kept(call_program, copied_images, t
     assert done.returncode == 0, done.stderr
     assert "1 image: reuse in 1, nothing in 0, 0 unreadable; 1 finding across images" in done.stdout
     (row,) = csv.DictReader((tmp_path / "out2" / "findings.csv").open())
-    assert (row["image"], row["other_image"]) == ("second.pdf/page 1, figure 1", "first.pdf/page 1, figure 1")
+    assert (row["image"], row["other_image"]) == (
+        "second.pdf, page 1, figure 1",
+        "screened: first.pdf, page 1, figure 1",
+    )
     assert (row["relation"], row["mirrored"]) == ("reuse", "1") and float(row["score"]) > 0.9
     assert read(tmp_path / "out2" / row["picture"]).shape[1] == 1620
     # A library that grew answers the same to the same file, and does not hold it twice.
@@ -167,8 +170,28 @@ def test_figures_of_a_paper_are_compared_and_kept(call_program, copied_images, t
     # Both papers at once, without a library.
     done = call_program("explain.py", tmp_path / "first.pdf", tmp_path / "second.pdf", "--output", tmp_path / "out4")
     (row, none) = csv.DictReader((tmp_path / "out4" / "findings.csv").open())
-    assert {row["image"], row["other_image"]} == {"first.pdf/page 1, figure 1", "second.pdf/page 1, figure 1"}
-    assert (none["image"], none["relation"]) == ("first.pdf/page 2, figure 1", "none")
+    assert {row["image"], row["other_image"]} == {"first.pdf, page 1, figure 1", "second.pdf, page 1, figure 1"}
+    assert (none["image"], none["relation"]) == ("first.pdf, page 2, figure 1", "none")
+
+
+def test_files_that_can_not_be_read_lose_nothing(call_program, copied_images, tmp_path):
+    """The others are explained and kept; counts add up; the output may be the folder itself."""
+    folder = tmp_path / "all"
+    (folder / "d.png").mkdir(parents=True)
+    save_pages(folder / "paper.pdf", copied_images[1:2])
+    Image.fromarray(copied_images[0]).save(folder / ("n" * 230 + ".png"))
+    Image.fromarray(copied_images[0][:, ::-1]).save(folder / "mirrored.png")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7")
+    (folder / "._paper.pdf").write_bytes(b"nothing")
+    Figure().savefig(folder / "drawn.pdf")
+    done = call_program("explain.py", folder, "--output", folder, "--library", tmp_path / "screened")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    # A folder that is named as an image counts as one that can't be read.
+    assert "6 images: reuse in 3, nothing in 1, 2 unreadable; 1 finding across images" in done.stdout
+    assert "of 4 files" in done.stdout
+    rows = list(csv.DictReader((folder / "findings.csv").open()))
+    assert all((folder / row["picture"]).is_file() for row in rows if row["picture"])
+    assert [row["note"] for row in rows if row["image"] == "drawn.pdf"] == ["no figures with pixels"]
 
 
 def save_pages(path, images):
