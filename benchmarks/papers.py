@@ -12,6 +12,7 @@ prepare()  # before torch is imported
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -106,8 +107,9 @@ def _make_paper(paths: list[Path], seed: int, file: Path) -> list[tuple[int, ...
         if figure.relation == relation and len(figure.panels) >= 2:
             figures.append(figure)
     images = [figure.image.copy() for figure in figures]
-    _show_again(figures, images, (0, 2), lambda part: np.clip(part[:, ::-1] * 1.1 + 5, 0, 255).astype(np.uint8))
-    _show_again(figures, images, (1, 6), lambda part: part[part.shape[0] // 4 :, part.shape[1] // 4 :])
+    scales = rng.uniform(0.85, 1.2, 2)
+    _show_again(figures, images, (0, 2), scales[0], lambda part: np.clip(part[:, ::-1] * 1.1 + 5, 0, 255))
+    _show_again(figures, images, (1, 6), scales[1], lambda part: part[part.shape[0] // 4 :, part.shape[1] // 4 :])
     document = pypdfium2.PdfDocument.new()
     for first in range(0, 8, 2):
         page = document.new_page(612, 792)
@@ -124,8 +126,14 @@ def _make_paper(paths: list[Path], seed: int, file: Path) -> list[tuple[int, ...
     return [(1, 3), (2, 7), (6,)]
 
 
-def _show_again(figures: list[ComposedFigure], images: list[np.ndarray], places: tuple[int, int], change) -> None:
-    """Show the panel of a figure with most contrast in a panel of another one."""
+def _show_again(
+    figures: list[ComposedFigure],
+    images: list[np.ndarray],
+    places: tuple[int, int],
+    scale: float,
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Show the panel of a figure with most contrast, changed and scaled, in the last panel of another one."""
     here, there = places
 
     def contrast(box: tuple[int, int, int, int]) -> float:
@@ -133,13 +141,12 @@ def _show_again(figures: list[ComposedFigure], images: list[np.ndarray], places:
         return float(cv2.GaussianBlur(images[here][y : y + high, x : x + wide], (0, 0), 2).std())
 
     x, y, wide, high = max(figures[here].panels, key=contrast)
-    part = change(images[here][y : y + high, x : x + wide])
+    part = np.ascontiguousarray(change(images[here][y : y + high, x : x + wide]).astype(np.uint8))
+    part = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     x, y, wide, high = figures[there].panels[-1]
-    part = cv2.resize(
-        np.ascontiguousarray(part), (wide, round(wide * part.shape[0] / part.shape[1])), interpolation=cv2.INTER_CUBIC
-    )
-    images[there][y : y + high, x : x + wide] = 0
-    images[there][y : y + min(high, len(part)), x : x + wide] = part[:high]
+    part = part[:high, :wide]
+    images[there][y : y + high, x : x + wide] = 255
+    images[there][y : y + len(part), x : x + part.shape[1]] = part
 
 
 def many(micrographs: tyro.conf.Positional[Path], figures: int = 50) -> None:

@@ -26,6 +26,7 @@ _SHIFTED, _CELL, _MOST_CELLS = 0.02, 0.04, 12  # of a strip of one field: deviat
 _TURNED = 3.0  # degrees by which an inset is turned at most
 _RECTANGLE = 0.5, 0.85  # share of its box that an inset fills: some are oval; the same in an image that is one picture
 _OF_CELL = 0.5  # share of a cell that a copy is of, in an image that is one picture
+_DETAIL = 0.75  # share of a panel that an enlarged detail of it covers at most
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
 _SAME_PICTURE = 0.95  # smallest correlation of two panels that are one picture
 _SAME_DETAIL = 0.6  # smallest ratio of their detail: a denoised picture has less
@@ -145,8 +146,10 @@ def _is_aligned(source: Panel, target: Panel, copy: Copy) -> bool:
 
 
 def _lies_inside(panel: Panel, matrix: np.ndarray, other: Panel) -> bool:
-    """Whether a panel, mapped by a matrix (2, 3), lies in another one."""
+    """Whether a panel, mapped by a matrix (2, 3), is a part of another one: all of it is no detail, but shown again."""
     moved = move(_corners(panel), matrix)
+    if np.prod(np.ptp(moved, axis=0)) > _DETAIL * other.width * other.height:
+        return False
     reach = _INSIDE * np.ptp(moved, axis=0)
     low, high = _corners(other)[0] - reach, _corners(other)[2] + reach
     return bool((moved >= low).all() and (moved <= high).all())

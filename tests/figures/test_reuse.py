@@ -136,6 +136,14 @@ def test_a_panel_shown_again_beside_itself(gap, change):
     assert finding.group.mask[20:420, 20:420].mean() > 0.8 < finding.group.mask[20:420, 420 + gap : 820 + gap].mean()
 
 
+@pytest.mark.parametrize("scale", [0.6, 1.5])
+def test_a_panel_shown_again_at_another_size_is_no_detail(scale):
+    other = cv2.resize(field(6), None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    page = np.full((500, 820, 3), 255, np.uint8)
+    page[20:320, 20:320], page[20 : 20 + len(other), 345 : 345 + len(other)] = field(6)[..., None], other[..., None]
+    assert found(page) == ["reuse"]
+
+
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_a_part_moved_by_a_share_of_the_width_is_no_series(parts):
     """As by chance in a photograph: a series shows whole frames twice."""
