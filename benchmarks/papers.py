@@ -27,6 +27,7 @@ from tqdm import tqdm
 from common.data.images import find_images, read_image
 from common.figures.panels import find_panels
 from common.forensics.jpeg import jpeg
+from common.making.drawing import draw_cells
 from common.making.figures import ComposedFigure, compose_figure
 from common.papers.index import Points, build
 from common.papers.library import Library, Source
@@ -150,19 +151,23 @@ def _show_again(
 
 
 def many(micrographs: tyro.conf.Positional[Path], figures: int = 50) -> None:
-    """Print the time of a folder of figures with 8 panels each.
+    """Print the time of a folder of figures with 8 panels each, every one of another field.
+
+    Where there are too few micrographs, the rest are drawn fields of cells.
 
     Args:
         micrographs: Folder of pristine micrographs.
         figures: How many.
     """
-    fields = [read_image(path) for path in sorted(find_images(micrographs).values())]
     rng = np.random.default_rng(0)
+    fields = [read_image(path) for path in sorted(find_images(micrographs).values())][: 8 * figures]
+    fields += [draw_cells(400, 400, rng) for _ in range(8 * figures - len(fields))]
+    order = iter(rng.permutation(len(fields)))
     with TemporaryDirectory() as folder:
         for number in range(figures):
             page = np.full((840, 1640, 3), 255, np.uint8)
             for place in range(8):
-                field = fields[rng.integers(len(fields))]
+                field = fields[next(order)]
                 y, x = (int(rng.integers(0, max(length - 380, 0) + 1)) for length in field.shape[:2])
                 part = cv2.resize(np.rot90(field[y : y + 380, x : x + 380], int(rng.integers(4))), (390, 390))
                 row, column = 20 + 410 * (place // 4), 20 + 405 * (place % 4)
