@@ -6,7 +6,7 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 """x, y, width and height in pixels."""
-LEAST_SIDE, LEAST_LENGTH = 0.02, 0.045
+LEAST_SIDE, LEAST_LENGTH = 0.02, 0.043
 """Least shorter and longer side of a panel, as shares of the figure's longer side."""
 
 
