@@ -23,7 +23,7 @@ _RATIO = 0.85  # of the distances to a match and to the last of the neighbours, 
 _LEAST_REACH, _REACH = 6.0, 0.12  # pixels, and share of its distance, by which a place may be missed: angles are rough
 _SCALES = 0.5  # of a factor of two: how much scales may differ
 _PLACE = 8  # pixels: key points that lie nearer count as one
-_MOST_CELLS, _PROBED = 4096, 16  # cells of the index, and how many of them a search looks into
+_MOST_CELLS, _PROBED = 4096, 4  # cells of the index, and how many of them a search looks into
 _COMPRESSED = 32  # bytes of a descriptor
 _TRAINED = 40  # descriptors a cell that an index is trained on
 
