@@ -101,7 +101,7 @@ PDF = ".pdf"
 EMPTY = "no figures with pixels"
 """Note on a paper of which nothing can be compared."""
 MOST_BYTES = 200
-"""Of an image's name, from which its picture gets a shorter one."""
+"""Length of an image's name above which that of its picture is shortened."""
 Row = dict[str, str | int | float]
 MOST_ROWS = 30
 """Rows of findings that are printed; findings.csv has all."""

@@ -1,8 +1,10 @@
 """Whole papers: what is found in one that is made here, the time of many figures, and a library of many panels.
 
-python -m benchmarks.papers found MICROGRAPHS            # papers of 8 figures with two reuses across, one within
-python -m benchmarks.papers many MICROGRAPHS             # 50 figures with 400 panels
-python -m benchmarks.papers library MICROGRAPHS --panels 100000
+    python -m benchmarks.papers found MICROGRAPHS            # papers of 8 figures with two reuses across, one within
+    python -m benchmarks.papers many MICROGRAPHS             # 50 figures with 400 panels
+    python -m benchmarks.papers library MICROGRAPHS --panels 100000
+
+MICROGRAPHS is a folder of pristine micrographs.
 """
 
 from common.process import prepare
@@ -62,30 +64,15 @@ def found(micrographs: tyro.conf.Positional[Path], papers: int = 6) -> None:
             if done.returncode:
                 raise SystemExit(done.stderr)
             table = pd.read_csv(Path(folder, f"out_{seed}", "findings.csv")).query("relation == 'reuse'")
+            others = table.other_image.fillna(table.image)
             pairs = [
-                tuple(
-                    sorted(
-                        {
-                            _number(row.image),
-                            _number(row.other_image) if isinstance(row.other_image, str) else _number(row.image),
-                        }
-                    )
-                )
-                for row in table.itertuples()
+                tuple(sorted({_number(one), _number(other)})) for one, other in zip(table.image, others, strict=True)
             ]
             hits = [pair in pairs for pair in wanted]
-            others = [pair for pair in pairs if pair not in wanted]
-            rows.append(
-                {
-                    "paper": seed,
-                    "mirrored": hits[0],
-                    "part": hits[1],
-                    "within": hits[2],
-                    "others": len(others),
-                    "seconds": seconds,
-                }
-            )
-            print(rows[-1], others)
+            wrong = [pair for pair in pairs if pair not in wanted]
+            rows.append(dict(zip(("mirrored", "part", "within"), hits, strict=True)))
+            rows[-1] |= {"others": len(wrong), "seconds": seconds}
+            print(seed, rows[-1], wrong)
     print(pd.DataFrame(rows).mean().round(2).to_string())
 
 

@@ -20,7 +20,7 @@ MOST_KEYPOINTS = 8000
 """Of a figure, shared by its pictures according to their areas, and at least `LEAST_KEYPOINTS` of each."""
 LEAST_KEYPOINTS = 250
 _STRIP = 0.7  # height by width of a picture that may be a strip of a blot: its kind is not certain
-_RIM = 3  # pixels of a panel
+_RIM = 3  # pixels of a panel: frames, and borders that scaling and JPEG have mixed with the ground
 _PICTURES_PIXELS, _FIGURE_PIXELS = 2_000_000, 4_000_000  # of the working scale of a figure with several pictures
 
 
@@ -66,13 +66,22 @@ def picture_gray(image: np.ndarray, pictures: Sequence[Panel]) -> tuple[np.ndarr
     gray, valid = np.zeros((2, *image.shape[:2]), np.uint8)
     for panel in pictures:
         picture = image[panel.window]
-        printed = find_print(picture)
-        gray[panel.window] = without_print(to_gray(picture), printed)
-        inner = ~printed
-        if inner.shape != valid.shape:  # frames, and borders that scaling and JPEG have mixed with the ground
-            inner[:_RIM] = inner[-_RIM:] = inner[:, :_RIM] = inner[:, -_RIM:] = False
-        valid[panel.window] = inner
+        gray[panel.window], valid[panel.window] = gray_without_print(picture, rim=picture.shape != image.shape)
     return gray, valid
+
+
+def gray_without_print(picture: np.ndarray, *, rim: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Gray levels of a picture without print, uint8 (h, w), and where nothing is printed, bool (h, w).
+
+    Args:
+        picture: uint8 (h, w, 3) RGB.
+        rim: Whether it has neighbours, so that its rim does not count.
+    """
+    printed = find_print(picture)
+    free = ~printed
+    if rim:
+        free[:_RIM] = free[-_RIM:] = free[:, :_RIM] = free[:, -_RIM:] = False
+    return without_print(to_gray(picture), printed), free
 
 
 def working_scale(shape: tuple[int, int], pictures: Sequence[Panel]) -> float:

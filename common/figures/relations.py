@@ -24,7 +24,10 @@ _ALIGNED = 0.06  # of the shorter side: how far the corners of two panels of one
 _ENLARGED, _INSET = 1.3, 1.6  # smallest factor on lengths of an enlargement in another panel, and in the same one
 _SHIFTED, _CELL, _MOST_CELLS = 0.02, 0.04, 12  # of a strip of one field: deviation from a shift, and from whole cells
 _TURNED = 3.0  # degrees by which an inset is turned at most
-_RECTANGLE = 0.5, 0.85  # share of its box that an inset fills: some are oval; the same in an image that is one picture
+_OVAL, _RECTANGLE = (
+    0.5,
+    0.85,
+)  # share of its box that an inset fills: some are oval; the same in an image of one picture
 _OF_CELL = 0.5  # share of a cell that a copy is of, in an image that is one picture
 _DETAIL = 0.75  # share of a panel that an enlarged detail of it covers at most
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
@@ -88,7 +91,7 @@ def _relation_within(image: np.ndarray, panel: Panel, copy: Copy, *, alone: bool
     """
     if max(copy.scale, 1 / copy.scale) >= _INSET:
         enlarged = copy.target if copy.scale > 1 else copy.source
-        return "enlargement" if _is_inset(enlarged, copy, _RECTANGLE[int(alone)]) else "reuse"
+        return "enlargement" if _is_inset(enlarged, copy, _RECTANGLE if alone else _OVAL) else "reuse"
     if np.abs(copy.matrix[:, :2] - np.eye(2)).max() > _SHIFTED:
         return "reuse"
     (x, y), sides = np.abs(copy.matrix[:, 2]), (panel.width, panel.height)
@@ -125,9 +128,9 @@ def _relation(image: np.ndarray, source: Panel, target: Panel, copy: Copy) -> Re
     if _is_aligned(source, target, copy) and not _is_one_picture(image, source, copy):
         return "same field"
     back = cv2.invertAffineTransform(copy.matrix)
-    if copy.scale >= _ENLARGED and _lies_inside(target, back, source):
+    if copy.scale >= _ENLARGED and _is_detail(target, back, source):
         return "enlargement"
-    if copy.scale <= 1 / _ENLARGED and _lies_inside(source, copy.matrix, target):
+    if copy.scale <= 1 / _ENLARGED and _is_detail(source, copy.matrix, target):
         return "enlargement"
     return "reuse"
 
@@ -145,7 +148,7 @@ def _is_aligned(source: Panel, target: Panel, copy: Copy) -> bool:
     return bool(apart <= _ALIGNED * min(source.width, source.height, target.width, target.height))
 
 
-def _lies_inside(panel: Panel, matrix: np.ndarray, other: Panel) -> bool:
+def _is_detail(panel: Panel, matrix: np.ndarray, other: Panel) -> bool:
     """Whether a panel, mapped by a matrix (2, 3), is a part of another one: all of it is no detail, but shown again."""
     moved = move(_corners(panel), matrix)
     if np.prod(np.ptp(moved, axis=0)) > _DETAIL * other.width * other.height:

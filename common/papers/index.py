@@ -91,7 +91,7 @@ class PanelIndex:
 
 
 def _agreeing(here: "Points", first: np.ndarray, there: "Points", second: np.ndarray, *, mirrored: bool) -> int:
-    """How many pairs of key points, of different places, the best of the transforms that each pair gives maps to."""
+    """Number of pairs of key points, at different places, that agree with the best of the transforms that they give."""
     scale = there.size[second] / here.size[first]
     sign = -1 if mirrored else 1
     turn = there.angle[second] - sign * here.angle[first]

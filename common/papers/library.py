@@ -99,9 +99,12 @@ class Library:
         with FileLock(self.folder / ".lock"):  # waits for another run, which may have added something meanwhile
             if self._table() != self.sources:
                 self._load()
+            known = len(self.sources)
             for name, digest, shots in sources:
                 if digest not in self:
                     self._append(name, digest, shots)
+            if len(self.sources) == known:  # the tables of a large library are gigabytes
+                return
             if is_outgrown(self.index):
                 self.index = build(np.concatenate([self.shot(position).descriptor for position in range(len(self))]))
             self._save()

@@ -30,7 +30,7 @@ _LEAST_SIDE = 0.05  # points: what is thinner shows nothing
 _VISIBLE = 0.99  # share of an image that lies on the page, of those that are taken as they are stored
 _COMPARED, _SAME, _OTHER = 256, 24, 0.2  # pixels of a side; gray levels, and share of pixels that may differ by more
 _UPRIGHT = 1e-3  # share of its size by which an upright image may be skewed
-_RECURS, _FURNITURE = (
+_RECURS, _LOGO = (
     3,
     0.15,
 )  # pages on which an image recurs that is a logo, and share of a page that it covers at most
@@ -78,8 +78,8 @@ class _Placed:
         return max(self.pixels[0] / (right - left), self.pixels[1] / (high - low))
 
     @property
-    def mark(self) -> tuple[int, ...]:
-        """What it has in common with itself on another page."""
+    def size_and_place(self) -> tuple[int, ...]:
+        """Pixels and box, equal for the same image at the same place of another page."""
         return (*self.pixels, *(round(side) for side in self.box))
 
 
@@ -100,36 +100,38 @@ def read_figures(path: Path) -> Iterator[PaperFigure | UserError]:
             raise UserError(f"{path} is encrypted. Save it without a password, and name that file.") from error
         raise UserError(f"{path} can't be read as a PDF ({reason}).") from error
     with closing(document):
-        recurring = _furniture(document)
+        logos = _logos(document)
         for number in range(len(document)):
             try:
                 with closing(document[number]) as page:
-                    yield from _figures_of(page, number + 1, recurring)
+                    yield from _figures_of(page, number + 1, logos)
             except (pypdfium2.PdfiumError, ValueError) as error:
                 yield UserError(f"{path}, page {number + 1} can't be read ({first_line(error)}).")
 
 
-def _furniture(document: pypdfium2.PdfDocument) -> frozenset[tuple[int, ...]]:
-    """Marks of the small images that several pages show at one place."""
+def _logos(document: pypdfium2.PdfDocument) -> frozenset[tuple[int, ...]]:
+    """Sizes and places of the small images that several pages show at one place."""
     counts: Counter[tuple[int, ...]] = Counter()
     for number in range(len(document)):
         try:
             with closing(document[number]) as page:
                 width, height = page.get_size()
-                most = _FURNITURE * width * height
-                counts.update({image.mark for image in _images(page) if _area(image.box) <= most})
+                most = _LOGO * width * height
+                counts.update({image.size_and_place for image in _images(page) if _area(image.box) <= most})
         except pypdfium2.PdfiumError:
             continue  # reported when its figures are read
-    return frozenset(mark for mark, count in counts.items() if count >= _RECURS)
+    return frozenset(logo for logo, count in counts.items() if count >= _RECURS)
 
 
 def _figures_of(
-    page: pypdfium2.PdfPage, number: int, recurring: frozenset[tuple[int, ...]]
+    page: pypdfium2.PdfPage, number: int, logos: frozenset[tuple[int, ...]]
 ) -> Iterator[PaperFigure | UserError]:
     turns = page.get_rotation() // 90
     page.set_rotation(0)  # places are those of the page as it is stored
     around = _shown(page)
-    images = [image for image in _images(page) if image.mark not in recurring and _area(_cut(image.box, around)) > 0]
+    images = [
+        image for image in _images(page) if image.size_and_place not in logos and _area(_cut(image.box, around)) > 0
+    ]
     boxes = np.array([image.box for image in images]).reshape(-1, 4)
     left, low, right, high = page.get_mediabox() or around
     near = _NEAR * max(right - left, high - low)

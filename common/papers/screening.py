@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import joblib
@@ -18,12 +18,6 @@ MOST_PARTNERS = 8
 """Panels that a panel is compared with in full, those with most votes: bounds the time."""
 MOST_STRIPS = 60
 """Strips of blots of which all pairs are compared in full."""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    one: Shot
-    other: Shot
 
 
 def shared_panels(
@@ -45,18 +39,18 @@ def shared_panels(
         What was found, in the order of the panels.
     """
     pairs = [*_within(shots), *(() if library is None else _with_library(shots, library, digests))]
-    jobs = (joblib.delayed(_compare)(pair, least) for pair in pairs)
+    jobs = (joblib.delayed(_compare)(one, other, least) for one, other in pairs)
     results = joblib.Parallel(min(os.cpu_count() or 1, max(len(pairs), 1)), return_as="generator")(jobs)
     yield from (found for found in tqdm(results, "pairs of panels", len(pairs), disable=None) if found is not None)
 
 
-def _compare(pair: _Pair, least: float) -> Across | None:
+def _compare(one: Shot, other: Shot, least: float) -> Across | None:
     cv2.setNumThreads(1)
-    found = compare(pair.one, pair.other)
+    found = compare(one, other)
     return None if found is None or found.finding.group.score < least else found
 
 
-def _within(shots: Sequence[Shot]) -> Iterator[_Pair]:
+def _within(shots: Sequence[Shot]) -> Iterator[tuple[Shot, Shot]]:
     """Pairs of panels of different figures that may share something."""
     points = Points.of(shots)
     figures = np.unique([shot.source for shot in shots], return_inverse=True)[1].reshape(-1)
@@ -70,13 +64,13 @@ def _within(shots: Sequence[Shot]) -> Iterator[_Pair]:
     blots = strips(shots)[:MOST_STRIPS]
     known |= {(i, j) for i in blots for j in blots if i < j and figures[i] != figures[j]}
     for i, j in sorted(known):
-        yield _Pair(shots[i], shots[j])
+        yield shots[i], shots[j]
 
 
-def _with_library(shots: Sequence[Shot], library: Library, digests: frozenset[str]) -> Iterator[_Pair]:
+def _with_library(shots: Sequence[Shot], library: Library, digests: frozenset[str]) -> Iterator[tuple[Shot, Shot]]:
     partners = np.zeros(len(shots), int)
     for candidate in library.candidates(shots, digests):
         if partners[candidate.one] < MOST_PARTNERS:
             partners[candidate.one] += 1
             known = library.shot(candidate.other)
-            yield _Pair(shots[candidate.one], replace(known, source=f"{library.folder.name}: {known.source}"))
+            yield shots[candidate.one], replace(known, source=f"{library.folder.name}: {known.source}")

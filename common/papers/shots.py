@@ -12,18 +12,16 @@ import cv2
 import numpy as np
 
 from common.errors import UserError, first_line
-from common.figures.annotations import find_print, without_print
 from common.figures.boxes import Box
 from common.figures.kinds import Kind
+from common.figures.matching import gray_without_print
 from common.figures.panels import Panel
 from common.files import written_whole
-from common.forensics.gray import to_gray
 from common.forensics.keypoints import find_keypoints
 
 MOST_KEYPOINTS = 250
 """Of a panel, spread over it: enough that a few lie in what two panels share."""
 _MOST_PIXELS = 1_200_000  # of a panel that is kept
-_RIM = 3  # pixels of a panel, mixed with the ground
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,11 +47,6 @@ class Shot:
     """float32 (n,), radians."""
     descriptor: np.ndarray
     """uint8 (n, 128): Root-SIFT times 255."""
-
-    @property
-    def name(self) -> str:
-        """Figure and panel."""
-        return f"{self.source}: {self.panel}"
 
     def picture(self) -> np.ndarray:
         """uint8 (h, w, 3) RGB.
@@ -110,13 +103,10 @@ def take_shots(image: np.ndarray, panels: Sequence[Panel], names: Sequence[str],
         scale = min(1.0, (_MOST_PIXELS / (panel.width * panel.height)) ** 0.5)
         if scale < 1:
             picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        printed = find_print(picture)
-        points = find_keypoints(without_print(to_gray(picture), printed), 2 * MOST_KEYPOINTS)
-        height, width = printed.shape
+        gray, free = gray_without_print(picture, rim=True)
+        points = find_keypoints(gray, 2 * MOST_KEYPOINTS)
         x, y = points.place.round().astype(int).T
-        inside = (np.minimum(x, y) >= _RIM) & (x < width - _RIM) & (y < height - _RIM)
-        free = inside & ~printed[y.clip(0, height - 1), x.clip(0, width - 1)]
-        points = points[np.flatnonzero(free)]
+        points = points[np.flatnonzero(free[y.clip(0, len(free) - 1), x.clip(0, free.shape[1] - 1)])]
         kept = np.linspace(0, len(points) - 1, min(len(points), MOST_KEYPOINTS)).round().astype(int)
         points = points[kept]
         shots.append(

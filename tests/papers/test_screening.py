@@ -103,7 +103,7 @@ def test_a_panel_comes_back_from_its_file(fields, tmp_path):
     back = load_shot(tmp_path / "panel.npz")
     for one in (saved, back):
         assert one.png == b"" and np.array_equal(one.picture(), fields[0])
-        assert one.name == "figure 0: a" and np.array_equal(one.descriptor, shot.descriptor)
+        assert (one.source, one.panel) == ("figure 0", "a") and np.array_equal(one.descriptor, shot.descriptor)
     assert compare(shot, back).finding.group.score > 0.9
 
 
