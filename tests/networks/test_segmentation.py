@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.networks.pixels import IMAGENET_MEAN
+from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from common.networks.segmentation import AttentionFPN
 
 
@@ -40,13 +40,23 @@ def test_gate_lies_between_decoder_and_head():
     assert seen["head_in"] is seen["gate_out"]
 
 
-def test_input_is_normalised_inside():
-    """An image of ImageNet's mean colour reaches the encoder as zeros."""
-    network, seen = small(in_channels=4), {}
+@pytest.mark.parametrize(
+    ("encoder_name", "mean", "std"),
+    [
+        ("tu-mobilenetv3_small_100", IMAGENET_MEAN, IMAGENET_STD),
+        ("mobilenet_v2", IMAGENET_MEAN, IMAGENET_STD),
+        ("tu-tf_efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_input_is_normalised_inside_as_the_encoders_weights_want_it(encoder_name, mean, std):
+    """An image of the mean colour reaches the encoder as zeros, one a deviation brighter as ones."""
+    network, seen = small(encoder_name=encoder_name, in_channels=4), {}
     network.encoder.register_forward_hook(lambda _m, inputs, _o: seen.update(x=inputs[0]))
-    network(torch.tensor([*IMAGENET_MEAN, 0.5]).view(1, 4, 1, 1).expand(1, 4, 64, 64))
-    assert torch.allclose(seen["x"][:, :3], torch.zeros(1, 3, 64, 64), atol=1e-6)
-    assert torch.allclose(seen["x"][:, 3], torch.full((1, 64, 64), 0.5))
+    for deviations in (0.0, 1.0):
+        colour = [m + deviations * s for m, s in zip(mean, std, strict=True)]
+        network(torch.tensor([*colour, 0.5]).view(1, 4, 1, 1).expand(1, 4, 64, 64))
+        assert torch.allclose(seen["x"][:, :3], torch.full((1, 3, 64, 64), deviations), atol=1e-6)
+        assert torch.allclose(seen["x"][:, 3], torch.full((1, 64, 64), 0.5))
 
 
 def test_every_parameter_learns():
