@@ -26,11 +26,10 @@ CONFIG = CopyPasteConfig(name="enhanced_aug", lr=1e-4)
 def main(config: CopyPasteConfig) -> None:
     """Train with copy-paste on all folds but one and validate on that one, as it is."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.
-    from common.data.dataset import ForgeryDataset
     from common.data.sampling import WeightedSampler, small_forgery_weights
     from common.data.transforms import strong_augmentation
     from common.making.copy_paste import CopyPaste
-    from common.training.member import fit_member, load_split, start_network
+    from common.training.member import fit_member, load_split, make_datasets, start_network
 
     split = load_split(config)
     model, config = start_network(config, split)
@@ -38,8 +37,7 @@ def main(config: CopyPasteConfig) -> None:
     weights = small_forgery_weights(split.train, config.small_forgery_threshold, config.oversample_factor)
     sampler = WeightedSampler(weights, config.seed)
     copy_paste = CopyPaste(split.train, config.paste_probability, config.paste_scales)
-    train_set = ForgeryDataset(split.train, config.image_size, strong_augmentation(), edit=copy_paste)
-    val_set = ForgeryDataset(split.val, config.image_size)
+    train_set, val_set = make_datasets(config, split, strong_augmentation(), edit=copy_paste)
     fit_member(config, split, model, train_set, val_set, sampler)
 
 

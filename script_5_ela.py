@@ -27,18 +27,16 @@ CONFIG = ElaConfig(name="ela")
 def main(config: ElaConfig) -> None:
     """Train on four channels, on all folds but one, and validate on that one."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.
-    from common.data.dataset import ForgeryDataset
     from common.data.sampling import WeightedSampler, small_forgery_weights
     from common.data.transforms import basic_augmentation
-    from common.training.member import fit_member, load_split, start_network
+    from common.training.member import fit_member, load_split, make_datasets, start_network
 
     split = load_split(config)
     model, config = start_network(config, split)
 
     weights = small_forgery_weights(split.train, config.small_forgery_threshold, config.oversample_factor)
     sampler = WeightedSampler(weights, config.seed)
-    train_set = ForgeryDataset(split.train, config.image_size, basic_augmentation(), in_channels=config.in_channels)
-    val_set = ForgeryDataset(split.val, config.image_size, in_channels=config.in_channels)
+    train_set, val_set = make_datasets(config, split, basic_augmentation())
     fit_member(config, split, model, train_set, val_set, sampler)
 
 

@@ -39,7 +39,7 @@ from benchmarks import high_water
 from common.config.segmentation import OversamplingConfig
 from common.data.images import find_images
 from common.data.samples import Sample, assign_folds, find_samples
-from common.data.tiles import blend_tiles, tile_windows
+from common.data.tiles import TILES_ALONG, blend_tiles, tile_windows
 from common.data.transforms import resize_image, resize_map
 from common.ensemble.blending import blend
 from common.ensemble.decision import FEATURE_SIZE, is_forged, map_features
@@ -48,7 +48,7 @@ from common.ensemble.instances import find_instances
 from common.ensemble.loading import original_settings
 from common.ensemble.members import MEMBERS, SETTINGS_FILE, Member, identities, member_path
 from common.ensemble.settings import Settings
-from common.ensemble.views import MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIEWS, is_large
+from common.ensemble.views import MIN_TILE, TILE_WEIGHT, VIEWS, is_large
 from common.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

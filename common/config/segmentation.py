@@ -44,8 +44,10 @@ class TrainConfig(RunConfig):
     segmentation_channels: Multiple = 128
     """Channels of the features that enter the attention gate and the segmentation head."""
 
+    framing: Literal["squeeze", "crop"] = "squeeze"
+    """squeeze resizes each image to a square (original recipe); crop trains on squares of its own pixels."""
     image_size: Multiple = 512
-    """Side in pixels of the square that images are resized to."""
+    """Side in pixels of the square that the network sees."""
     schedule: Literal["constant", "one_cycle", "cosine"] = "constant"
     """Learning rate schedule: constant (original recipe), one_cycle (Smith and Topin 2018, few epochs) or cosine."""
 
@@ -172,6 +174,7 @@ class HardFalseNegativeConfig(MiningConfig):
 class SpecialistConfig(TrainConfig):
     """Training on crops around small forgeries (script 6). Defaults are the original recipe's."""
 
+    framing: Suppress[Literal["squeeze"]] = "squeeze"
     epochs: Natural = 40
     """Passes over the training images; 0 saves and scores the untrained network."""
     lr: Positive = 1e-4

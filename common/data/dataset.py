@@ -3,24 +3,28 @@
 import gc
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import albumentations as A
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from common.data.cropping import random_square
 from common.data.images import read_image
 from common.data.index import file_hash
 from common.data.masks import read_mask
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample
-from common.data.transforms import augment, resize_image, resize_mask, to_channels, to_tensor
+from common.data.tiles import bound_image, bounded_shape, fill_tile, square_windows
+from common.data.transforms import augment, resize_image, resize_mask, shrink_mask, to_channels, to_tensor
 
 Edit = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 """Changes an image (H, W, C) and its union mask (H, W) before they are resized, by a random generator."""
+Framing = Literal["squeeze", "crop"]
+"""How images of all shapes become squares of one size: resized as a whole, or cut out at their own resolution."""
 
 
 class ForgeryDataset(Dataset):
@@ -34,28 +38,35 @@ class ForgeryDataset(Dataset):
         *,
         in_channels: int = 3,
         edit: Edit | None = None,
+        framing: Framing = "squeeze",
     ) -> None:
         """Hold the samples; files are read when an item is asked for.
 
         Args:
             samples: Opened ones, so that no file fails in the middle of an epoch.
-            image_size: Side of the square that images are resized to.
-            augmentation: Applied after resizing, to items asked for with a seed.
+            image_size: Side of the squares.
+            augmentation: Applied to the squares of items asked for with a seed.
             in_channels: 3 for RGB, 4 for RGB and error level analysis.
-            edit: Applied before resizing, to every item: crops, synthetic forgeries.
+            edit: Applied before the framing, to every item: crops, synthetic forgeries.
+            framing: crop: a random square of an item asked for with a seed (`random_square`), else all its tiles.
         """
         self.samples = samples if isinstance(samples, PackedList) else PackedList(samples)
         self.image_size = image_size
         self.augmentation = augmentation
         self.in_channels = in_channels
         self.edit = edit
+        self.framing = framing
         self.cache: PixelCache | None = None
         """Set by `use_cache`."""
 
     @property
     def form(self) -> Form:
         """What an item is before edit and augmentation, which a cache may keep."""
-        return Form(self.in_channels, self.image_size if self.edit is None else None)
+        return Form(self.in_channels, None if self._as_decoded else self.image_size)
+
+    @property
+    def _as_decoded(self) -> bool:
+        return self.edit is not None or self.framing == "crop"
 
     def use_cache(self, cache: PixelCache) -> None:
         """Read items from a cache and add those that it lacks; items stay the same to the bit.
@@ -77,16 +88,30 @@ class ForgeryDataset(Dataset):
         the number of workers or on where a run was interrupted.
 
         Returns:
-            image: uint8 (C, S, S), RGB first; mask: uint8 (1, S, S); index: position in `samples`.
+            image: uint8 (C, S, S), RGB first; mask: uint8 (1, S, S); index: position in `samples`. Of a bare index
+            with framing crop, image: the tiles (T, C, S, S) of `square_windows`; mask: (1, H, W), of `bounded_shape`.
         """
         index, seed = index if isinstance(index, tuple) else (index, None)
         image, mask = self._load(index)
+        rng = np.random.default_rng(index if seed is None else seed)
         if self.edit is not None:
-            image, mask = self.edit(image, mask, np.random.default_rng(index if seed is None else seed))
+            image, mask = self.edit(image, mask, rng)
+        if self.framing == "crop" and seed is None:
+            return self._tiles(image, mask) | {"index": index}
+        if self.framing == "crop":
+            image, mask = random_square(image, mask, rng, side=self.image_size)
+        elif self.edit is not None:
             image, mask = self._resize(image, mask)
         if self.augmentation is not None and seed is not None:
             image, mask = augment(self.augmentation, seed, image, mask)
         return {"image": to_tensor(image), "mask": to_tensor(mask[..., None]), "index": index}
+
+    def _tiles(self, image: np.ndarray, mask: np.ndarray) -> dict[str, Tensor | int]:
+        """All tiles of an image, and its mask at their scale."""
+        height, width = bounded_shape(mask.shape, self.image_size)
+        image = fill_tile(bound_image(image, self.image_size), self.image_size)
+        tiles = [to_tensor(image[window]) for window in square_windows(height, width, self.image_size)]
+        return {"image": torch.stack(tiles), "mask": torch.from_numpy(shrink_mask(mask, height, width))[None]}
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image and union mask in `form`, read from the cache or decoded."""
@@ -112,10 +137,21 @@ class ForgeryDataset(Dataset):
         sample = self.samples[index]
         image = to_channels(read_image(sample.image), self.in_channels)
         mask = np.zeros(image.shape[:2], np.uint8) if sample.mask is None else read_mask(sample.mask).max(axis=0)
-        return (image, mask) if self.edit is not None else self._resize(image, mask)
+        return (image, mask) if self._as_decoded else self._resize(image, mask)
 
     def _resize(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return resize_image(image, self.image_size), resize_mask(mask[None], self.image_size)
+
+
+def collate_whole(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of items of bare indices: with framing crop, all their tiles in one tensor, and a list of the masks."""
+    if items[0]["image"].ndim == 3:
+        return default_collate(items)
+    return {
+        "image": torch.cat([item["image"] for item in items]),
+        "mask": [item["mask"] for item in items],
+        "index": torch.tensor([item["index"] for item in items]),
+    }
 
 
 def make_loader(

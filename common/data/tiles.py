@@ -1,15 +1,57 @@
-"""Overlapping square tiles of an image, and the blending of their maps."""
+"""Square tiles of an image at its own resolution, overlapping, and the blending of their maps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from math import ceil
 
+import cv2
 import numpy as np
 
 from common.data.transforms import resize_map
 
 Window = tuple[slice, slice]
 """Rows and columns of a tile."""
+
+TILES_ALONG = 5
+"""Without overlap, along the longer side of a large image: bounds the number of tiles, whatever the image's size."""
+
+
+def bounded_shape(shape: Sequence[int], side: int) -> tuple[int, int]:
+    """Height and width of an image of some shape (H, W, ...), shrunk until `TILES_ALONG` tiles span its longer side.
+
+    Unchanged where they do already: they show each of its pixels.
+    """
+    height, width = shape[:2]
+    scale = min(1.0, TILES_ALONG * side / max(height, width))
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def bound_image(image: np.ndarray, side: int) -> np.ndarray:
+    """An image (H, W, ...) at its `bounded_shape`, by area average."""
+    height, width = bounded_shape(image.shape, side)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def fill_tile(image: np.ndarray, side: int) -> np.ndarray:
+    """An image or mask (H, W, ...) mirrored beyond its bottom and right edge to at least side × side pixels."""
+    bottom, right = (max(0, side - length) for length in image.shape[:2])
+    if not bottom and not right:
+        return image
+    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+
+
+def square_windows(height: int, width: int, side: int) -> list[Window]:
+    """The tiles of an image of `bounded_shape`, each of side × side pixels once `fill_tile` has been applied."""
+    return tile_windows(max(height, side), max(width, side), side)
+
+
+def join_squares(maps: Iterable[np.ndarray], height: int, width: int, side: int) -> np.ndarray:
+    """The map (height, width) of an image of `bounded_shape` from those of its `square_windows`, in order."""
+    windows = square_windows(height, width, side)
+    tiles = zip(windows, maps, strict=True)
+    return blend_tiles(tiles, max(height, side), max(width, side))[:height, :width]
 
 
 def tile_windows(height: int, width: int, side: int, overlap: float = 0.25) -> list[Window]:

@@ -41,10 +41,22 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     are, so that no forgery vanishes.
     """
     union = mask.max(axis=0)
-    resized = (resize_image(union.astype(np.float32), size) >= 0.5).astype(np.uint8)
+    return _by_half(resize_image(union.astype(np.float32), size), union)
+
+
+def shrink_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Shrink a mask (H, W) of 0 and 1 to (height, width), uint8, by the rule of `resize_mask`."""
+    if mask.shape == (height, width):
+        return mask
+    return _by_half(cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA), mask)
+
+
+def _by_half(shares: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Where the forged share of a pixel is at least half; if nowhere, wherever a pixel covers some of the mask."""
+    resized = (shares >= 0.5).astype(np.uint8)
     if not resized.any():
-        rows, columns = np.nonzero(union)
-        resized[rows * size // union.shape[0], columns * size // union.shape[1]] = 1
+        rows, columns = np.nonzero(mask)
+        resized[rows * shares.shape[0] // mask.shape[0], columns * shares.shape[1] // mask.shape[1]] = 1
     return resized
 
 

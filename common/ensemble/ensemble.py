@@ -56,7 +56,8 @@ class Loaded:
     @property
     def piece_network(self) -> PieceNetwork:
         """The network with its input."""
-        spec = InputSpec(self.checkpoint["config"]["image_size"], self.member.tile_share)
+        config = self.checkpoint["config"]
+        spec = InputSpec(config["image_size"], self.member.tile_share, config.get("framing", "squeeze"))
         return PieceNetwork(self.network, spec, self.member.in_channels)
 
 

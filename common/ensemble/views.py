@@ -15,7 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.tiles import Window, blend_tiles, tile_windows
+from common.data.dataset import Framing
+from common.data.tiles import (
+    TILES_ALONG,
+    Window,
+    blend_tiles,
+    bound_image,
+    bounded_shape,
+    fill_tile,
+    join_squares,
+    square_windows,
+    tile_windows,
+)
 from common.data.transforms import resize_image, resize_map, to_channels, to_tensor
 from common.ensemble.choices import TTA
 
@@ -26,8 +37,6 @@ Network = Callable[[Tensor], Tensor]
 LARGE = 2
 """An image is large if its longer side is at least this many times the network's: resized, half of its detail is lost.
 """
-TILES_ALONG = 5
-"""Without overlap, along the longer side of a large image: bounds the number of tiles, whatever the image's size."""
 TILE_WEIGHT = 2 / 3
 """Weight of the tiles' map; the whole image's has the rest. What only the tiles show passes thresholds up to 0.67, what
 only the whole image shows none above 0.33 (docs/LOG.md)."""
@@ -74,6 +83,13 @@ class InputSpec(NamedTuple):
     tile_share: float | None = None
     """Side of the tiles as a share in (0, 1] of the longer side, for a network trained on such crops: it gets every
     image as tiles only. None for the others, which get it as a whole, and a large one as tiles too."""
+    framing: Framing = "squeeze"
+    """crop for a network trained on squares of the images' own pixels: it gets every image as such tiles only."""
+
+    @property
+    def as_whole(self) -> bool:
+        """Whether the network gets an image as a whole."""
+        return self.tile_share is None and self.framing == "squeeze"
 
 
 class PieceNetwork(NamedTuple):
@@ -105,10 +121,16 @@ class Pieces:
         """Join the pieces' maps, (N, S, S) float32, to one for each image.
 
         Returns:
-            float32 for each image: (H, W) for a large one that was tiled, scaled down to `MOST_MAPPED` pixels if it has
-            more; (S, S) for the others.
+            float32 for each image: with framing crop at its `bounded_shape`. Else (H, W) for a large one that was
+            tiled, scaled down to `MOST_MAPPED` pixels if it has more; (S, S) for the others.
         """
-        size, as_whole = self.spec.size, self.spec.tile_share is None
+        size, as_whole = self.spec.size, self.spec.as_whole
+        if self.spec.framing == "crop":
+            rest = iter(probs)
+            return [
+                join_squares(islice(rest, len(windows)), *bounded_shape(shape, size), size)
+                for shape, windows in zip(self.shapes, self.windows, strict=True)
+            ]
         rest, maps = iter(probs), []
         for (height, width), windows in zip(self.shapes, self.windows, strict=True):
             prob = next(rest) if as_whole else None
@@ -150,7 +172,7 @@ def extract_pieces(
     found = {}
     for spec, count in channels.items():
         windows = [_windows(height, width, spec) for height, width in shapes]
-        n_pieces = sum(map(len, windows)) + (len(images) if spec.tile_share is None else 0)
+        n_pieces = sum(map(len, windows)) + (len(images) if spec.as_whole else 0)
         pixels = torch.empty((n_pieces, count, spec.size, spec.size), dtype=torch.uint8)
         found[spec] = Pieces(spec, shapes, windows, pixels)
     places = dict.fromkeys(channels, 0)
@@ -158,7 +180,9 @@ def extract_pieces(
         with_levels = to_channels(image, max(channels.values(), default=3))
         for spec, pieces in found.items():
             source = image if channels[spec] == 3 else with_levels
-            whole = [np.s_[:, :]] if spec.tile_share is None else []
+            if spec.framing == "crop":
+                source = fill_tile(bound_image(source, spec.size), spec.size)
+            whole = [np.s_[:, :]] if spec.as_whole else []
             for window in chain(whole, pieces.windows[number]):
                 pieces.pixels[places[spec]] = to_tensor(resize_image(source[window], spec.size))
                 places[spec] += 1
@@ -219,7 +243,9 @@ def is_large(height: int, width: int, size: int) -> bool:
 
 def _windows(height: int, width: int, spec: InputSpec) -> list[Window]:
     """The tiles of an image, none where only the whole image is used."""
-    longer, (size, tile_share) = max(height, width), spec
+    longer, size, tile_share = max(height, width), spec.size, spec.tile_share
+    if spec.framing == "crop":
+        return square_windows(*bounded_shape((height, width), size), size)
     if tile_share is not None:
         return tile_windows(height, width, max(MIN_TILE, round(tile_share * longer)))
     if is_large(height, width, size):

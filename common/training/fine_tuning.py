@@ -7,14 +7,14 @@ from functools import partial
 import pandas as pd
 
 from common.config.segmentation import MiningConfig
-from common.data.dataset import ForgeryDataset
+from common.data.packed import PackedList
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler
 from common.data.transforms import basic_augmentation
 from common.devices import process_state
 from common.networks.segmentation import load_network
 from common.training.checkpoint import load_checkpoint
-from common.training.member import Split, fit_member, keep_decoded, start_network
+from common.training.member import Split, fit_member, keep_decoded, make_datasets, start_network
 from common.training.mining import Miner, comparison, misses_by_size, scan
 
 
@@ -39,8 +39,7 @@ def mine_and_fit(
     """
     model, config = start_network(config, split)
     config = replace(config, epochs=config.epochs * config.rounds)
-    train_set = ForgeryDataset(train, config.image_size, basic_augmentation())
-    val_set = ForgeryDataset(split.val, config.image_size)
+    train_set, val_set = make_datasets(config, replace(split, train=PackedList(train)), basic_augmentation())
     keep_decoded(config, split, train_set, val_set)
     scan_batches = partial(scan, batch_size=config.batch_size, workers=config.workers)
     before = scan_batches(model.to(process_state().device), val_set)

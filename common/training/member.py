@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import albumentations as A
 import torch
 from torch import Tensor, nn
 
 from common.config.segmentation import TrainConfig
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import Edit, ForgeryDataset, collate_whole, make_loader
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample, assign_folds, fingerprint, load_samples
@@ -96,8 +97,19 @@ def start_network(config: Config, split: Split) -> tuple[AttentionFPN, Config]:
     if theirs["in_channels"] != config.in_channels:
         raise UserError(f"{path} reads {theirs['in_channels']} channels, {config.name} {config.in_channels}.")
     taken = {field: theirs[field] for field in (*NETWORK_FIELDS, "image_size", "encoder_weights")}
+    taken["framing"] = theirs.get("framing", "squeeze")  # checkpoints of before have none
     process_state().print(f"{config.name}: starts from {path} ({taken['encoder_name']}, {taken['image_size']} px)")
     return load_network(checkpoint, path), replace(config, **taken)
+
+
+def make_datasets(
+    config: TrainConfig, split: Split, augmentation: A.Compose, *, edit: Edit | None = None
+) -> tuple[ForgeryDataset, ForgeryDataset]:
+    """The training set, with augmentation and `edit`, and the validation set, without."""
+    framed = partial(
+        ForgeryDataset, image_size=config.image_size, in_channels=config.in_channels, framing=config.framing
+    )
+    return framed(split.train, augmentation=augmentation, edit=edit), framed(split.val)
 
 
 def segmentation_step(loss: nn.Module, model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -142,7 +154,7 @@ def fit_member(
         ),
         Data(
             make_loader(train_set, config.batch_size, config.workers, sampler),
-            make_loader(val_set, config.batch_size, config.workers),
+            make_loader(val_set, config.batch_size, config.workers, collate=collate_whole),
             split.fingerprint,
         ),
         before_epoch=before_epoch,

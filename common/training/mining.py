@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import ForgeryDataset, collate_whole, make_loader
 from common.data.samples import Sample
 from common.data.sampling import WeightedSampler, mining_weights
 from common.devices import process_state
@@ -24,7 +24,7 @@ from common.files import written_whole
 from common.metrics.forgery import pixel_recall
 from common.sizes import SIZES
 from common.tables import read_table
-from common.training.validation import FALSE_POSITIVE_SHARE, PIXEL_THRESHOLD
+from common.training.validation import FALSE_POSITIVE_SHARE, PIXEL_THRESHOLD, predict_maps
 
 HARD_RECALL = 0.5
 """A forgery is missed if less than this share of its pixels is found (original recipe, script 3)."""
@@ -46,7 +46,7 @@ def scan(
     The samples are split between the processes of the run; every process gets the whole table.
 
     Args:
-        model: Logits (N, 1, H, W) for the set's images; it stays on its device and in its mode (training or not).
+        model: Logits (N, 1, S, S) for the set's squares; it stays on its device and in its mode (training or not).
         dataset: For instance that of the training: its cache is used, its augmentation is not.
         positions: Those of its samples to scan; by default all.
         batch_size: Images per step and process.
@@ -61,19 +61,19 @@ def scan(
     state = process_state()
     positions = list(range(len(dataset)) if positions is None else positions)
     with state.split_between_processes(positions) as part:
-        loader = make_loader(Subset(dataset, part), batch_size, workers)  # pyrefly: ignore[bad-argument-type] # a list
+        subset = Subset(dataset, part)  # pyrefly: ignore[bad-argument-type] # a list
+        loader = make_loader(subset, batch_size, workers, collate=collate_whole)
     rows = []
     model.eval()
     hidden = None if state.is_main_process else True
     with tqdm(desc="mining", total=len(part), unit="img", leave=False, disable=hidden) as bar:
         for batch in loader:
-            probs = torch.sigmoid(model(batch["image"].to(device)).float())
-            pred, truth = (probs >= PIXEL_THRESHOLD)[:, 0].cpu().numpy(), batch["mask"][:, 0].numpy()
-            for index, flagged, mask in zip(batch["index"].tolist(), pred, truth, strict=True):
-                sample = dataset.samples[index]
-                figures = (float(flagged.mean()), pixel_recall(flagged, mask))
+            maps = predict_maps(model, batch | {"image": batch["image"].to(device)})
+            for index, prob, mask in zip(batch["index"].tolist(), maps, batch["mask"], strict=True):
+                sample, flagged = dataset.samples[index], prob >= PIXEL_THRESHOLD
+                figures = (float(flagged.mean()), pixel_recall(flagged, mask[0].numpy()))
                 rows.append((sample.case_id, sample.forged, sample.size, *figures))
-            bar.update(len(pred))
+            bar.update(len(maps))
     model.train(was_training)
     return pd.DataFrame(gather_object(rows), index=positions, columns=COLUMNS)
 

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from common.data.samples import Sample
+from common.data.tiles import join_squares, square_windows
 from common.errors import UserError
 from common.metrics.calibration import fit_calibration
 from common.metrics.forgery import (
@@ -35,7 +36,7 @@ FALSE_POSITIVE_SHARE = 0.001
 def validate(
     accelerator: Accelerator, model: nn.Module, loader: DataLoader, *, recall_weight: float = 0.0
 ) -> Validation:
-    """Score the network on a loader of `ForgeryDataset` items, at the network's resolution.
+    """Score the network on a loader of `ForgeryDataset` items (`collate_whole`), at the network's resolution.
 
     The best epoch is selected by Dice, and with the share `recall_weight` by pixel recall (`selection_score`).
 
@@ -55,12 +56,14 @@ def validate(
         UserError: The network's output is not finite.
     """
     dataset: Any = loader.dataset
-    model.eval()
+    # Unwrapped: processes whose images have different numbers of tiles would wait for one another in each forward pass.
+    model = accelerator.unwrap_model(model).eval()
     rows, curve = [], np.zeros(len(PIXEL_THRESHOLDS))
     for batch in loader:
-        probs = torch.sigmoid(model(batch["image"]).float())[:, 0].cpu().numpy()
-        maps = zip(batch["index"].tolist(), probs, batch["mask"][:, 0].cpu().numpy(), strict=True)
-        scores = [_score(dataset.samples[index], prob, mask.astype(bool)) for index, prob, mask in maps]
+        maps = zip(batch["index"].tolist(), predict_maps(model, batch), batch["mask"], strict=True)
+        scores = [
+            _score(dataset.samples[index], prob, mask[0].cpu().numpy().astype(bool)) for index, prob, mask in maps
+        ]
         # Without the images that pad the last batch of several processes.
         scores = accelerator.gather_for_metrics(scores, use_gather_object=True)
         if None in scores:  # of any process, so that all of them stop
@@ -89,6 +92,31 @@ def validate(
     calibration = fit_calibration(table["score"].tolist(), table["forged"].tolist())
     score = selection_score(metrics, recall_weight)
     return Validation(metrics=metrics, score=score, kept={"threshold": threshold, "calibration": calibration})
+
+
+@torch.inference_mode()
+def predict_maps(model: nn.Module, batch: dict[str, Any]) -> list[np.ndarray]:
+    """The network's probability map of each image of a batch of `collate_whole`, float32 (H, W) as its mask.
+
+    Args:
+        model: Logits (N, 1, S, S) of images (N, C, S, S), on the batch's device.
+        batch: Tiles go through the network as many at a time as the batch has images.
+    """
+    pieces, n_images = batch["image"], len(batch["index"])
+    probs = np.concatenate([_probabilities(model, part) for part in pieces.split(n_images)])
+    if len(probs) == n_images and isinstance(batch["mask"], Tensor):  # whole images
+        return list(probs)
+    maps, side = [], pieces.shape[-1]
+    for mask in batch["mask"]:
+        height, width = mask.shape[-2:]
+        count = len(square_windows(height, width, side))
+        maps.append(join_squares(probs[:count], height, width, side))
+        probs = probs[count:]
+    return maps
+
+
+def _probabilities(model: nn.Module, images: Tensor) -> np.ndarray:
+    return torch.sigmoid(model(images).float())[:, 0].cpu().numpy()
 
 
 def selection_score(metrics: dict[str, float], recall_weight: float) -> float:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.cropping import crop_around
+from common.data.cropping import crop_around, random_square
 
 
 def marked(height, width, *boxes):
@@ -61,3 +61,53 @@ def test_an_authentic_image_is_cropped_too(shape):
     side = max(64, region.shape[0])
     assert cropped.shape[:2] == region.shape == (min(shape[0], side), min(shape[1], side))
     assert not region.any()
+
+
+def places(height, width):
+    """An image whose pixels name their place: row in red, column in green, modulo 256."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.dstack([rows % 256, columns % 256, np.zeros_like(rows)]).astype(np.uint8)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**31), st.booleans())
+def test_a_random_square_shows_the_images_own_pixels_and_some_of_the_forgery(height, width, seed, forged):
+    side, mask = 32, np.zeros((height, width), np.uint8)
+    if forged:
+        mask[height // 2, width // 3] = 1
+    image, cut = random_square(places(height, width), mask, np.random.default_rng(seed), side=side)
+    assert image.shape == (side, side, 3)
+    assert cut.shape == (side, side)
+    assert cut.any() == forged
+    rows, columns = image[..., 0].astype(int), image[..., 1].astype(int)
+    assert rows.max() < height
+    assert columns.max() < width
+    # Neighbours are neighbours in the image too, or equal where it is mirrored.
+    assert set(np.unique(np.diff(rows, axis=0))) <= {-1, 0, 1}
+    assert set(np.unique(np.diff(columns, axis=1))) <= {-1, 0, 1}
+    if height >= side and width >= side:
+        assert (np.diff(rows, axis=0) == 1).all()
+        assert (np.diff(columns, axis=1) == 1).all()
+    if forged:
+        assert np.array_equal(np.argwhere((rows == height // 2) & (columns == width // 3)), np.argwhere(cut))
+
+
+def test_random_squares_differ_and_reach_every_corner():
+    mask, rng = np.zeros((40, 60), np.uint8), np.random.default_rng(0)
+    squares = [random_square(places(40, 60), mask, rng, side=32)[0] for _ in range(2000)]
+    corners = {tuple(square[0, 0, :2].tolist()) for square in squares}
+    assert {(0, 0), (8, 28)} <= {(min(r, 8), min(c, 28)) for r, c in corners}
+    assert {row for row, _ in corners} == set(range(9))
+    assert {column for _, column in corners} == set(range(29))
+
+
+def test_an_image_that_few_squares_do_not_span_is_shrunk():
+    """1,600 pixels are ten squares of 160: shrunk by a half, five squares span it."""
+    image, mask = np.zeros((400, 1600, 3), np.uint8), np.zeros((400, 1600), np.uint8)
+    image[:, 800:] = 255
+    mask[90:110, 790:810] = 1
+    cut, forged = random_square(image, mask, np.random.default_rng(1), side=160)
+    assert cut.shape == (160, 160, 3)
+    assert forged.sum() == 10 * 10
+    edge = np.argmax(cut[0, :, 0] > 0)
+    assert forged[:, edge - 5 : edge + 5].sum() == 100

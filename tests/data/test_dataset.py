@@ -7,11 +7,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.data import dataset as module
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.cropping import random_square
+from common.data.dataset import ForgeryDataset, collate_whole, make_loader
 from common.data.images import read_image
+from common.data.masks import read_mask
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import load_samples
 from common.data.sampling import WeightedSampler
+from common.data.tiles import square_windows
 from common.data.transforms import basic_augmentation, resize_image
 from common.forensics.ela import error_level
 
@@ -163,3 +166,49 @@ def test_workers_that_are_not_forked_share_the_cache(samples, tmp_path):
     ]
     assert all(map(torch.equal, images, expected))
     assert all(cache.read(slot) is not None for slot in range(len(samples)))
+
+
+def test_framing_crop_trains_on_random_squares_and_validates_on_all_tiles(samples):
+    """The images are 72 × 96: two tiles of 64 down, three across."""
+    dataset = ForgeryDataset(samples, 64, framing="crop")
+    number = next(position for position, sample in enumerate(samples) if sample.forged)
+    first, again, other = (dataset[number, seed] for seed in (1, 1, 2))
+    assert first["image"].shape == (3, 64, 64)
+    assert first["mask"].shape == (1, 64, 64)
+    assert torch.equal(first["image"], again["image"])
+    assert not torch.equal(first["image"], other["image"])
+    image, mask = read_image(samples[number].image), read_mask(samples[number].mask)[0]
+    square, cut = random_square(image, mask, np.random.default_rng(1), side=64)
+    assert np.array_equal(first["image"].permute(1, 2, 0), square)
+    assert np.array_equal(first["mask"][0], cut)
+    whole = dataset[number]
+    assert np.array_equal(whole["mask"][0], mask)
+    windows = square_windows(72, 96, 64)
+    assert whole["image"].shape == (len(windows), 3, 64, 64) == (4, 3, 64, 64)
+    assert all(np.array_equal(t.permute(1, 2, 0), image[w]) for t, w in zip(whole["image"], windows, strict=True))
+
+
+def test_a_batch_of_tiles_keeps_the_masks_of_its_images(samples):
+    dataset = ForgeryDataset(samples, 64, framing="crop")
+    (batch,) = make_loader(dataset, len(dataset), 0, collate=collate_whole)
+    assert batch["image"].shape == (4 * len(dataset), 3, 64, 64)
+    assert batch["index"].tolist() == list(range(len(dataset)))
+    assert [mask.shape for mask in batch["mask"]] == [(1, 72, 96)] * len(dataset)
+
+
+def test_an_edit_comes_before_the_random_square(samples):
+    def mark(image, mask, _rng):
+        return np.full_like(image, 7), np.ones_like(mask)
+
+    item = ForgeryDataset(samples, 64, edit=mark, framing="crop")[0, 5]
+    assert (item["image"] == 7).all()
+    assert item["mask"].all()
+
+
+def test_a_cache_of_framing_crop_keeps_whole_images_to_the_bit(samples, tmp_path):
+    plain, cached = (ForgeryDataset(samples, 64, framing="crop") for _ in range(2))
+    assert cached.form == Form(3, None)
+    cached.use_cache(PixelCache(tmp_path, samples, cached.form, 1e9))
+    for _ in range(2):  # filled, then read
+        for item in (3, (3, 9)):
+            assert all(torch.equal(plain[item][key], cached[item][key]) for key in ("image", "mask"))

@@ -1,9 +1,18 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.tiles import blend_tiles, tile_windows
+from common.data.tiles import (
+    blend_tiles,
+    bound_image,
+    bounded_shape,
+    fill_tile,
+    join_squares,
+    square_windows,
+    tile_windows,
+)
 
 
 @settings(deadline=None)
@@ -67,3 +76,29 @@ def test_a_blend_is_the_mean_by_weights_that_fall_off_on_both_axes(height, width
         weights[window] += weight
         tiles.append((window, prob))
     assert np.allclose(blend_tiles(tiles, height, width), total / weights, rtol=0, atol=1e-5)
+
+
+def test_only_images_of_more_than_five_tiles_are_shrunk():
+    assert bounded_shape((100, 320), 64) == (100, 320)
+    assert bounded_shape((100, 640, 3), 64) == (50, 320)
+    assert bounded_shape((1, 64_000), 64) == (1, 320)
+    image = np.arange(100 * 320, dtype=np.uint8).reshape(100, 320)
+    assert bound_image(image, 64) is image
+    halves = image.repeat(2, axis=0).repeat(2, axis=1)
+    assert np.array_equal(bound_image(halves, 64), image)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 150), st.integers(16, 40))
+def test_squares_joined_again_are_the_image(height, width, side):
+    image = np.random.default_rng(height).random((height, width), dtype=np.float32)
+    image = cv2.resize(image, bounded_shape(image.shape, side)[::-1])
+    filled = fill_tile(image, side)
+    squares = [filled[window] for window in square_windows(*image.shape, side)]
+    assert all(square.shape == (side, side) for square in squares)
+    assert np.allclose(join_squares(squares, *image.shape, side), image, atol=1e-6)
+
+
+def test_a_small_image_is_mirrored_to_a_tile():
+    assert fill_tile(np.array([[1, 2, 3]], np.uint8), 5)[0].tolist() == [1, 2, 3, 3, 2]
+    assert fill_tile(np.array([[1]], np.uint8), 3).tolist() == [[1] * 3] * 3

@@ -1,9 +1,13 @@
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from common.data import transforms
+from common.data.dataset import ForgeryDataset, collate_whole
+from common.data.images import read_image
+from common.data.samples import load_samples
 from common.data.tiles import tile_windows
 from common.data.transforms import resize_image, to_channels
 from common.ensemble import views
@@ -17,6 +21,7 @@ from common.ensemble.views import (
     predict_views,
     worker_count,
 )
+from common.training.validation import predict_maps
 
 CPU = torch.device("cpu")
 
@@ -285,3 +290,24 @@ def test_workers_share_the_threads_and_bound_the_memory(torch_threads, threads, 
     torch_threads(threads)
     assert worker_count(size, CPU) == expected
     assert worker_count(size, torch.device("cuda")) == 2
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (64, 64), (70, 100), (90, 400)])
+@pytest.mark.parametrize("tta", VIEWS)
+def test_framing_crop_predicts_what_the_validation_does(tmp_path, shape, tta):
+    for label in ("authentic", "forged"):
+        (tmp_path / "train_images" / label).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "train_images/authentic/a.png"), noise(*shape))
+    dataset = ForgeryDataset(load_samples(tmp_path), 32, framing="crop")
+    (validated,) = predict_maps(ByPixel(), collate_whole([dataset[0]]))
+    network = PieceNetwork(ByPixel(), InputSpec(32, framing="crop"))
+    (pieces,) = extract_pieces([read_image(dataset.samples[0].image)], [network]).values()
+    (prob,) = pieces.maps(predict_pieces(network, pieces, tta))
+    assert close(prob, validated)
+    assert len(pieces.pixels) <= 49
+
+
+def test_a_network_of_squares_and_one_of_whole_images_have_pieces_of_their_own():
+    whole, squares = (PieceNetwork(ByPixel(), InputSpec(32, framing=framing)) for framing in ("squeeze", "crop"))
+    found = extract_pieces([noise(40, 40)], [whole, squares])
+    assert {spec.framing: len(pieces.pixels) for spec, pieces in found.items()} == {"squeeze": 1, "crop": 4}

@@ -9,9 +9,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import ForgeryDataset, collate_whole, make_loader
+from common.data.images import read_image
 from common.data.samples import load_samples
-from common.training.validation import selection_score, validate
+from common.data.tiles import bound_image
+from common.training.validation import predict_maps, selection_score, validate
 
 
 class Brightness(nn.Module):
@@ -81,3 +83,33 @@ def test_dice_picks_the_best_epoch_unless_told_otherwise(validation):
 )
 def test_the_share_of_recall_in_the_score(recall, recall_weight, score):
     assert selection_score({"dice": 0.28, "pixel_recall": recall}, recall_weight) == pytest.approx(score)
+
+
+def test_tiles_are_joined_to_the_map_of_each_image(tmp_path):
+    """Images of other sizes than the tile's: below it, above it, and one that five tiles don't span."""
+    shapes, rng = {"a": (20, 30), "b": (70, 100), "c": (90, 400)}, np.random.default_rng(0)
+    for label in ("authentic", "forged"):
+        (tmp_path / "train_images" / label).mkdir(parents=True)
+    for name, shape in shapes.items():
+        cv2.imwrite(str(tmp_path / f"train_images/authentic/{name}.png"), rng.integers(0, 256, (*shape, 3), np.uint8))
+    dataset = ForgeryDataset(load_samples(tmp_path), 32, framing="crop")
+    (batch,) = make_loader(dataset, 3, 0, collate=collate_whole)
+    maps = predict_maps(Brightness(), batch)
+    for index, prob, mask in zip(batch["index"].tolist(), maps, batch["mask"], strict=True):
+        sample = dataset.samples[index]
+        assert prob.shape == mask.shape[1:] == ((36, 160) if sample.case_id == "c" else shapes[sample.case_id])
+        red = bound_image(read_image(sample.image), 32)[..., 0] / 255
+        assert np.abs(prob - red).max() < 1e-5
+
+
+def test_figures_of_tiles_by_hand(tmp_path):
+    """The left half of a 32 × 64 image is forged and found, the rest is not: all is right at any number of tiles."""
+    for folder in ("train_images/authentic", "train_images/forged", "train_masks"):
+        (tmp_path / folder).mkdir(parents=True)
+    image, mask = np.full((32, 64, 3), 25, np.uint8), np.zeros((32, 64), np.uint8)
+    image[:, :32], mask[:, :32] = 204, 1
+    cv2.imwrite(str(tmp_path / "train_images/forged/a.png"), image)
+    np.save(tmp_path / "train_masks/a.npy", mask)
+    dataset = ForgeryDataset(load_samples(tmp_path), 32, framing="crop")
+    metrics = validate(Accelerator(), Brightness(), make_loader(dataset, 2, 0, collate=collate_whole)).metrics
+    assert metrics["pixel_f1"] == metrics["dice"] == metrics["pixel_auc"] == 1
