@@ -173,9 +173,11 @@ def export(path: Path, checkpoint: dict[str, Any], folder: Path, threads: int | 
 
 def kept_path(path: Path) -> Path:
     """Where the export of a checkpoint is kept: exported/<name>-<digest>.onnx beside it."""
-    # The checkpoint is a zip archive, which has checksums of its parts.
-    with zipfile.ZipFile(path) as archive:
-        parts = sorted((part.filename, part.CRC, part.file_size) for part in archive.infolist())
+    if path.suffix == ".safetensors":
+        parts: Any = zlib.crc32(path.read_bytes())
+    else:  # a zip archive, which has checksums of its parts
+        with zipfile.ZipFile(path) as archive:
+            parts = sorted((part.filename, part.CRC, part.file_size) for part in archive.infolist())
     digest = zlib.crc32(repr((FORMAT, parts)).encode())
     return path.parent / "exported" / f"{_name(path)}-{digest:08x}.onnx"
 

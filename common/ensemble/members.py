@@ -54,8 +54,9 @@ def map_members() -> list[Member]:
 
 
 def member_path(models_dir: Path, member: Member) -> Path:
-    """The member's checkpoint."""
-    return models_dir / f"{member.name}_best.pth"
+    """The member's checkpoint: <name>_best.pth, as it is trained, or else <name>.safetensors, as it is released."""
+    trained, released = models_dir / f"{member.name}_best.pth", models_dir / f"{member.name}.safetensors"
+    return released if released.is_file() and not trained.is_file() else trained
 
 
 def checkpoint_paths(models_dir: Path) -> list[Path]:

@@ -83,6 +83,25 @@ def image_score(probs: np.ndarray) -> float:
     return float(np.quantile(probs.astype(np.float32, copy=False), IMAGE_SCORE_QUANTILE))
 
 
+def recall_at_fpr(scores: ArrayLike, truth: ArrayLike, fpr: float = 0.05) -> float:
+    """Share of the forged images above the score that at most the share `fpr` of the authentic ones exceeds.
+
+    Args:
+        scores: (n,), the higher the more likely forged.
+        truth: bool (n,), True where forged.
+        fpr: In [0, 1].
+
+    Returns:
+        In [0, 1]; nan without images of both classes.
+    """
+    scores, truth = np.asarray(scores, np.float64), np.asarray(truth, bool)
+    forged, authentic = scores[truth], np.sort(scores[~truth])[::-1]
+    if not len(forged) or not len(authentic):
+        return math.nan
+    allowed = math.floor(fpr * len(authentic) + 1e-9)  # authentic images that may lie above the score
+    return 1.0 if allowed >= len(authentic) else float((forged > authentic[allowed]).mean())
+
+
 def image_metrics(pred: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     """Metrics of image-level verdicts, forged being the positive class.
 

@@ -1,12 +1,15 @@
 """Writing and reading of checkpoints: atomically, and without running code that a file contains."""
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from common.errors import UserError, first_line
 from common.files import written_whole
@@ -23,8 +26,28 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
+def save_release(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write the compact form of a checkpoint, for networks that are handed on: safetensors, whole or not at all.
+
+    The weights are rounded to half precision; all else but the optimiser's state is JSON in the file's header, under
+    `checkpoint`. Counters of integers stay what they are.
+
+    Raises:
+        ValueError: A weight is beyond the range of half precision.
+    """
+    weights = {}
+    for name, value in checkpoint["model_state_dict"].items():
+        half = value.half() if value.is_floating_point() else value
+        if not half.isfinite().all():
+            raise ValueError(f"{name} is beyond the range of half precision")
+        weights[name] = half.contiguous()
+    rest = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
+    with written_whole(path, "wb") as file:
+        file.write(save(weights, {"checkpoint": json.dumps(rest)}))
+
+
 def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapped: bool = False) -> dict[str, Any]:
-    """Read a checkpoint to the CPU: tensors and plain types only.
+    """Read a checkpoint to the CPU, one of `save_release` (`.safetensors`) too: tensors and plain types only.
 
     Args:
         path: Of the file.
@@ -38,7 +61,10 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if path.suffix == ".safetensors":
+            checkpoint = _read_release(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
         raise UserError(f"{path} can't be read as a checkpoint ({first_line(error)}). Train it again.") from error
     known = checkpoint if isinstance(checkpoint, dict) else {}
@@ -50,6 +76,14 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
             raise UserError(f"{path} is a checkpoint of {config['name']}, not of the kind needed here: {lacking}.")
         raise UserError(f"{path} is no checkpoint of this project, or not of the kind needed here: {lacking}.")
     return checkpoint
+
+
+def _read_release(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        checkpoint = json.loads((file.metadata() or {})["checkpoint"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+    single = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    return checkpoint | {"model_state_dict": single}
 
 
 def find_checkpoint(models_dir: Path, name: str, of: str, otherwise: str) -> Path | None:

@@ -23,6 +23,7 @@ from common.metrics.forgery import (
     pixel_f1,
     pixel_f1_curve,
     pixel_recall,
+    recall_at_fpr,
 )
 from common.sizes import SIZES
 from common.training.run_files import Validation
@@ -45,7 +46,8 @@ def validate(
         pixel_f1, pixel_recall: mean over forged images at 0.5; pixel_f1_best: at `threshold`.
         pixel_auc: mean over forged images.
         pixel_recall_<size>, n_<size>: the same recall, and the number of images, by the forgery's size.
-        image_auc: of `image_score`, forged against authentic.
+        image_auc: of `image_score`, forged against authentic; image_recall_at_5_fpr: share of the forged images
+            whose score at most 5 % of the authentic ones exceed.
         image_recall, image_fpr: share of forged / authentic images with more than 0.1 % of pixels at 0.5 or above.
 
     The checkpoint keeps besides, for the submission:
@@ -81,6 +83,7 @@ def validate(
         "pixel_auc": forged["pixel_auc"].mean(),
         "pixel_recall": forged["pixel_recall"].mean(),
         "image_auc": image_auc(table["score"].to_numpy(), table["forged"].to_numpy()),
+        "image_recall_at_5_fpr": recall_at_fpr(table["score"], table["forged"]),
         "image_recall": (forged["share"] > FALSE_POSITIVE_SHARE).mean(),
         "image_fpr": (authentic["share"] > FALSE_POSITIVE_SHARE).mean(),
         "n_authentic": len(authentic),

@@ -184,3 +184,15 @@ def test_image_auc_against_sklearn():
     assert metrics.image_auc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
     assert math.isnan(metrics.image_auc(scores, np.ones(200, bool)))
     assert math.isnan(metrics.image_auc(np.zeros(0), np.zeros(0, bool)))
+
+
+def test_recall_at_a_false_positive_rate_by_hand():
+    authentic, forged = list(range(20)), [18, 18.5, 19, 25]
+    scores, truth = [*authentic, *forged], [False] * 20 + [True] * 4
+    assert metrics.recall_at_fpr(scores, truth, 0.05) == 3 / 4  # one of 20 may lie above 18
+    assert metrics.recall_at_fpr(scores, truth, 0.0) == 1 / 4
+    assert metrics.recall_at_fpr(scores, truth, 0.049) == 1 / 4
+    assert metrics.recall_at_fpr(scores, truth, 1.0) == 1
+    assert metrics.recall_at_fpr([0.5] * 24, truth) == 0  # equal scores tell nothing
+    assert math.isnan(metrics.recall_at_fpr(scores[:20], truth[:20]))
+    assert math.isnan(metrics.recall_at_fpr(scores[20:], truth[20:]))

@@ -2,11 +2,12 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from common.config.segmentation import TrainConfig
 from common.errors import UserError
 from common.networks.segmentation import build_network, load_network
-from common.training.checkpoint import REQUIRED_KEYS, load_checkpoint, save_checkpoint
+from common.training.checkpoint import REQUIRED_KEYS, load_checkpoint, save_checkpoint, save_release
 
 CONFIG = TrainConfig(
     name="tiny", encoder_name="tu-mobilenetv3_small_100", decoder_channels=32, segmentation_channels=32
@@ -82,3 +83,43 @@ def test_weights_of_another_network_are_refused(tmp_path, checkpoint):
     checkpoint["config"]["decoder_channels"] = 64
     with pytest.raises(UserError, match=r"x\.pth: the weights do not fit"):
         load_network(checkpoint, tmp_path / "x.pth")
+
+
+def test_a_released_network_is_the_trained_one_in_half_precision(tmp_path, checkpoint):
+    trained, released = tmp_path / "tiny_best.pth", tmp_path / "tiny.safetensors"
+    checkpoint |= {"metrics": {"dice": 0.25, "pixel_recall_tiny": float("nan")}, "optimizer_state_dict": {"state": {}}}
+    save_checkpoint(checkpoint, trained)
+    save_release(checkpoint, released)
+    assert released.stat().st_size < 0.6 * trained.stat().st_size
+    loaded = load_checkpoint(released)
+    assert loaded["config"] == checkpoint["config"]
+    assert loaded["metrics"]["dice"] == 0.25
+    assert "optimizer_state_dict" not in loaded
+    for name, value in loaded["model_state_dict"].items():
+        assert value.dtype == checkpoint["model_state_dict"][name].dtype
+        assert torch.allclose(value, checkpoint["model_state_dict"][name], rtol=1e-3, atol=1e-7)
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        probs = [torch.sigmoid(load_network(load_checkpoint(p), p)(images)) for p in (trained, released)]
+    assert (probs[0] - probs[1]).abs().max() < 5e-3
+
+
+def test_a_broken_release_is_named(tmp_path, checkpoint):
+    path = tmp_path / "tiny.safetensors"
+    save_release(checkpoint, path)
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[:1000], whole[:-10]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"tiny\.safetensors can't be read as a checkpoint"):
+            load_checkpoint(path)
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match=r"tiny\.safetensors can't be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_weights_beyond_half_precision_are_not_released(tmp_path, checkpoint):
+    name = next(iter(checkpoint["model_state_dict"]))
+    checkpoint["model_state_dict"][name] = checkpoint["model_state_dict"][name] + 1e6
+    with pytest.raises(ValueError, match=name):
+        save_release(checkpoint, tmp_path / "tiny.safetensors")
+    assert not (tmp_path / "tiny.safetensors").exists()
