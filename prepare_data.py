@@ -2,6 +2,7 @@
 
     python prepare_data.py demo                                  # a small data set without any download, ~30 s
     python prepare_data.py figures SOURCE data/figures           # compound figures of your micrographs, half with reuse
+    python prepare_data.py pairs SOURCE data/pairs               # your untouched images, drawn figures, forged twins
     python prepare_data.py import SOURCE data/mine --holdout 0.2 # images/ + masks/ + authentic/ → the layout
     python prepare_data.py check data/mine                       # list all faults of a data folder
 
@@ -29,6 +30,7 @@ from common.making.demo import bundled_photographs, make_demo, plan_demo, usable
 from common.making.figures import RELATIONS, make_figures
 from common.making.importing import find_source, hold_out, import_samples, mask_notes
 from common.making.layout import new_folder
+from common.making.pairs import make_pairs
 from common.sizes import SIZES
 
 
@@ -65,6 +67,24 @@ class Figures:
     """Number of training figures, at least 4."""
     test: int = 50
     """Number of test figures, of pictures that no training figure shows."""
+    seed: int = 0
+    """Random seed; the same seed makes the same data set, to the byte."""
+    overwrite: bool = False
+    """Replace the output if it is a data folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Make forged twins of untouched images, with forgeries of the competition's sizes: to train or measure on."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """Folder of untouched images, each of another scene, such as micrographs; subfolders included."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """The data folder to make."""
+    drawn: int = 0
+    """Number of drawn blots, gels and fields of cells besides."""
+    photographs: int = 0
+    """Number of crops of each photograph that comes with scikit-image and scikit-learn besides."""
     seed: int = 0
     """Random seed; the same seed makes the same data set, to the byte."""
     overwrite: bool = False
@@ -144,6 +164,21 @@ def run_figures(options: Figures) -> None:
     )
 
 
+def run_pairs(options: Pairs) -> None:
+    """Make pairs and print a summary."""
+    if options.drawn < 0 or options.photographs < 0:
+        raise UserError("--drawn and --photographs must be 0 or more.")
+    with new_folder(options.output, overwrite=options.overwrite, source=options.source) as folder:
+        images = list(find_images(options.source).values())
+        made = make_pairs(images, folder, drawn=options.drawn, photographs=options.photographs, seed=options.seed)
+        if not made:
+            raise UserError(f"no image below {options.source} could be forged. Name a folder of two images or more.")
+    print(
+        f"wrote {options.output}: {made} authentic images, each with a forged twin\n"
+        f"next: python script_4_enhanced_augmentation.py --data-dir {options.output} --profile quick"
+    )
+
+
 def run_import(options: Import) -> None:
     """Import a source folder and print a summary."""
     if not 0 <= options.holdout < 1:
@@ -194,11 +229,13 @@ def run_check(options: Check) -> None:
 
 def main() -> None:
     """Run the chosen command."""
-    options = tyro.cli(Demo | Figures | Import | Check, description=__doc__)
+    options = tyro.cli(Demo | Figures | Pairs | Import | Check, description=__doc__)
     if isinstance(options, Demo):
         run_demo(options)
     elif isinstance(options, Figures):
         run_figures(options)
+    elif isinstance(options, Pairs):
+        run_pairs(options)
     elif isinstance(options, Import):
         run_import(options)
     else:

@@ -18,17 +18,17 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 from common.config.run import parse_config
-from common.config.segmentation import CopyPasteConfig
+from common.config.segmentation import NewForgeriesConfig
 
-CONFIG = CopyPasteConfig(name="enhanced_aug", lr=1e-4)
+CONFIG = NewForgeriesConfig(name="enhanced_aug", lr=1e-4)
 
 
-def main(config: CopyPasteConfig) -> None:
+def main(config: NewForgeriesConfig) -> None:
     """Train with copy-paste on all folds but one and validate on that one, as it is."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.
     from common.data.sampling import WeightedSampler, small_forgery_weights
     from common.data.transforms import strong_augmentation
-    from common.making.copy_paste import CopyPaste
+    from common.making.new_forgeries import NewForgeries
     from common.training.member import fit_member, load_split, make_datasets, start_network
 
     split = load_split(config)
@@ -36,8 +36,10 @@ def main(config: CopyPasteConfig) -> None:
 
     weights = small_forgery_weights(split.train, config.small_forgery_threshold, config.oversample_factor)
     sampler = WeightedSampler(weights, config.seed)
-    copy_paste = CopyPaste(split.train, config.paste_probability, config.paste_scales)
-    train_set, val_set = make_datasets(config, split, strong_augmentation(), edit=copy_paste)
+    new_forgeries = NewForgeries(
+        split.train, config.paste_probability, config.paste_scales, config.paste_kinds, config.vary_images
+    )
+    train_set, val_set = make_datasets(config, split, strong_augmentation(), edit=new_forgeries)
     fit_member(config, split, model, train_set, val_set, sampler)
 
 

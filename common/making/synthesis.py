@@ -1,9 +1,9 @@
-"""Synthetic forgeries: copy-move, splice and inpainting of images as arrays.
+"""Synthetic forgeries: copy-move, splice, inpainting and redrawing of images as arrays.
 
 Every forgery takes an `image`, uint8 (H, W, 3) RGB, which is not modified, and a random generator, and returns the
 forged image and its mask, uint8 (H, W) of 0 and 1. Outside the mask both images are equal, pixel for pixel: the edge is
 feathered inwards. As in the competition, the mask of a copy-move covers the source and the copy, that of a splice the
-pasted region, and that of an inpainting the region that was filled.
+pasted region, those of an inpainting and a redrawing the region that was filled.
 
 `area_share` is the share of the image that the mask should cover, in (0, 1], by default drawn from the competition's
 distribution; a region that finds no place shrinks. `avoid` (H, W) is non-zero where the mask may not lie: the mask of
@@ -13,6 +13,7 @@ earlier forgeries. All raise ValueError if the image is smaller than `MIN_SIDE` 
 import cv2
 import numpy as np
 
+from common.forensics.jpeg import jpeg
 from common.sizes import LIMITS
 
 # Share of the forgeries in the five sizes (the competition's) and the limits of the sizes: below 0.1 % a region of
@@ -154,6 +155,47 @@ def inpaint(
     filled = _to_uint8(filled + _noise(rng, filled.shape, grain, gray=_is_gray(image)))
     forged = image.copy()
     forged[window] = np.where(mask[window][..., None] > 0, filled, image[window])
+    return forged, mask
+
+
+def redraw(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    area_share: float | None = None,
+    avoid: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Redraw a region as a generator or a restoration would: the same content without its grain.
+
+    It is smoothed with its edges kept, shrunk and enlarged again, denoised, or compressed strongly; half of the regions
+    get grain of their own.
+    """
+    taken, target = _start(image, rng, area_share, avoid)
+    region, _ = _find_place(rng, target, taken, _detail(image))
+    window, shape = _crop(region)
+    rows, columns = (slice(max(part.start - 16, 0), part.stop + 16) for part in window)
+    around = np.ascontiguousarray(image[rows, columns])
+    way = rng.integers(4)
+    if way == 0:
+        drawn = cv2.bilateralFilter(around, 7, float(rng.uniform(15, 50)), 5)
+    elif way == 1:
+        height, width = around.shape[:2]
+        small = tuple(max(1, round(rng.uniform(0.25, 0.7) * length)) for length in (width, height))
+        shrunk = cv2.resize(around, small, interpolation=cv2.INTER_AREA)
+        drawn = cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_CUBIC)
+    elif way == 2:
+        drawn = cv2.fastNlMeansDenoisingColored(around, None, 6, 6, 3, 11)
+    else:
+        drawn = jpeg(around, int(rng.integers(15, 50)))
+    gray = _is_gray(image)
+    if rng.random() < 0.5:
+        drawn = _to_uint8(drawn + _noise(rng, drawn.shape, rng.uniform(0.5, 4), gray=gray))
+    if gray:  # denoising and compression may tint by rounding
+        drawn = np.repeat(drawn[..., 1:2], 3, axis=2)
+    mask = np.zeros(taken.shape, np.uint8)
+    mask[window] = shape
+    forged = image.copy()
+    forged[rows, columns] = np.where(mask[rows, columns][..., None] > 0, drawn, around)
     return forged, mask
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from common.config.run import parse_config
 from common.config.segmentation import (
-    CopyPasteConfig,
     ElaConfig,
     HardFalseNegativeConfig,
     HardNegativeConfig,
     MiningConfig,
+    NewForgeriesConfig,
     OversamplingConfig,
     SpecialistConfig,
     TrainConfig,
@@ -89,11 +89,11 @@ def test_plain_values_only():
 
 
 def test_scales_come_back_from_plain_values_as_numbers():
-    assert CopyPasteConfig(name="a").plain()["paste_scales"] == [0.5, 1.5]
+    assert NewForgeriesConfig(name="a").plain()["paste_scales"] == [0.5, 1.5]
 
 
 def test_every_recipe_keeps_the_rules_of_every_run():
-    recipes = (TrainConfig, OversamplingConfig, ElaConfig, CopyPasteConfig, HardNegativeConfig, SpecialistConfig)
+    recipes = (TrainConfig, OversamplingConfig, ElaConfig, NewForgeriesConfig, HardNegativeConfig, SpecialistConfig)
     for config in (*recipes, HardFalseNegativeConfig):
         with pytest.raises(UserError, match="--epochs is -1"):
             config(name="a", epochs=-1)
@@ -106,7 +106,8 @@ def test_recipes_of_the_other_scripts():
     missed = HardFalseNegativeConfig(name="a")
     assert (missed.hard_weight, missed.recall_weight, missed.init) == (5.0, 0.6, "highres_no_ela")
     assert (ElaConfig(name="a").in_channels, TrainConfig(name="a").in_channels) == (4, 3)
-    assert CopyPasteConfig(name="a").paste_probability == 0.3 and CopyPasteConfig(name="a").paste_scales == (0.5, 1.5)
+    new = NewForgeriesConfig(name="a")
+    assert (new.paste_probability, new.paste_scales, new.paste_kinds) == (0.3, (0.5, 1.5), ("copymove", "splice"))
     small = SpecialistConfig(name="small")
     assert (small.epochs, small.lr, small.focal_alpha, small.focal_gamma) == (40, 1e-4, 0.85, 4.0)
     assert (small.tiny_weight, small.small_weight, small.max_area_share) == (5.0, 2.0, 0.02)
@@ -140,9 +141,9 @@ def test_no_script_has_flags_without_effect(monkeypatch, capsys):
         (MiningConfig, "hard_weight", 0.0, "--hard-weight is 0.0"),
         (HardNegativeConfig, "most", 0, "--most is 0"),
         (HardNegativeConfig, "rounds", 0, "--rounds is 0"),
-        (CopyPasteConfig, "paste_probability", 1.5, "--paste-probability is 1.5; it must be from 0 to 1"),
-        (CopyPasteConfig, "paste_scales", (2.0, 1.0), "--paste-scales is"),
-        (CopyPasteConfig, "oversample_factor", 0.0, "--oversample-factor is 0.0"),
+        (NewForgeriesConfig, "paste_probability", 1.5, "--paste-probability is 1.5; it must be from 0 to 1"),
+        (NewForgeriesConfig, "paste_scales", (2.0, 1.0), "--paste-scales is"),
+        (NewForgeriesConfig, "oversample_factor", 0.0, "--oversample-factor is 0.0"),
         (SpecialistConfig, "max_area_share", 0.0, "--max-area-share is 0.0"),
         (SpecialistConfig, "crop_factors", (0.5, 2.0), "--crop-factors is"),
         (SpecialistConfig, "min_crop", 0, "--min-crop is 0"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.making.synthesis import MIN_SIDE, area_share_at, copy_move, draw_area_share, inpaint, splice
+from common.making.synthesis import MIN_SIDE, area_share_at, copy_move, draw_area_share, inpaint, redraw, splice
 from common.sizes import size_of
 
 
@@ -24,6 +24,7 @@ FORGERIES = {
     "copy_move": copy_move,
     "splice": lambda image, rng, **options: splice(image, DONOR, rng, **options),
     "inpaint": inpaint,
+    "redraw": redraw,
 }
 each_forgery = pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
 

@@ -35,7 +35,7 @@ def test_it_trains_validates_and_writes_its_files(train, tmp_path):
     metrics = json.loads((tmp_path / "highres_no_ela_metrics.json").read_text())
     assert f"dice {metrics['dice']:.4f}" in lines[-1]
     checkpoint = torch.load(tmp_path / "highres_no_ela_best.pth", weights_only=True)
-    assert checkpoint["config"]["encoder_name"] == "tu-mobilenetv3_small_100"
+    assert checkpoint["config"]["encoder_name"] == "tu-tf_efficientnet_lite0"
     assert checkpoint["best_dice"] == metrics["dice"]
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from common.data.samples import Sample
-from common.making.copy_paste import CopyPaste
+from common.making.new_forgeries import VARIED_SIDE, NewForgeries, vary_image
 
 
 def texture(height, width, seed):
@@ -27,7 +27,7 @@ def outcomes(copy_paste, mask=EMPTY, count=80):
 
 
 def test_three_in_ten_are_forged(donors):
-    results = outcomes(CopyPaste(donors), count=400)
+    results = outcomes(NewForgeries(donors), count=400)
     assert sum(mask.any() for _, mask in results) / 400 == pytest.approx(0.3, abs=0.07)
     untouched = [image for image, mask in results if not mask.any()]
     assert all((image == IMAGE).all() for image in untouched)
@@ -35,7 +35,7 @@ def test_three_in_ten_are_forged(donors):
 
 def test_half_are_splices_and_half_copy_moves_with_source_and_copy_in_the_mask(donors):
     splices = copies = 0
-    for image, mask in outcomes(CopyPaste(donors, probability=1)):
+    for image, mask in outcomes(NewForgeries(donors, probability=1)):
         changed = (image != IMAGE).any(axis=2)
         assert not (changed & (mask == 0)).any()
         if not mask.any():
@@ -54,7 +54,7 @@ def test_forgeries_that_are_there_stay_as_they_are(donors):
     mask = EMPTY.copy()
     mask[40:120, 50:150] = 1
     added = 0
-    for image, both in outcomes(CopyPaste(donors, probability=1), mask):
+    for image, both in outcomes(NewForgeries(donors, probability=1), mask):
         assert (both[mask > 0] == 1).all()
         assert (image[mask > 0] == IMAGE[mask > 0]).all()
         added += int(both.sum() > mask.sum())
@@ -63,11 +63,45 @@ def test_forgeries_that_are_there_stay_as_they_are(donors):
 
 def test_where_there_is_no_room_nothing_happens(donors):
     full = np.ones_like(EMPTY)
-    for image, mask in outcomes(CopyPaste(donors, probability=1), full, count=3):
+    for image, mask in outcomes(NewForgeries(donors, probability=1), full, count=3):
         assert image is IMAGE and mask is full
 
 
 def test_the_generator_decides(donors):
-    paste = CopyPaste(donors, probability=1)
+    paste = NewForgeries(donors, probability=1)
     first, second = (paste(IMAGE, EMPTY, np.random.default_rng(3)) for _ in "12")
     assert (first[0] == second[0]).all() and (first[1] == second[1]).all()
+
+
+def test_the_kinds_are_those_asked_for(donors):
+    """No green is spliced in; what is filled or redrawn is marked, and nothing else."""
+    for kind in ("inpaint", "redraw"):
+        found = 0
+        for image, mask in outcomes(NewForgeries(donors, probability=1, kinds=(kind,)), count=20):
+            changed = (image != IMAGE).any(axis=2)
+            assert not (changed & (mask == 0)).any()
+            assert not (image[..., 1] > image[..., 0].astype(int) + 200).any()
+            found += mask.any()
+        assert found >= 15
+
+
+def test_varied_images_differ_in_size_colour_and_compression():
+    image, mask = texture(500, 600, 1), np.zeros((500, 600), np.uint8)
+    varied = [vary_image(image, mask, np.random.default_rng(seed))[0] for seed in range(60)]
+    assert len({v.shape for v in varied}) > 10
+    assert max(max(v.shape) for v in varied) <= 1.6 * VARIED_SIDE
+    assert 5 < sum((v == v[..., :1]).all() for v in varied) < 35
+    assert all(v.dtype == np.uint8 and v.flags.c_contiguous for v in varied)
+
+
+def test_a_forged_image_is_only_cropped_and_keeps_some_of_its_forgery():
+    image, mask = texture(500, 600, 1), np.zeros((500, 600), np.uint8)
+    mask[480:490, 10:20] = 1
+    for seed in range(20):
+        cropped, kept = vary_image(image, mask, np.random.default_rng(seed))
+        assert cropped.shape == (VARIED_SIDE, VARIED_SIDE, 3)
+        assert kept.any()
+        row, column = np.argwhere(kept)[0]
+        top, left = 480 - row, 10 - column
+        if kept.sum() == 100:
+            assert np.array_equal(cropped, image[top : top + VARIED_SIDE, left : left + VARIED_SIDE])
