@@ -81,6 +81,8 @@ class Pairs:
     """Folder of untouched images, each of another scene, such as micrographs; subfolders included."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """The data folder to make."""
+    figures: int = 0
+    """Number of compound figures of these images besides, with plots and print; one panel of each is forged."""
     drawn: int = 0
     """Number of drawn blots, gels and fields of cells besides."""
     photographs: int = 0
@@ -166,11 +168,18 @@ def run_figures(options: Figures) -> None:
 
 def run_pairs(options: Pairs) -> None:
     """Make pairs and print a summary."""
-    if options.drawn < 0 or options.photographs < 0:
-        raise UserError("--drawn and --photographs must be 0 or more.")
+    if min(options.figures, options.drawn, options.photographs) < 0:
+        raise UserError("--figures, --drawn and --photographs must be 0 or more.")
     with new_folder(options.output, overwrite=options.overwrite, source=options.source) as folder:
         images = list(find_images(options.source).values())
-        made = make_pairs(images, folder, drawn=options.drawn, photographs=options.photographs, seed=options.seed)
+        made = make_pairs(
+            images,
+            folder,
+            figures=options.figures,
+            drawn=options.drawn,
+            photographs=options.photographs,
+            seed=options.seed,
+        )
         if not made:
             raise UserError(f"no image below {options.source} could be forged. Name a folder of two images or more.")
     print(

@@ -266,7 +266,7 @@ def _distractor(rng: np.random.Generator, side: int) -> np.ndarray:
     if rng.random() < 0.5:
         return draw_blot(max(side // 3, LEAST_SIDE), side, rng)
     page = Image.fromarray(np.full((side, side, 3), 255, np.uint8))
-    draw, font = ImageDraw.Draw(page), _font(FONTS[rng.integers(len(FONTS))], max(9, side // 16))
+    draw, font = ImageDraw.Draw(page), load_font(FONTS[rng.integers(len(FONTS))], max(9, side // 16))
     left, low, bars = side // 6, side - side // 6, int(rng.integers(2, 6))
     draw.line((left, side // 12, left, low, side - 4, low), fill=(0, 0, 0), width=1 + side // 200)
     step = (side - left) // bars
@@ -341,7 +341,7 @@ def _printed(
     soft = int(rng.integers(0, 40))  # print is not always of full black and white
     for number, ((x, y, wide, high), with_bar) in enumerate(zip(boxes, marked, strict=True)):
         side = min(wide, high)
-        letter, small = _font(name, max(10, side // 9)), _font(name, max(9, side // 14))
+        letter, small = load_font(name, max(10, side // 9)), load_font(name, max(9, side // 14))
         dark = np.median(image[y : y + high, x : x + wide]) < 128
         ink = (255 - soft,) * 3 if dark else (soft,) * 3
         if with_bar:
@@ -355,12 +355,13 @@ def _printed(
             draw.text((left, low - side // 10), text, fill=ink, font=small)
         if head:
             title = TITLES[rng.integers(len(TITLES))]
-            draw.text((x + 2, y - head + 2), title, fill=(255 - ground,) * 3, font=_font(name, max(9, head - 6)))
+            draw.text((x + 2, y - head + 2), title, fill=(255 - ground,) * 3, font=load_font(name, max(9, head - 6)))
     return np.asarray(page).copy()
 
 
 @cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """One of `FONTS` at a size in pixels."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 
 

@@ -10,11 +10,15 @@ import numpy as np
 from common.data.images import read_image
 from common.data.samples import Sample
 from common.forensics.jpeg import jpeg
+from common.making.annotations import annotate
 from common.making.synthesis import MIN_SIDE, copy_move, inpaint, is_visible, redraw, splice
 
 ForgeryKind = Literal["copymove", "splice", "inpaint", "redraw"]
 VARIED_SIDE = 400
 """Side in pixels of the crops of varied images: forgeries of a large image would cost more than the network."""
+
+ANNOTATED = 0.4
+"""Share of varied images that are printed on."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,17 @@ class NewForgeries:
     kinds: tuple[ForgeryKind, ...] = ("copymove", "splice")
     """Kinds of forgeries, each as likely as the others."""
     vary: bool = False
-    """Crop, shrink or enlarge, gray, invert and compress images at random before they are forged: a network sees the
-    traces of many more sources than there are."""
+    """Crop, shrink or enlarge, gray, invert and compress images at random before they are forged, and print on them
+    after it: a network sees the traces of many more sources than there are, and that print is no forgery."""
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 (H, W, 3) and mask uint8 (H, W), forged or as they were; with `vary` of another size."""
-        if self.vary:
-            image, mask = vary_image(image, mask, rng)
+        if not self.vary:
+            return self._forged(image, mask, rng)
+        image, mask = self._forged(*vary_image(image, mask, rng), rng)
+        return (annotate(image, rng) if rng.random() < ANNOTATED else image), mask
+
+    def _forged(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         if rng.random() >= self.probability:
             return image, mask
         kind = self.kinds[int(rng.integers(len(self.kinds)))]

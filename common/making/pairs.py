@@ -1,16 +1,21 @@
-"""Authentic images with forged twins: of a folder of untouched images, drawn figures, bundled photographs."""
+"""Authentic images with forged twins: of untouched images, compound figures of them, drawn figures, photographs."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from common.data.images import read_image
+from common.errors import UserError
 from common.forensics.jpeg import jpeg
 from common.making.demo import bundled_photographs
 from common.making.drawing import FIGURES
+from common.making.figures import LEAST_FIELDS, LEAST_SIDE, compose_figure
 from common.making.layout import write_groups, write_image, write_mask
+from common.making.plots import draw_plot, draw_scheme
 from common.making.synthesis import copy_move, draw_area_share, inpaint, is_visible, redraw, splice
 
 KINDS = {"copymove": 0.25, "splice": 0.35, "inpaint": 0.15, "redraw": 0.25}
@@ -21,19 +26,25 @@ DRAWN_SIDES = (256, 640)
 """Shortest and longest side of a drawn figure, in pixels."""
 CROP = 512
 """Longest side of the crops of a bundled photograph, in pixels."""
+RELATED = 12
+"""Images that one group of the folds holds: compound figures are made of the images of one group."""
+PLOTS = 3
+"""Plots and schemes in a compound figure, at most."""
 COMPRESSED = 0.4
 """Share of the pairs that are compressed as JPEG, both twins alike, with a quality from 70 to 98."""
 _TRIES = 20
-Source = tuple[Path | np.ndarray, Path | np.ndarray, str]
-"""An image, the one that splices come from, and the group that both belong to in the folds."""
+Box = tuple[int, int, int, int]
+Source = tuple[np.ndarray, np.ndarray, Box | None, str]
+"""An image, the one that splices come from, the part that is forged (None for all), and the group in the folds."""
 
 
-def make_pairs(images: list[Path], folder: Path, *, drawn: int, photographs: int, seed: int) -> int:
-    """Write pairs with groups.csv into a new data folder; splices come from within a pair of images of one kind.
+def make_pairs(images: list[Path], folder: Path, *, figures: int, drawn: int, photographs: int, seed: int) -> int:
+    """Write pairs with groups.csv into a new data folder; splices come from images of the same group.
 
     Args:
-        images: Untouched images; of an odd number one is left out.
+        images: Untouched images.
         folder: From `common.making.layout.new_folder`.
+        figures: Number of compound figures of the images, with plots and print; one panel of each is forged.
         drawn: Number of drawn figures.
         photographs: Number of crops of each bundled photograph.
         seed: Determines the pairs, to the byte.
@@ -45,29 +56,73 @@ def make_pairs(images: list[Path], folder: Path, *, drawn: int, photographs: int
         UserError: An image can't be read.
     """
     rng = np.random.default_rng(seed)
-    sources = [*_paired(images, rng), *_drawn(drawn, rng), *_photographs(photographs, rng)]
+    order = [images[i] for i in rng.permutation(len(images))]
+    related = [order[start : start + RELATED] for start in range(0, len(order), RELATED)]
+    total = len(images) + figures + drawn + photographs * (len(bundled_photographs()) if photographs else 0)
+    sources = chain(
+        _images(related), _figures(related, figures, rng), _drawn(drawn, rng), _photographs(photographs, rng)
+    )
     rows = []
-    for number, (host, donor, group) in enumerate(tqdm(sources, "forging", unit="pair", disable=None), start=1):
-        host, donor = (read_image(image) if isinstance(image, Path) else image for image in (host, donor))
+    for number, (host, donor, box, group) in enumerate(tqdm(sources, "forging", total, unit="pair", disable=None), 1):
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-        forged, masks = _forge(host, donor, kind, rng)
-        if not masks:
+        x, y, width, height = (0, 0, host.shape[1], host.shape[0]) if box is None else box
+        part, parts = _forge(np.ascontiguousarray(host[y : y + height, x : x + width]), donor, kind, rng)
+        if not parts:
             continue
+        forged = host.copy()
+        forged[y : y + height, x : x + width] = part
+        masks = np.zeros((len(parts), *host.shape[:2]), np.uint8)
+        masks[:, y : y + height, x : x + width] = parts
         if rng.random() < COMPRESSED:
             quality = int(rng.integers(70, 99))
             host, forged = jpeg(host, quality), jpeg(forged, quality)
         write_image(folder / "train_images" / "authentic" / f"{number}.png", host)
         write_image(folder / "train_images" / "forged" / f"{number}.png", forged)
-        write_mask(folder / "train_masks" / f"{number}.npy", np.stack(masks))
+        write_mask(folder / "train_masks" / f"{number}.npy", masks)
         rows.append((str(number), group, kind))
     write_groups(folder, rows)
     return len(rows)
 
 
-def _paired(images: list[Path], rng: np.random.Generator) -> Iterator[Source]:
-    order = [images[i] for i in rng.permutation(len(images))]
-    for number, path in enumerate(order[: len(order) // 2 * 2]):
-        yield path, order[number ^ 1], f"images-{number // 2}"
+def _images(related: list[list[Path]]) -> Iterator[Source]:
+    for number, group in enumerate(related):
+        for place, path in enumerate(group):
+            yield read_image(path), read_image(group[place - 1]), None, f"images-{number}"
+
+
+def _figures(related: list[list[Path]], count: int, rng: np.random.Generator) -> Iterator[Source]:
+    usable = []
+    for number, group in enumerate(related if count else []):
+        fields = [image for image in map(read_image, group) if min(image.shape[:2]) >= LEAST_SIDE]
+        if len(fields) >= LEAST_FIELDS:
+            usable.append((number, fields))
+    if count and not usable:
+        raise UserError(f"compound figures need {LEAST_FIELDS} images or more, of {LEAST_SIDE} px or more.")
+    for place in range(count):
+        number, fields = usable[place % len(usable)]
+        chosen = [fields[i] for i in rng.permutation(len(fields))[:9]]
+        figure = compose_figure(chosen, rng)
+        box = figure.panels[rng.integers(len(figure.panels))]
+        plots = [(draw_plot if rng.random() < 0.7 else draw_scheme)(rng) for _ in range(rng.integers(PLOTS + 1))]
+        yield _with_plots(figure.image, plots), fields[rng.integers(len(fields))], box, f"images-{number}"
+
+
+def _with_plots(image: np.ndarray, plots: list[np.ndarray]) -> np.ndarray:
+    """A figure with plots in a row below it, on white."""
+    if not plots:
+        return image
+    gap = 16
+    below = max(plot.shape[0] for plot in plots)
+    width = max(image.shape[1], sum(plot.shape[1] + gap for plot in plots))
+    page = cv2.copyMakeBorder(
+        image, 0, below + gap, 0, width - image.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255)
+    )
+    left = 0
+    for plot in plots:
+        top = image.shape[0] + gap
+        page[top : top + plot.shape[0], left : left + plot.shape[1]] = plot
+        left += plot.shape[1] + gap
+    return page
 
 
 def _drawn(count: int, rng: np.random.Generator) -> Iterator[Source]:
@@ -76,7 +131,7 @@ def _drawn(count: int, rng: np.random.Generator) -> Iterator[Source]:
         for kind in rng.choice(list(FIGURES), 2, replace=False):
             height, width = rng.integers(*DRAWN_SIDES, 2, endpoint=True)
             figures.append(FIGURES[kind](height, width, rng))
-        yield figures[0], figures[1], f"drawn-{number}"
+        yield figures[0], figures[1], None, f"drawn-{number}"
 
 
 def _photographs(count: int, rng: np.random.Generator) -> Iterator[Source]:
@@ -84,7 +139,7 @@ def _photographs(count: int, rng: np.random.Generator) -> Iterator[Source]:
         image = read_image(path)
         for _ in range(count):
             host, donor = _crop(image, rng), _crop(image, rng)
-            yield host, donor, f"photograph-{path.stem}"
+            yield host, donor, None, f"photograph-{path.stem}"
 
 
 def _crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

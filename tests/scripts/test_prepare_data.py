@@ -225,3 +225,16 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     _, error = process.communicate(timeout=30)
     assert process.returncode != 0 and "interrupted" in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_pairs_of_ones_own_images(run, copied_images, tmp_path):
+    (tmp_path / "own").mkdir()
+    for number, image in enumerate(copied_images):
+        Image.fromarray(image).save(tmp_path / "own" / f"{number}.png")
+    made = run("pairs", tmp_path / "own", tmp_path / "data", "--figures", 2, "--drawn", 1)
+    assert made.returncode == 0
+    assert "7 authentic images, each with a forged twin" in made.stdout
+    assert len(load_samples(tmp_path / "data")) == 14
+    negative = run("pairs", tmp_path / "own", tmp_path / "other", "--drawn", -1)
+    assert negative.returncode == 2
+    assert "--drawn and --photographs must be 0 or more" in negative.stderr
