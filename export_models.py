@@ -1,14 +1,19 @@
-"""Export the ensemble's networks to ONNX, each checked against torch.
+"""Export the ensemble's networks: to ONNX, each checked against torch, or as compact checkpoints to hand on.
 
     python export_models.py --models-dir models
     python export_models.py --models-dir models --output exported
+    python export_models.py --models-dir models --format safetensors --output models/release
 
 A network takes `images`, uint8 (N, C, S, S) for any N, RGB first, and returns `logits`, float32 (N, 1, S, S): scaling
 and normalisation are inside. A fourth channel is `common.forensics.ela.error_level`. How images are resized and cut to
 tiles, and how the maps are blended, is in `common/ensemble/views.py` and `blending.py`.
 
-By default the files are written to exported/ beside the checkpoints, where make_submission.py --backend onnxruntime
-finds them. Needs: pip install onnxruntime onnx.
+ONNX. By default the files are written to exported/ beside the checkpoints, where make_submission.py --backend
+onnxruntime finds them. Needs: pip install onnxruntime onnx.
+
+Safetensors. <name>.safetensors holds the weights in half precision and all else of the checkpoint, but the optimiser's
+state, in its header; an ensemble.json that was fitted for these checkpoints goes with them. Every program takes such a
+folder as its --models-dir, and make_submission.py reads models/release where nothing else is trained.
 """
 
 from common.process import prepare
@@ -16,8 +21,9 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -32,11 +38,53 @@ class ExportConfig:
     models_dir: Path = Path("models")
     """Folder of the checkpoints. Those in its folders fold_* are exported too."""
     output: Path | None = None
-    """Folder for the .onnx files, with the same subfolders; by default exported/ beside each checkpoint."""
+    """Folder for the files, with the same subfolders; by default for ONNX exported/ beside each checkpoint."""
+    format: Literal["onnx", "safetensors"] = "onnx"
+    """Form of the exported networks."""
 
 
 def main(config: ExportConfig) -> None:
-    """Export each network, check it, print the table."""
+    """Export the networks and print the table.
+
+    Raises:
+        UserError: There is no network, or the output is missing or can't be written.
+    """
+    if config.format == "safetensors":
+        if config.output is None:
+            raise UserError("--format safetensors needs a folder to write to: --output models/release")
+        write_release(config.models_dir, config.output)
+    else:
+        write_onnx(config)
+
+
+def write_release(models_dir: Path, output: Path) -> None:
+    """Write compact checkpoints, and the fitted settings if they are those of these checkpoints."""
+    # Imported here, not above: torch takes seconds, and --help needs none of it.
+    from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, checkpoint_paths, identities
+    from common.ensemble.settings import Settings
+    from common.training.checkpoint import load_checkpoint, save_release
+
+    paths, rows = checkpoint_paths(models_dir), []
+    if not paths:
+        raise UserError(f"{models_dir} has no trained network. Train one, or name another --models-dir.")
+    for path in paths:
+        own = path.parent.relative_to(models_dir) / f"{path.stem.removesuffix('_best')}.safetensors"
+        save_release(load_checkpoint(path, mapped=True), output / own)
+        rows.append([own.as_posix(), f"{(output / own).stat().st_size / 1e6:.1f}"])
+    print(markdown_table(["file", "MB"], rows))
+    if not (models_dir / SETTINGS_FILE).is_file():
+        print(f"without settings: fit them with fit_ensemble.py --models-dir {models_dir}, and export again")
+        return
+    settings = Settings.load(models_dir / SETTINGS_FILE)
+    copy_move = COPY_MOVE.name in settings.checkpoints
+    if settings.checkpoints != identities(models_dir, copy_move=copy_move):
+        raise UserError(f"{models_dir / SETTINGS_FILE} was fitted for other checkpoints. Fit again, or remove it.")
+    replace(settings, checkpoints=identities(output, copy_move=copy_move)).save(output / SETTINGS_FILE)
+    print(f"with the settings of {models_dir / SETTINGS_FILE}")
+
+
+def write_onnx(config: ExportConfig) -> None:
+    """Export each network to ONNX, check it, print the table."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.
     from common.ensemble.backends import export, kept_path
     from common.ensemble.members import checkpoint_paths

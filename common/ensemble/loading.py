@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -22,6 +22,7 @@ from common.ensemble.members import (
     identities,
     map_members,
     member_path,
+    network_folder,
 )
 from common.ensemble.settings import Settings
 from common.ensemble.views import VIEWS, worker_count
@@ -45,7 +46,8 @@ def load_ensemble(
 
     Args:
         models_dir: Where the training scripts wrote the checkpoints. Its folders `fold_*`, if there are any, hold the
-            same members of other folds.
+            same members of other folds. If no network is trained there, those of its folder `release` are used, if it
+            has one.
         device: Where the networks run; by default the process's.
         allow_missing: Continue without members that were not trained, printing each. With `copy_move`, its evidence
             decides alone if no network was trained.
@@ -63,12 +65,22 @@ def load_ensemble(
     """
     device = device or cast(torch.device, process_state().device)
     n_views = n_images * len(VIEWS[tta or "none"])
+    networks = network_folder(models_dir)
+    if networks != models_dir:
+        names = ", ".join(member.name for member in map_members() if member_path(networks, member).is_file())
+        print(f"no network is trained in {models_dir}: the released ones of {networks} are used ({names})")
     folds = load_members(
-        models_dir, device, allow_missing=allow_missing, copy_move=copy_move, backend=backend, n_views=n_views
+        networks,
+        device,
+        # A release is whole as it is.
+        missing="ignore" if networks != models_dir else "note" if allow_missing else "refuse",
+        copy_move=copy_move,
+        backend=backend,
+        n_views=n_views,
     )
     path = find_detector(models_dir) if generated else None
     detector = None if path is None else load_detector(path, device)
-    settings = _settings(models_dir, folds, path, copy_move=copy_move)
+    settings = _settings(networks, folds, path, copy_move=copy_move)
     if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
         print(f"note: the decision was fitted on maps of the views {settings.tta}; {tta} may shift its probabilities")
     settings = settings if tta is None else replace(settings, tta=tta)
@@ -76,14 +88,20 @@ def load_ensemble(
 
 
 def load_members(
-    models_dir: Path, device: torch.device, *, allow_missing: bool, copy_move: bool, backend: Backend, n_views: int
+    models_dir: Path,
+    device: torch.device,
+    *,
+    missing: Literal["refuse", "note", "ignore"],
+    copy_move: bool,
+    backend: Backend,
+    n_views: int,
 ) -> list[list[Loaded]]:
     """The networks of each fold, one empty fold where copy-move evidence decides alone.
 
     Args:
-        models_dir: As for `load_ensemble`, like the other arguments.
+        models_dir: The folder of the checkpoints itself; the other arguments are as for `load_ensemble`.
         device: Where the networks run.
-        allow_missing: Continue without members that were not trained.
+        missing: What to do about members that were not trained: note prints each and continues.
         copy_move: Whether copy-move evidence is one of the members.
         backend: What runs the networks.
         n_views: How many images and views of them each network will be applied to.
@@ -92,22 +110,22 @@ def load_members(
         UserError: As `load_ensemble`.
     """
     networks = map_members()
-    missing = [member for member in networks if not member_path(models_dir, member).is_file()]
-    listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in missing)
-    alone = copy_move and missing == networks
-    if alone and allow_missing and not models_dir.is_dir():
+    absent = [member for member in networks if not member_path(models_dir, member).is_file()]
+    listing = "".join(f"\n  {member_path(models_dir, m)} (made by {m.script})" for m in absent)
+    alone = copy_move and absent == networks
+    if alone and missing != "refuse" and not models_dir.is_dir():
         raise UserError(f"there is no folder {models_dir}. Train a network, or name an empty folder.")
-    if not alone and all(member in missing for member in networks if member.role == "average"):
+    if not alone and all(member in absent for member in networks if member.role == "average"):
         raise UserError(f"no member of the average is trained; missing checkpoints:{listing}\nTrain one.")
-    if missing and not allow_missing:
+    if absent and missing == "refuse":
         rest = ", and decide by copy-move evidence alone," if alone else ""
         raise UserError(f"missing checkpoints:{listing}\nTrain them, or go on without{rest} by allow_missing.")
-    if missing:
+    if absent and missing == "note":
         print(f"the ensemble goes on without:{listing}")
     if alone:
         print("no network is trained: copy-move evidence alone decides")
         return [[]]
-    members = [member for member in networks if member not in missing]
+    members = [member for member in networks if member not in absent]
     folds = _load_folds(fold_folders(models_dir), members, backend, device, n_views)
     _check_folds(models_dir, folds)
     return folds

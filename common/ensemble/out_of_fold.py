@@ -78,7 +78,7 @@ def out_of_fold(
     members = load_members(
         models_dir,
         device,
-        allow_missing=allow_missing,
+        missing="note" if allow_missing else "refuse",
         copy_move=copy_move,
         backend="torch" if _path(models_dir, tta, maps_key).is_file() else backend,  # cached: no network is run
         n_views=len(samples) // _folds(models_dir) * len(VIEWS[tta]),

@@ -9,7 +9,7 @@ from common.ensemble.backends import BREAK_EVEN
 from common.ensemble.loading import load_ensemble, original_settings
 from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, Member, identities
 from common.errors import UserError
-from common.training.checkpoint import load_checkpoint, save_checkpoint
+from common.training.checkpoint import load_checkpoint, save_checkpoint, save_release
 
 CPU = torch.device("cpu")
 IMAGES = [np.zeros((40, 50, 3), np.uint8), np.full((10, 20, 3), 255, np.uint8)]
@@ -238,3 +238,34 @@ def test_auto_counts_the_views(two_members, capsys):
     for tta, why in (("none", "too few images"), ("full", "for so many images the export pays")):
         load_ensemble(two_members, CPU, allow_missing=True, tta=tta, backend="auto", n_images=n_images)
         assert why in capsys.readouterr().out
+
+
+def test_a_release_stands_in_where_nothing_is_trained(two_members, finds, capsys):
+    """It is whole as it is: that it lacks a member is no fault."""
+    finds(0.9)
+    checkpoint = load_checkpoint(two_members / "a_best.pth")
+    (two_members / "a_best.pth").unlink()
+    save_release(checkpoint, two_members / "release" / "a.safetensors")
+    ensemble = load_ensemble(two_members, CPU)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"no network is trained in {two_members}: the released ones of {two_members / 'release'} are used (a)"
+    )
+    assert [member.name for member in ensemble.members] == ["a", "copy_move"]
+    assert ensemble.predict(IMAGES)[0].prob.shape == (64, 64)
+    itself = load_ensemble(two_members / "release", CPU, allow_missing=True)
+    assert np.array_equal(itself.predict(IMAGES)[0].prob, ensemble.predict(IMAGES)[0].prob)
+
+    save_checkpoint(checkpoint, two_members / "b_best.pth")
+    own = load_ensemble(two_members, CPU, allow_missing=True)
+    assert [member.name for member in own.members] == ["b", "copy_move"]
+
+
+def test_a_release_has_settings_of_its_own(two_members, finds):
+    finds(0.9)
+    checkpoint = load_checkpoint(two_members / "a_best.pth")
+    (two_members / "a_best.pth").unlink()
+    save_release(checkpoint, two_members / "release" / "a.safetensors")
+    fitted = load_ensemble(two_members, CPU).settings
+    fitted = replace(fitted, pixel_threshold=0.125, checkpoints=identities(two_members, copy_move=True))
+    fitted.save(two_members / "release" / SETTINGS_FILE)
+    assert load_ensemble(two_members, CPU).settings.pixel_threshold == 0.125

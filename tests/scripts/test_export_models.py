@@ -1,8 +1,15 @@
 """The real program on a tiny network of two folds."""
 
+import csv
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
+
+from common.ensemble.loading import load_ensemble
+from common.ensemble.members import identities
+from common.ensemble.settings import Settings
 
 
 @pytest.fixture
@@ -32,3 +39,58 @@ def test_no_network_is_one_message(call_program, tmp_path):
     result = call_program("export_models.py", "--models-dir", tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"error: {tmp_path} has no trained network. Train one, or name another --models-dir.\n"
+
+
+def test_a_release_is_what_a_submission_takes_where_nothing_is_trained(call_program, models_dir, pairs_dir, tmp_path):
+    refused = call_program("export_models.py", "--models-dir", models_dir, "--format", "safetensors")
+    assert refused.returncode == 1
+    assert "needs a folder to write to" in refused.stderr
+    release = tmp_path / "empty" / "release"
+    result = call_program(
+        "export_models.py", "--models-dir", models_dir, "--format", "safetensors", "--output", release
+    )
+    assert result.returncode == 0, result.stderr
+    assert "without settings: fit them" in result.stdout
+    assert sorted(path.relative_to(release).as_posix() for path in release.rglob("*.safetensors")) == [
+        "fold_1/highres_no_ela.safetensors",
+        "highres_no_ela.safetensors",
+    ]
+    scores = {}
+    for folder, flags in ((models_dir, ["--allow-missing"]), (tmp_path / "empty", [])):
+        output = tmp_path / folder.name / "submission.csv"
+        images = pairs_dir / "train_images" / "forged"
+        made = call_program(
+            "make_submission.py",
+            "--input",
+            images,
+            "--models-dir",
+            folder,
+            "--output",
+            output,
+            "--no-copy-move",
+            *flags,
+        )
+        assert made.returncode == 0, made.stderr
+        with output.with_name("scores.csv").open() as file:
+            scores[folder.name] = [float(row["forged_probability"]) for row in csv.DictReader(file)]
+    assert "the released ones of" in made.stdout
+    assert scores["models"] == pytest.approx(scores["empty"], abs=5e-3)
+
+
+def test_settings_of_other_checkpoints_are_not_released(call_program, models_dir, tmp_path):
+    settings = replace(
+        load_ensemble(models_dir, allow_missing=True).settings, checkpoints={"highres_no_ela": "0", "copy_move": "1"}
+    )
+    settings.save(models_dir / "ensemble.json")
+    result = call_program(
+        *("export_models.py", "--models-dir", models_dir, "--format", "safetensors", "--output", tmp_path / "out")
+    )
+    assert result.returncode == 1
+    assert "was fitted for other checkpoints" in result.stderr
+    settings = replace(settings, checkpoints=identities(models_dir, copy_move=True))
+    settings.save(models_dir / "ensemble.json")
+    result = call_program(
+        *("export_models.py", "--models-dir", models_dir, "--format", "safetensors", "--output", tmp_path / "out")
+    )
+    assert result.returncode == 0, result.stderr
+    assert Settings.load(tmp_path / "out" / "ensemble.json").checkpoints == identities(tmp_path / "out", copy_move=True)
