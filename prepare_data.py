@@ -86,7 +86,7 @@ class Pairs:
     drawn: int = 0
     """Number of drawn blots, gels and fields of cells besides."""
     photographs: int = 0
-    """Number of crops of each photograph that comes with scikit-image and scikit-learn besides."""
+    """Number of crops of each photograph besides that comes with scikit-image and is free of terms."""
     seed: int = 0
     """Random seed; the same seed makes the same data set, to the byte."""
     overwrite: bool = False

@@ -41,6 +41,8 @@ BUNDLED = {
     "sklearn": ("china.jpg", "flower.jpg"),
 }
 """Photographs and micrographs in the wheels of scikit-image and scikit-learn; data/README.md has the terms."""
+NOT_FREE = ("china", "flower", "moon", "motorcycle_left", "page")
+"""Those of them that are neither in the public domain nor CC0 nor without known restrictions."""
 
 SIDES = (192, 256)
 """Shortest and longest side of a crop, in pixels."""
@@ -80,10 +82,11 @@ class PlannedCase:
     """Of the distribution of forged areas, in [0, 1)."""
 
 
-def bundled_photographs() -> list[Path]:
-    """The photographs and micrographs in the wheels of scikit-image and scikit-learn."""
+def bundled_photographs(*, free: bool = False) -> list[Path]:
+    """The photographs and micrographs in the wheels of scikit-image and scikit-learn; with `free`, those without terms."""
     folders = {"skimage": files("skimage") / "data", "sklearn": files("sklearn") / "datasets" / "images"}
-    return [Path(str(folders[package] / name)) for package, names in BUNDLED.items() for name in names]
+    paths = [Path(str(folders[package] / name)) for package, names in BUNDLED.items() for name in names]
+    return [path for path in paths if not free or path.stem not in NOT_FREE]
 
 
 def usable_photographs(paths: list[Path]) -> list[Path]:

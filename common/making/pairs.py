@@ -58,7 +58,7 @@ def make_pairs(images: list[Path], folder: Path, *, figures: int, drawn: int, ph
     rng = np.random.default_rng(seed)
     order = [images[i] for i in rng.permutation(len(images))]
     related = [order[start : start + RELATED] for start in range(0, len(order), RELATED)]
-    total = len(images) + figures + drawn + photographs * (len(bundled_photographs()) if photographs else 0)
+    total = len(images) + figures + drawn + photographs * (len(bundled_photographs(free=True)) if photographs else 0)
     sources = chain(
         _images(related), _figures(related, figures, rng), _drawn(drawn, rng), _photographs(photographs, rng)
     )
@@ -135,7 +135,7 @@ def _drawn(count: int, rng: np.random.Generator) -> Iterator[Source]:
 
 
 def _photographs(count: int, rng: np.random.Generator) -> Iterator[Source]:
-    for path in bundled_photographs() if count else []:
+    for path in bundled_photographs(free=True) if count else []:
         image = read_image(path)
         for _ in range(count):
             host, donor = _crop(image, rng), _crop(image, rng)
