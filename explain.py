@@ -1,4 +1,4 @@
-"""Find what an image or a figure shows twice; or explain a verdict on generated images, or on faces in videos.
+"""Find what an image or a figure shows twice, or what looks pasted or redrawn; or explain verdicts of scripts 7 and 8.
 
     python explain.py figure.png                                            # what is shown twice in one image
     python explain.py paper.pdf                                             # in a paper: within and across its figures
@@ -25,8 +25,12 @@ look at first on top; each of the other images has a row too. Figures of a PDF c
 is one image, as scanners make it, is one figure. --library keeps the panels in a folder: what is screened later is
 compared with them. Panels of that folder are named after it.
 
-No network judges. Only repetition is found; an image without any may be forged in other ways. Images are shown upright,
-as their EXIF orientation asks for, and positions are those of the picture that is shown.
+Repetition is found without a network. Images are shown upright, as their EXIF orientation asks for, and positions are
+those of the picture that is shown.
+
+Altered regions. The networks of --models-dir, or those that come with the project where none is trained, mark what
+looks pasted, filled or redrawn: dashed. What is printed on a picture, plots and schematics are left out. Their score is
+no calibrated probability. An image without any finding may still be forged.
 
 Generated images. With --spai, a checkpoint of script 7, it prints the calibrated probability that the whole image is
 generated and the verdict, and draws by default outputs/<folder>/<image>_generated.png:
@@ -66,9 +70,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common.data.images import read_picture, scan_images
+from common.ensemble.altered import Altered, altered_regions
 from common.ensemble.evidence import collected
 from common.errors import UserError
-from common.evaluation.explanation import NamedBox, describe, draw_explanation
+from common.evaluation.explanation import NamedBox, NamedRegion, describe, draw_explanation
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse
@@ -84,12 +89,12 @@ if TYPE_CHECKING:
     from common.papers.shots import Shot
 
 FLAGS = {
-    "copy-moves": ("min_score", "lightglue", "library"),
+    "copy-moves": ("min_score", "lightglue", "library", "altered", "models_dir"),
     "generated images": ("target_fpr",),
     "videos": ("faces", "face_model", "boxes", "threshold"),
 }
 """What can be explained → the flags that belong to it alone."""
-RANKS = ("reuse", "same field", "enlargement", "plot", "unreadable", "none")
+RANKS = ("reuse", "altered", "same field", "enlargement", "plot", "unreadable", "none")
 """Order of the rows of findings.csv: what to look at comes first."""
 COLUMNS = (
     *("image", "other_image", "relation", "score", "panels", "kinds", "x", "y", "x_copy", "y_copy"),
@@ -124,6 +129,10 @@ class ExplainConfig:
     needs kornia."""
     library: Path | None = None
     """Copy-moves: folder of the panels screened before, which these are compared with and added to."""
+    altered: bool = True
+    """Copy-moves: look for regions that look pasted, filled or redrawn too, by networks."""
+    models_dir: Path = Path("models")
+    """Copy-moves: folder of the networks' checkpoints."""
     spai: Path | None = None
     """Generated images: a checkpoint of script 7, for its verdict and attention instead of copy-moves."""
     target_fpr: float | None = None
@@ -283,7 +292,7 @@ def main(config: ExplainConfig) -> None:
             f"note: shown upright, by its EXIF orientation {picture.orientation}; masks refer to the pixels as stored"
         )
     if config.spai is None:
-        explained = explain_figure(image, shortened(config.source.name), config.min_score, _matchers(config.lightglue))
+        explained = explain_figure(image, shortened(config.source.name), config)
         text, figure = explained.text, explained.figure
     else:
         # Imported here because torch takes seconds, and copy-moves need no network.
@@ -316,14 +325,18 @@ class Explained:
     """Of the panels."""
 
 
-def explain_figure(image: np.ndarray, title: str, min_score: float, matchers: Sequence[Matcher]) -> Explained:
-    """What an image, uint8 (H, W, 3) RGB, shows twice."""
-    findings = find_reuse(image, matchers)
+def explain_figure(image: np.ndarray, title: str, config: ExplainConfig) -> Explained:
+    """What an image, uint8 (H, W, 3) RGB, shows twice, and what looks altered in it."""
+    min_score, findings = config.min_score, find_reuse(image, _matchers(config.lightglue))
     panels, names = findings.panels, panel_names(image, findings.panels)
     shown = [finding for finding in findings.findings if finding.group.score >= min_score]
     reused = [finding for finding in shown if finding.relation == "reuse"]
     groups = [finding.group for finding in reused]
+    altered = altered_regions(image, panels, config.models_dir) if config.altered else []
     verdict = _verdict(findings.reuse, groups, min_score)
+    if altered:
+        several = f"{len(altered)} regions look" if len(altered) > 1 else "1 region looks"
+        verdict += f"; {several} pasted, filled or redrawn"
     several = len(panels) > 1
     natural = [
         f"natural, and not counted: {finding.relation}, probability of a copy {finding.group.score:.2f}, "
@@ -332,15 +345,38 @@ def explain_figure(image: np.ndarray, title: str, min_score: float, matchers: Se
         if finding.relation != "reuse"
     ]
     places = [_places(finding, names) for finding in reused] if several else []
-    text = "\n\n".join([verdict, *([describe(groups, places)] if groups else []), *natural])
+    rows = [_altered_row(region, panels, names) for region in altered]
+    tables = [describe(groups, places)] if groups else []
+    if altered:
+        head = ["altered", "panel", "score", "x, y", "area"]
+        cells = [
+            [str(n), row["panels"], f"{row['score']:.2f}", f"{row['x']}, {row['y']}", f"{row['area_percent']:.2g} %"]
+            for n, row in enumerate(rows, 1)
+        ]
+        tables.append(markdown_table(head, cells))
+    text = "\n\n".join([verdict, *tables, *natural])
     boxes = [
         NamedBox(panel.x, panel.y, panel.width, panel.height, f"{name} · {panel.kind}")
         for panel, name in zip(panels, names, strict=True)
     ]
-    figure = draw_explanation(image, groups, f"{title}: {verdict}", boxes if several else ())
-    return Explained(
-        text=text, figure=figure, rows=[_row(finding, panels, names) for finding in shown], panels=panels, names=names
-    )
+    regions = [NamedRegion(region.mask, f"altered {n} · {region.score:.2f}") for n, region in enumerate(altered, 1)]
+    figure = draw_explanation(image, groups, f"{title}: {verdict}", boxes if several else (), regions)
+    rows = [_row(finding, panels, names) for finding in shown] + rows
+    return Explained(text=text, figure=figure, rows=rows, panels=panels, names=names)
+
+
+def _altered_row(region: Altered, panels: Sequence[Panel], names: Sequence[str]) -> Row:
+    """An altered region for findings.csv."""
+    x, y = np.argwhere(region.mask).mean(axis=0)[::-1].round().astype(int)
+    return {
+        "relation": "altered",
+        "score": round(region.score, 4),
+        "panels": "" if region.panel is None else names[region.panel],
+        "kinds": "" if region.panel is None else panels[region.panel].kind,
+        "x": int(x),
+        "y": int(y),
+        "area_percent": round(100 * float(region.mask.mean()), 3),
+    }
 
 
 def _row(finding: Finding, panels: Sequence[Panel], names: Sequence[str]) -> Row:
@@ -490,8 +526,9 @@ def _report(rows: list[Row], explained: set[str], config: ExplainConfig) -> None
     images = {kind: {row["image"] for row in rows if row["relation"] == kind} for kind in RANKS}
     reused = (images["reuse"] | {row["other_image"] for row in pairs}) & explained
     across = f"; {len(pairs)} {'finding' if len(pairs) == 1 else 'findings'} across images" if pairs else ""
+    altered = f"altered regions in {len(images['altered'])}, " if images["altered"] else ""
     print(
-        f"\n{len(explained)} {'image' if len(explained) == 1 else 'images'}: reuse in {len(reused)}, "
+        f"\n{len(explained)} {'image' if len(explained) == 1 else 'images'}: reuse in {len(reused)}, {altered}"
         f"nothing in {len(images['none'])}, {len(images['unreadable'])} unreadable{across}"
     )
     print(f"findings: {config.output_path / 'findings.csv'}; pictures: {config.output_path}")
@@ -520,7 +557,7 @@ def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, 
             return task.file, [blank | {"relation": "unreadable", "note": str(error)}], []
         image = picture.upright
         note = f"page {config.page} of {picture.pages}" if picture.pages > 1 else ""
-    explained = explain_figure(image, shortened(Path(task.name).name), config.min_score, _matchers(config.lightglue))
+    explained = explain_figure(image, shortened(Path(task.name).name), config)
     shots = [
         shot.saved(spool / f"{uuid4().hex}.npz")
         for shot in take_shots(image, explained.panels, explained.names, task.name)

@@ -147,6 +147,15 @@ class Ensemble:
         with closing(self._by_batch(work, images)) as batches:
             yield from chain.from_iterable(batches)
 
+    def network_map(self, image: np.ndarray) -> np.ndarray:
+        """The networks' blend alone, averaged over the folds, float32 (h, w): without evidence, and without a decision.
+
+        Args:
+            image: RGB, uint8 (H, W, 3).
+        """
+        (folds,) = self._blend_batch([image])
+        return np.asarray(np.mean([blended for blended, _ in folds], axis=0), np.float32)
+
     def _by_batch(self, work: Callable[..., R], images: Sequence[np.ndarray]) -> Generator[R]:
         """The results of `work` on each batch of the images, in order; a single batch's networks share the threads."""
         batches = self._batches(images)

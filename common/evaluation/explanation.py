@@ -32,6 +32,8 @@ MOST_STRIPS = 4
 CROP_HEIGHT = 280
 """Largest height of a strip in pixels."""
 CAPTION = "same colour: same content; number: probability that it was copied; lines join matching points"
+ALTERED_CAPTION = "dashed: looks pasted, filled or redrawn to the networks"
+ALTERED_COLOUR = "#FF5A5A"
 PANEL_COLOUR = "#B0C4DE"
 HALO = (patheffects.withStroke(linewidth=3.6, foreground="black"),)
 
@@ -45,6 +47,15 @@ class NamedBox:
     width: int
     height: int
     """In pixels of the image."""
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class NamedRegion:
+    """A region of an image that is no copy, with a name."""
+
+    mask: np.ndarray
+    """bool (H, W)."""
     name: str
 
 
@@ -88,41 +99,53 @@ def describe(groups: Sequence[Group], panels: Sequence[str] = ()) -> str:
     return markdown_table(head, rows)
 
 
-def draw_explanation(image: np.ndarray, groups: Sequence[Group], title: str, panels: Sequence[NamedBox] = ()) -> Figure:
+def draw_explanation(
+    image: np.ndarray,
+    groups: Sequence[Group],
+    title: str,
+    panels: Sequence[NamedBox] = (),
+    altered: Sequence[NamedRegion] = (),
+) -> Figure:
     """Draw an image, beside it its groups of copies, and below them each group's best copy warped onto its source.
 
     Args:
         image: uint8 (H, W, 3) RGB of any size.
-        groups: The best first; without any the image is drawn alone.
+        groups: The best first; without any, and without altered regions, the image is drawn alone.
         title: Above the picture.
         panels: Drawn on the image with their names.
+        altered: Regions that look pasted, filled or redrawn, outlined beside the groups.
 
     Returns:
         A figure at most 1,620 pixels wide at its own dpi. Its axes are the image, the groups, and for each of the first
         `MOST_STRIPS` groups source, copy and difference.
     """
     height, width = image.shape[:2]
-    stacked = bool(groups) and width > 2 * height
+    marked = bool(groups or altered)
+    stacked = marked and width > 2 * height
     scale = min((WIDE_PANEL if stacked else PANEL_SIDE) / max(height, width), MOST_ENLARGED)
     picture = resized(image, (max(1, round(width * scale)), max(1, round(height * scale))))
     high, wide = picture.shape[:2]
-    views = 2 if groups else 1
+    views = 2 if marked else 1
     columns = 1 if stacked else views
     content = max(columns * wide + (columns - 1) * MARGIN, LEAST_WIDTH - 2 * MARGIN)
     strips = [_strip(image, group.copies[0], (content - 2 * MARGIN) // 3) for group in groups[:MOST_STRIPS]]
 
-    head, strip_head = (62 if groups else 42), 56
+    head, strip_head = (62 if marked else 42), 56
     total = head + views // columns * (high + MARGIN) + sum(strip_head + len(strip[0]) for strip in strips) + MARGIN
     page = Page(content + 2 * MARGIN, total)
     page.title(title)
-    if groups:
-        page.text(MARGIN, 38, CAPTION, color="0.35")
+    if marked:
+        captions = [CAPTION] * bool(groups) + [ALTERED_CAPTION] * bool(altered)
+        page.text(MARGIN, 38, "; ".join(captions), color="0.35")
     left = (page.width - columns * wide - (columns - 1) * MARGIN) // 2
     _draw_panels(page.panel(picture, left, head), panels, (width, height), (wide, high))
     top = head + high + MARGIN
-    if groups:
+    if marked:
         x, y = (left, top) if stacked else (left + wide + MARGIN, head)
-        axes = page.panel(_spotlit(picture, np.any([group.mask for group in groups], axis=0)), x, y)
+        masks = [*(group.mask for group in groups), *(region.mask for region in altered)]
+        axes = page.panel(_spotlit(picture, np.any(masks, axis=0)), x, y)
+        for region in altered:
+            _draw_altered(axes, region, (wide, high))
         # The best is drawn last, on top of the others.
         for number, group in reversed([*enumerate(groups, 1)]):
             _draw_group(axes, number, group, (width, height), (wide, high))
@@ -169,6 +192,23 @@ def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], sh
         place = (np.clip(x + wide / 2, half, max(half, shown[0] - half)), max(y - 12, 12))
         box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": colour, "alpha": 0.8}
         axes.text(*place, text, color=colour, fontsize=9, weight="bold", ha="center", va="center", bbox=box)
+
+
+def _draw_altered(axes: Axes, region: NamedRegion, shown: tuple[int, int]) -> None:
+    """Dashed outline and name of a region, on an image that is shown as `shown`, (width, height)."""
+    mask = resized_mask(region.mask, shown)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for contour in contours:
+        x, y = np.concatenate([contour, contour[:1]])[:, 0].T
+        axes.plot(x, y, color="black", linewidth=3.2)
+        axes.plot(x, y, color=ALTERED_COLOUR, linewidth=1.8, linestyle=(0, (4, 3)))
+    if contours:
+        x, y, wide, _ = cv2.boundingRect(max(contours, key=cv2.contourArea))
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": ALTERED_COLOUR, "alpha": 0.8}
+        half = 6 + 4 * len(region.name)
+        place = (np.clip(x + wide / 2, half, max(half, shown[0] - half)), max(y - 12, 12))
+        style = {"fontsize": 9, "weight": "bold", "ha": "center", "va": "center"}
+        axes.text(*place, region.name, color=ALTERED_COLOUR, bbox=box, parse_math=False, **style)
 
 
 def _draw_panels(axes: Axes, panels: Sequence[NamedBox], size: tuple[int, int], shown: tuple[int, int]) -> None:

@@ -83,7 +83,7 @@ class PlannedCase:
 
 
 def bundled_photographs(*, free: bool = False) -> list[Path]:
-    """The photographs and micrographs in the wheels of scikit-image and scikit-learn; with `free`, those without terms."""
+    """The photographs and micrographs in the wheels of scikit-image and scikit-learn; `free`: without terms."""
     folders = {"skimage": files("skimage") / "data", "sklearn": files("sklearn") / "datasets" / "images"}
     paths = [Path(str(folders[package] / name)) for package, names in BUNDLED.items() for name in names]
     return [path for path in paths if not free or path.stem not in NOT_FREE]
