@@ -1,5 +1,6 @@
 """Make, import and check data folders.
 
+    python prepare_data.py examples                              # six images to look at first: forged and untouched
     python prepare_data.py demo                                  # a small data set without any download, ~30 s
     python prepare_data.py figures SOURCE data/figures           # compound figures of your micrographs, half with reuse
     python prepare_data.py pairs SOURCE data/pairs               # your untouched images, drawn figures, forged twins
@@ -27,6 +28,7 @@ from common.data.samples import Sample, open_samples
 from common.errors import UserError, listing
 from common.making.checking import check_folder
 from common.making.demo import bundled_photographs, make_demo, plan_demo, usable_photographs
+from common.making.examples import make_examples
 from common.making.figures import RELATIONS, make_figures
 from common.making.importing import find_source, hold_out, import_samples, mask_notes
 from common.making.layout import new_folder
@@ -51,6 +53,18 @@ class Demo:
     """Number of test images, 54 % of them forged, from photographs that no training image uses."""
     drawn_share: float = 0.7
     """Share of the cases that are drawn blots, gels and cells, from 0 to 1."""
+    overwrite: bool = False
+    """Replace the output if it is a data folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Make six examples for a first look: drawn figures and photographs, four of them forged."""
+
+    output: Path = Path("data/examples")
+    """The data folder to make."""
+    seed: int = 0
+    """Random seed; the same seed makes the same examples, to the byte."""
     overwrite: bool = False
     """Replace the output if it is a data folder."""
 
@@ -152,6 +166,16 @@ def run_demo(options: Demo) -> None:
     )
 
 
+def run_examples(options: Examples) -> None:
+    """Make the examples and say how to look at them."""
+    with new_folder(options.output, overwrite=options.overwrite) as folder:
+        made = make_examples(folder, options.seed)
+    print(
+        f"wrote {options.output}: {len(made)} test images ({', '.join(made)})\n"
+        f"next: python explain.py {options.output / 'test_images'}"
+    )
+
+
 def run_figures(options: Figures) -> None:
     """Make compound figures and print a summary."""
     if options.train < 4 or options.test < 0:
@@ -238,9 +262,11 @@ def run_check(options: Check) -> None:
 
 def main() -> None:
     """Run the chosen command."""
-    options = tyro.cli(Demo | Figures | Pairs | Import | Check, description=__doc__)
+    options = tyro.cli(Examples | Demo | Figures | Pairs | Import | Check, description=__doc__)
     if isinstance(options, Demo):
         run_demo(options)
+    elif isinstance(options, Examples):
+        run_examples(options)
     elif isinstance(options, Figures):
         run_figures(options)
     elif isinstance(options, Pairs):
