@@ -60,10 +60,17 @@ fit: train
 submission: train
 	$(BIN)/python make_submission.py --input "$(INPUT)" --models-dir "$(MODELS)" --output "$(OUTPUT)" $(FLAGS_submission)
 
-# Real content, the real programs, a few minutes: data, training, submission, score; the network alone, and untrained.
+# Within a minute: the networks and the evidence that come with the project, on six examples. Then, in a few minutes, a
+# network of one's own: data, training, submission, score; the network alone, and untrained.
 demo: setup
+	$(BIN)/python prepare_data.py examples --output data/examples --overwrite
+	$(BIN)/python make_submission.py --input data/examples/test_images --models-dir models/release --allow-missing \
+		--output $(DEMO)/examples/submission.csv --maps $(DEMO)/examples/maps
+	$(BIN)/python evaluate.py --submission $(DEMO)/examples/submission.csv --masks data/examples/test_masks \
+		--maps $(DEMO)/examples/maps --report $(DEMO)/examples/report
+	@echo "look at $(DEMO)/examples/report/predictions.png; your own images: python explain.py figure.png"
 	$(BIN)/python prepare_data.py demo --output data/demo --overwrite
-	$(BIN)/python script_1_highres_no_ela.py --profile quick --lr 2e-3 --overwrite --data-dir data/demo \
+	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 5 --overwrite --data-dir data/demo \
 		--models-dir models/demo
 	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 0 --overwrite --data-dir data/demo \
 		--models-dir models/demo_untrained
