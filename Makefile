@@ -64,7 +64,7 @@ submission: train
 # network of one's own: data, training, submission, score; the network alone, and untrained.
 demo: setup
 	$(BIN)/python prepare_data.py examples --output data/examples --overwrite
-	$(BIN)/python make_submission.py --input data/examples/test_images --models-dir models/release --allow-missing \
+	$(BIN)/python make_submission.py --input data/examples/test_images --models-dir models/release \
 		--output $(DEMO)/examples/submission.csv --maps $(DEMO)/examples/maps
 	$(BIN)/python evaluate.py --submission $(DEMO)/examples/submission.csv --masks data/examples/test_masks \
 		--maps $(DEMO)/examples/maps --report $(DEMO)/examples/report

@@ -1,10 +1,11 @@
-"""Find what an image or a figure shows twice, or what looks pasted or redrawn; or explain verdicts of scripts 7 and 8.
+"""Find what an image shows twice, and what looks pasted; or explain verdicts on generated images, or faces in videos.
 
     python explain.py figure.png                                            # what is shown twice in one image
     python explain.py paper.pdf                                             # in a paper: within and across its figures
     python explain.py paper/ more/figure7.png                               # in many: a ranked table, and pictures
     python explain.py paper.pdf --library screened/                         # and in all papers screened before
     python explain.py figure.png --output found.png --min-score 0.8
+    python explain.py blot.png --altered                                    # and what looks pasted or redrawn in it
     python explain.py portrait.jpg --spai models/spai_fusion_best.pth       # is the whole image generated?
     python explain.py clip.mp4                                              # is the face fake? Also a folder of clips
 
@@ -28,9 +29,10 @@ compared with them. Panels of that folder are named after it.
 Repetition is found without a network. Images are shown upright, as their EXIF orientation asks for, and positions are
 those of the picture that is shown.
 
-Altered regions. The networks of --models-dir, or those that come with the project where none is trained, mark what
-looks pasted, filled or redrawn: dashed. What is printed on a picture, plots and schematics are left out. Their score is
-no calibrated probability. An image without any finding may still be forged.
+Altered regions. With --altered, the networks of --models-dir, or where none is trained those that come with the project
+mark what looks pasted, filled or redrawn: dashed. What is printed on a picture, plots and schematics are left out. The
+score is no calibrated probability: insets, stacked pictures and blurred grounds are marked too (docs/RESULTS.md). An
+image without any finding may still be forged.
 
 Generated images. With --spai, a checkpoint of script 7, it prints the calibrated probability that the whole image is
 generated and the verdict, and draws by default outputs/<folder>/<image>_generated.png:
@@ -70,7 +72,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common.data.images import read_picture, scan_images
-from common.ensemble.altered import Altered, altered_regions
+from common.ensemble.altered import Altered, altered_regions, networks_for
 from common.ensemble.evidence import collected
 from common.errors import UserError
 from common.evaluation.explanation import NamedBox, NamedRegion, describe, draw_explanation
@@ -129,10 +131,10 @@ class ExplainConfig:
     needs kornia."""
     library: Path | None = None
     """Copy-moves: folder of the panels screened before, which these are compared with and added to."""
-    altered: bool = True
+    altered: bool = False
     """Copy-moves: look for regions that look pasted, filled or redrawn too, by networks."""
     models_dir: Path = Path("models")
-    """Copy-moves: folder of the networks' checkpoints."""
+    """Copy-moves: folder of the networks for --altered; where none is trained, those of its folder release."""
     spai: Path | None = None
     """Generated images: a checkpoint of script 7, for its verdict and attention instead of copy-moves."""
     target_fpr: float | None = None
@@ -160,6 +162,8 @@ class ExplainConfig:
                 raise UserError(f"{flag} is {value}; it must be from 0 to 1.")
         if self.target_fpr is not None and not 0 < self.target_fpr < 1:
             raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
+        if self.models_dir != Path("models") and not self.models_dir.is_dir():
+            raise UserError(f"--models-dir {self.models_dir} is no folder. Name the folder of the networks.")
         if self.page < 1:
             raise UserError(f"--page is {self.page}; it must be 1 or more.")
         if self.page > 1 and self.subject == "videos":
@@ -295,7 +299,7 @@ def main(config: ExplainConfig) -> None:
         explained = explain_figure(image, shortened(config.source.name), config)
         text, figure = explained.text, explained.figure
     else:
-        # Imported here because torch takes seconds, and copy-moves need no network.
+        # Imported here because torch takes seconds.
         from common.devices import process_state
         from common.generated import explain, load_detector
 
@@ -304,6 +308,8 @@ def main(config: ExplainConfig) -> None:
         text, figure = explain(detector, image, shortened(config.source.name))
     with written_whole(config.output_path, "wb") as file:
         figure.savefig(file, format="png")
+    if config.spai is None and config.altered:
+        text += f"\n\n{networks_for(config.models_dir)[1]}"
     print(text)  # last: a reader like head may close the pipe
     print(f"\npicture: {config.output_path}")
 
@@ -460,6 +466,8 @@ def explain_many(config: ExplainConfig) -> None:
         if library is not None:
             library.add([(name, digest, shots[name]) for name, digest in digests.items()])
     _report(rows, explained, config)
+    if config.altered:
+        print(networks_for(config.models_dir)[1])
     if library is not None:
         print(f"library: {config.library}, {len(library)} panels of {len(library.sources)} files")
     if any(row["relation"] == "unreadable" for row in rows):

@@ -12,8 +12,8 @@ ONNX. By default the files are written to exported/ beside the checkpoints, wher
 onnxruntime finds them. Needs: pip install onnxruntime onnx.
 
 Safetensors. <name>.safetensors holds the weights in half precision and all else of the checkpoint, but the optimiser's
-state, in its header; an ensemble.json that was fitted for these checkpoints goes with them. Every program takes such a
-folder as its --models-dir, and make_submission.py reads models/release where nothing else is trained.
+state, in its header; an ensemble.json that was fitted for these checkpoints goes with them. make_submission.py and
+explain.py take such a folder as --models-dir, and read models/release where nothing else is trained.
 """
 
 from common.process import prepare
@@ -64,21 +64,31 @@ def write_release(models_dir: Path, output: Path) -> None:
     from common.ensemble.settings import Settings
     from common.training.checkpoint import load_checkpoint, save_release
 
-    paths, rows = checkpoint_paths(models_dir), []
+    paths, rows, settings, copy_move = checkpoint_paths(models_dir), [], None, False
     if not paths:
         raise UserError(f"{models_dir} has no trained network. Train one, or name another --models-dir.")
-    for path in paths:
-        own = path.parent.relative_to(models_dir) / f"{path.stem.removesuffix('_best')}.safetensors"
-        save_release(load_checkpoint(path, mapped=True), output / own)
-        rows.append([own.as_posix(), f"{(output / own).stat().st_size / 1e6:.1f}"])
+    if (models_dir / SETTINGS_FILE).is_file():
+        settings = Settings.load(models_dir / SETTINGS_FILE)
+        copy_move = COPY_MOVE.name in settings.checkpoints
+        if settings.decision.reads_generated:
+            raise UserError("the decision reads script 7's detector, which is not exported. Fit with --no-generated.")
+        if settings.checkpoints != identities(models_dir, copy_move=copy_move):
+            raise UserError(f"{models_dir / SETTINGS_FILE} was fitted for other checkpoints. Fit again, or remove it.")
+    targets = [
+        output / path.parent.relative_to(models_dir) / f"{path.stem.removesuffix('_best')}.safetensors"
+        for path in paths
+    ]
+    # What an earlier export left would join the ensemble.
+    if foreign := sorted({*output.rglob("*.safetensors"), *output.rglob("*_best.pth")} - {*targets}):
+        raise UserError(f"{output} holds other networks: {foreign[0]}. Name an empty folder, or remove them.")
+    (output / SETTINGS_FILE).unlink(missing_ok=True)
+    for path, target in zip(paths, targets, strict=True):
+        save_release(load_checkpoint(path, mapped=True), target)
+        rows.append([target.relative_to(output).as_posix(), f"{target.stat().st_size / 1e6:.1f}"])
     print(markdown_table(["file", "MB"], rows))
-    if not (models_dir / SETTINGS_FILE).is_file():
+    if settings is None:
         print(f"without settings: fit them with fit_ensemble.py --models-dir {models_dir}, and export again")
         return
-    settings = Settings.load(models_dir / SETTINGS_FILE)
-    copy_move = COPY_MOVE.name in settings.checkpoints
-    if settings.checkpoints != identities(models_dir, copy_move=copy_move):
-        raise UserError(f"{models_dir / SETTINGS_FILE} was fitted for other checkpoints. Fit again, or remove it.")
     replace(settings, checkpoints=identities(output, copy_move=copy_move)).save(output / SETTINGS_FILE)
     print(f"with the settings of {models_dir / SETTINGS_FILE}")
 

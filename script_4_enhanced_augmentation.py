@@ -32,7 +32,7 @@ CONFIG = NewForgeriesConfig(name="enhanced_aug", lr=1e-4)
 
 
 def main(config: NewForgeriesConfig) -> None:
-    """Train with copy-paste on all folds but one and validate on that one, as it is."""
+    """Train with new forgeries on all folds but one and validate on that one, as it is."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.
     from common.data.sampling import WeightedSampler, small_forgery_weights
     from common.data.transforms import strong_augmentation

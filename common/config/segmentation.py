@@ -32,7 +32,8 @@ class TrainConfig(RunConfig):
     """quick shrinks the recipe for two CPU cores: lighter encoder, 256 px, fewer epochs; other flags win over it."""
 
     init: str = "none"
-    """Member whose checkpoint gives network, image size and first weights; none starts from --encoder-weights."""
+    """Member whose checkpoint gives network, framing, image size and first weights; none starts from
+    --encoder-weights."""
     encoder_name: str = "tu-efficientnet_b2"
     """Encoder of segmentation-models-pytorch; tu-NAME takes timm's NAME."""
     encoder_weights: str = "imagenet"
@@ -136,6 +137,7 @@ class NewForgeriesConfig(OversamplingConfig):
         return super()._rules() | {
             "paste_scales": (0 < low <= high, "two numbers above 0, the smaller one first"),
             "paste_kinds": (len(self.paste_kinds) > 0, "one kind or more"),
+            "vary_images": (not self.vary_images or self.framing == "crop", "left out, or with --framing crop"),
         }
 
 

@@ -41,13 +41,24 @@ def crop_around(
     return image[rows, columns], mask[rows, columns]
 
 
+def bound_pair(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, C) and its mask (H, W) at the `bounded_shape` of squares of a side: as prediction sees them."""
+    return bound_image(image, side), shrink_mask(mask, *bounded_shape(mask.shape, side))
+
+
+def range_around(position: int | None, side: int, limit: int, rng: np.random.Generator) -> slice:
+    """A random range of length `side` within `limit`, at least as long, that contains a position if there is one."""
+    low, high = (0, limit - side) if position is None else (max(0, position - side + 1), min(position, limit - side))
+    first = int(rng.integers(low, high, endpoint=True))
+    return slice(first, first + side)
+
+
 def random_square(
     image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Crop a random square of the image's own pixels; of a forged image one that shows some of the forgery.
 
-    An image that `TILES_ALONG` squares do not span is shrunk first, as for prediction; one smaller than the square is
-    mirrored at its edges.
+    An image smaller than the square is mirrored at its edges.
 
     Args:
         image: (H, W, C).
@@ -58,20 +69,12 @@ def random_square(
     Returns:
         Image (side, side, C) and mask (side, side).
     """
-    image, mask = bound_image(image, side), shrink_mask(mask, *bounded_shape(mask.shape, side))
     forged = np.flatnonzero(mask)
     width = mask.shape[1]
     image, mask = fill_tile(image, side), fill_tile(mask, side)
     row, column = divmod(int(rng.choice(forged)), width) if len(forged) else (None, None)
-    rows, columns = _around(row, side, len(mask), rng), _around(column, side, mask.shape[1], rng)
+    rows, columns = range_around(row, side, len(mask), rng), range_around(column, side, mask.shape[1], rng)
     return image[rows, columns], mask[rows, columns]
-
-
-def _around(position: int | None, side: int, limit: int, rng: np.random.Generator) -> slice:
-    """A random range of length `side` within `limit` that contains a position, if there is one."""
-    low, high = (0, limit - side) if position is None else (max(0, position - side + 1), min(position, limit - side))
-    first = int(rng.integers(low, high, endpoint=True))
-    return slice(first, first + side)
 
 
 def _window(start: int, length: int, side: int, limit: int, rng: np.random.Generator) -> slice:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from common.data.cropping import random_square
+from common.data.cropping import bound_pair, random_square
 from common.data.images import read_image
 from common.data.index import file_hash
 from common.data.masks import read_mask
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample
-from common.data.tiles import bound_image, bounded_shape, fill_tile, square_windows
-from common.data.transforms import augment, resize_image, resize_mask, shrink_mask, to_channels, to_tensor
+from common.data.tiles import fill_tile, square_windows
+from common.data.transforms import augment, resize_image, resize_mask, to_channels, to_tensor
 
 Edit = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 """Changes an image (H, W, C) and its union mask (H, W) before they are resized, by a random generator."""
@@ -94,6 +94,8 @@ class ForgeryDataset(Dataset):
         index, seed = index if isinstance(index, tuple) else (index, None)
         image, mask = self._load(index)
         rng = np.random.default_rng(index if seed is None else seed)
+        if self.framing == "crop":  # before the edit: forgeries are made at the scale that prediction sees
+            image, mask = bound_pair(image, mask, self.image_size)
         if self.edit is not None:
             image, mask = self.edit(image, mask, rng)
         if self.framing == "crop" and seed is None:
@@ -107,11 +109,10 @@ class ForgeryDataset(Dataset):
         return {"image": to_tensor(image), "mask": to_tensor(mask[..., None]), "index": index}
 
     def _tiles(self, image: np.ndarray, mask: np.ndarray) -> dict[str, Tensor | int]:
-        """All tiles of an image, and its mask at their scale."""
-        height, width = bounded_shape(mask.shape, self.image_size)
-        image = fill_tile(bound_image(image, self.image_size), self.image_size)
-        tiles = [to_tensor(image[window]) for window in square_windows(height, width, self.image_size)]
-        return {"image": torch.stack(tiles), "mask": torch.from_numpy(shrink_mask(mask, height, width))[None]}
+        """All tiles of an image of `bounded_shape`, and its mask."""
+        image = fill_tile(image, self.image_size)
+        tiles = [to_tensor(image[window]) for window in square_windows(mask.shape[0], mask.shape[1], self.image_size)]
+        return {"image": torch.stack(tiles), "mask": torch.from_numpy(np.ascontiguousarray(mask))[None]}
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image and union mask in `form`, read from the cache or decoded."""

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from common.errors import UserError
 from common.figures.annotations import find_print
 from common.figures.panels import Panel
 
 if TYPE_CHECKING:
     from common.ensemble.ensemble import Ensemble
 
+RELEASE = "release"
+"""Folder in models/ of the networks that come with the project."""
 MIN_REGION = 64
 """Pixels of the map: smaller regions are noise."""
 PEAK_QUANTILE = 0.9
@@ -65,34 +68,33 @@ def find_altered(
     found = []
     for number, panel in pictures:
         inside = prob[panel.window].copy()
+        inside[find_print(image[panel.window])] = 0
         if len(panels) > 1:
             rim = round(_RIM * min(inside.shape))
             framed = np.ones(inside.shape, bool)
             framed[rim : inside.shape[0] - rim, rim : inside.shape[1] - rim] = False
-            inside[framed | find_print(image[panel.window])] = 0
-        count, labels, stats, _ = cv2.connectedComponentsWithStats((inside >= threshold).astype(np.uint8))
-        for label in range(1, count):
-            own = labels == label
-            score = float(np.quantile(inside[own], PEAK_QUANTILE))
-            if stats[label, cv2.CC_STAT_AREA] >= least and score >= least_score:
+            inside[framed] = 0
+        _, labels, stats, _ = cv2.connectedComponentsWithStats((inside >= threshold).astype(np.uint8))
+        for label in np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= least) + 1:
+            x, y, wide, high = stats[label, :4].tolist()
+            own = labels[y : y + high, x : x + wide] == label
+            score = float(np.quantile(inside[y : y + high, x : x + wide][own], PEAK_QUANTILE))
+            if score >= least_score:
                 mask = np.zeros((height, width), bool)
-                mask[panel.window] = own
+                mask[panel.y + y : panel.y + y + high, panel.x + x : panel.x + x + wide] = own
                 found.append(Altered(mask, score, number if len(panels) > 1 else None))
     return sorted(found, key=lambda region: -region.score)
 
 
 def altered_regions(image: np.ndarray, panels: Sequence[Panel], models_dir: Path) -> list[Altered]:
-    """`find_altered` by the networks of a folder, or by those that come with the project; nothing without any.
+    """`find_altered` by the networks of a folder (`networks_for`); nothing without any.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         panels: Of the image.
-        models_dir: Folder of the checkpoints; they stay loaded for the next call.
-
-    Raises:
-        UserError: A checkpoint is broken.
+        models_dir: Folder of the checkpoints.
     """
-    networks = _load(models_dir)
+    networks, _ = networks_for(models_dir)
     if networks is None:
         return []
     threshold = networks.settings.pixel_threshold
@@ -100,11 +102,24 @@ def altered_regions(image: np.ndarray, panels: Sequence[Panel], models_dir: Path
 
 
 @cache
-def _load(models_dir: Path) -> "Ensemble | None":
-    from common.ensemble.loading import load_ensemble
-    from common.ensemble.members import checkpoint_paths, network_folder
+def networks_for(models_dir: Path) -> "tuple[Ensemble | None, str]":
+    """The networks of a folder on the CPU, where it has none those of its folder `release`; and a line that says which.
 
-    if not checkpoint_paths(network_folder(models_dir)):
-        return None
-    with redirect_stdout(StringIO()):  # each of several processes would say which networks it takes
-        return load_ensemble(models_dir, allow_missing=True, generated=False)
+    None where there are none, or where they can't be used: copies are found without them. They stay loaded.
+    """
+    # Imported here because torch takes seconds.
+    import torch
+
+    from common.ensemble.loading import load_ensemble
+    from common.ensemble.members import checkpoint_paths
+
+    folder = models_dir if checkpoint_paths(models_dir) else models_dir / RELEASE
+    if not checkpoint_paths(folder):
+        return None, f"altered regions are not looked for: there is no network in {models_dir}"
+    try:
+        with redirect_stdout(StringIO()):  # what it prints is for submissions
+            ensemble = load_ensemble(folder, torch.device("cpu"), allow_missing=True, generated=False)
+    except UserError as error:
+        return None, f"altered regions are not looked for: {error}"
+    names = ", ".join(member.name for member in ensemble.networks)
+    return ensemble, f"altered regions: networks of {folder} ({names})"

@@ -94,6 +94,14 @@ def copy_features(score: float, inliers: float, area_share: float) -> dict[str, 
     }
 
 
+def with_copies(probability: float, decision: "Decision", score: float) -> float:
+    """An image's probability of being forged, with copies of a calibrated score that its decision may not have read.
+
+    A decision of the networks alone knows nothing of them, and they are independent of it: the higher one counts.
+    """
+    return probability if decision.reads_copies else max(probability, score)
+
+
 def generated_features(probability: float) -> dict[str, float]:
     """Feature of the probability, in [0, 1], that the image as a whole is generated.
 
@@ -160,6 +168,11 @@ class Decision:
     def reads_generated(self) -> bool:
         """Whether it reads the detector of generated images."""
         return not set(GENERATED_FEATURES).isdisjoint(self.features)
+
+    @property
+    def reads_copies(self) -> bool:
+        """Whether it reads the copy-move evidence."""
+        return not set(COPY_FEATURES).isdisjoint(self.features)
 
     def probability(self, features: Mapping[str, float]) -> float:
         """Probability in (0, 1) that the image with these features is forged."""

@@ -15,12 +15,12 @@ from torch import nn
 from common.data.transforms import resize_map
 from common.ensemble.blending import blend, join_evidence, to_half, to_single
 from common.ensemble.decision import (
-    COPY_FEATURES,
     FEATURE_SIZE,
     copy_features,
     feature_maps,
     generated_features,
     map_features,
+    with_copies,
 )
 from common.ensemble.evidence import Evidence, gather
 from common.ensemble.members import COPY_MOVE, Member
@@ -66,8 +66,8 @@ class Prediction:
     """The ensemble's result for an image."""
 
     prob: np.ndarray
-    """Probability of each pixel, float32 (h, w): the size of the image if it is large or evidence is drawn in it, else
-    the networks'."""
+    """Probability of each pixel, float32 (h, w): the size of the image where evidence is drawn in it, else that of the
+    networks' largest map (`Pieces.maps`)."""
     forged_probability: float
     """Calibrated, in (0, 1]."""
     evidence: Evidence | None = None
@@ -134,7 +134,7 @@ class Ensemble:
             return [self._prediction(*own) for own in by_image]
 
     def member_maps(self, images: Sequence[np.ndarray], fold: int = 0) -> Iterator[np.ndarray]:
-        """The networks' maps of each image, float16 (M, h, w): at the image's size if it is large, else `map_size`.
+        """The networks' maps of each image, float16 (M, h, w), at the size of the largest (`Pieces.maps`).
 
         Args:
             images: RGB, uint8 (H, W, 3).
@@ -185,7 +185,7 @@ class Ensemble:
         return list(zip(*by_fold, strict=True))
 
     def _maps(self, fold: int, pieces: dict[InputSpec, Pieces], n_images: int, mapped: Callable) -> list[np.ndarray]:
-        """The networks' maps of each image, float16 (M, h, w), all at the size of the largest, at least `map_size`.
+        """The networks' maps of each image, float16 (M, h, w), all at the size of the largest.
 
         `mapped` applies the networks: `map`, one after the other, or `_mapped`, by the threads.
         """
@@ -200,7 +200,7 @@ class Ensemble:
         stacks = []
         for number in range(n_images):
             maps = [own[number] for own in by_network]
-            shapes = [*(prob.shape for prob in maps), (self.map_size, self.map_size)]
+            shapes = [prob.shape for prob in maps] or [(self.map_size, self.map_size)]  # without networks: no map
             shape = max(shapes, key=lambda shape: shape[0] * shape[1])
             stack = np.empty((len(maps), *shape), np.float16)
             for place, prob in enumerate(maps):
@@ -231,9 +231,8 @@ class Ensemble:
         if generated is not None:
             others |= generated_features(generated.probability)
         probability = float(np.mean([decision.probability(features | others) for _, features in folds]))
-        if evidence is not None and not set(COPY_FEATURES) & set(decision.features):
-            # The decision is the networks' alone, and evidence is independent of it: the higher probability counts.
-            probability = max(probability, evidence.score)
+        if evidence is not None:
+            probability = with_copies(probability, decision, evidence.score)
         return Prediction(prob, probability, evidence, generated)
 
 

@@ -40,6 +40,8 @@ _CLEANUPS: tuple[dict[str, Any], ...] = (
     {"opening": 0.005},
     {"fill_holes": True},
 )
+LEAST_COPIES = 10
+"""Images with copies of a probability above 0.5 that a decision must have seen to read the evidence."""
 _PENALTIES = (0.01, 0.1, 1.0)  # scikit-learn's C: for standardised features, strong to weak
 
 
@@ -85,6 +87,11 @@ class Oof:
             roles = tuple("evidence" if role == "evidence" else "average" for role in roles)
         generated = self.generated if DETECTOR in members else None
         return replace(self, roles=roles, original_weights=tuple(weights), generated=generated)
+
+    @property
+    def joins_evidence(self) -> bool:
+        """Whether copy-move evidence is one of the members."""
+        return self.evidence is not None and self.roles[-1] == "evidence" and self.original_weights[-1] > 0
 
     def networks(self, image: int, weights: Sequence[float]) -> np.ndarray:
         """The networks' blend of one image, float16 (S, S), for which the curves of F1 are exact."""
@@ -252,6 +259,10 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
     probably not generated contributes nothing, and are left out if their coefficient would be negative, or if they are
     equal for all images.
 
+    `COPY_FEATURES` are left out, and the evidence counts by itself (`with_copies`), if fewer than `LEAST_COPIES` of the
+    images show copies that pass, or if a higher score would lower the probability: else a fit that has hardly seen
+    copies would call the plainest one authentic.
+
     Args:
         features: A row an image, a column for each of its features that may be read.
         forged: The truth, bool (n,).
@@ -262,6 +273,10 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
         UserError: Fewer than two groups with forged or with authentic images.
     """
     features = features.drop(columns=[n for n in features if n in GENERATED_FEATURES and features[n].nunique() == 1])
+    copies = [name for name in COPY_FEATURES if name in features]
+    others = features.columns.difference(copies)
+    if len(others) and "copy_score" in copies and (features["copy_score"] > 0).sum() < LEAST_COPIES:
+        features = features.drop(columns=copies)
     chosen = features.to_numpy()
     mean = np.where(features.columns.isin(GENERATED_FEATURES), 0.0, chosen.mean(axis=0))
     scale = np.sqrt(((chosen - mean) ** 2).mean(axis=0))
@@ -278,6 +293,8 @@ def fit_decision(features: pd.DataFrame, forged: np.ndarray, groups: np.ndarray,
     penalty = min(held, key=lambda penalty: log_loss(forged, held[penalty]))
     model = _logistic(penalty).fit(standard, forged)
     coefficients = dict(zip(map(str, features), model.coef_[0].tolist(), strict=True))
+    if len(others) and coefficients.get("copy_score", 0) < 0:
+        return fit_decision(features.drop(columns=copies), forged, groups, seed)
     if against := [name for name in GENERATED_FEATURES if coefficients.get(name, 0) < 0]:
         return fit_decision(features.drop(columns=against), forged, groups, seed)
     return Decision(

@@ -18,11 +18,11 @@ from common.ensemble.members import (
     SETTINGS_FILE,
     SPAI,
     Member,
+    checkpoint_paths,
     fold_folders,
     identities,
     map_members,
     member_path,
-    network_folder,
 )
 from common.ensemble.settings import Settings
 from common.ensemble.views import VIEWS, worker_count
@@ -46,8 +46,7 @@ def load_ensemble(
 
     Args:
         models_dir: Where the training scripts wrote the checkpoints. Its folders `fold_*`, if there are any, hold the
-            same members of other folds. If no network is trained there, those of its folder `release` are used, if it
-            has one.
+            same members of other folds. A folder of released networks alone (`.safetensors`) is whole as it is.
         device: Where the networks run; by default the process's.
         allow_missing: Continue without members that were not trained, printing each. With `copy_move`, its evidence
             decides alone if no network was trained.
@@ -65,22 +64,19 @@ def load_ensemble(
     """
     device = device or cast(torch.device, process_state().device)
     n_views = n_images * len(VIEWS[tta or "none"])
-    networks = network_folder(models_dir)
-    if networks != models_dir:
-        names = ", ".join(member.name for member in map_members() if member_path(networks, member).is_file())
-        print(f"no network is trained in {models_dir}: the released ones of {networks} are used ({names})")
+    paths = checkpoint_paths(models_dir)
+    released = bool(paths) and all(path.suffix == ".safetensors" for path in paths)
     folds = load_members(
-        networks,
+        models_dir,
         device,
-        # A release is whole as it is.
-        missing="ignore" if networks != models_dir else "note" if allow_missing else "refuse",
+        missing="ignore" if released else "note" if allow_missing else "refuse",
         copy_move=copy_move,
         backend=backend,
         n_views=n_views,
     )
     path = find_detector(models_dir) if generated else None
     detector = None if path is None else load_detector(path, device)
-    settings = _settings(networks, folds, path, copy_move=copy_move)
+    settings = _settings(models_dir, folds, path, copy_move=copy_move)
     if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
         print(f"note: the decision was fitted on maps of the views {settings.tta}; {tta} may shift its probabilities")
     settings = settings if tta is None else replace(settings, tta=tta)

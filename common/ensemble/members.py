@@ -46,8 +46,6 @@ MEMBERS = (
     SPAI,
 )
 SETTINGS_FILE = "ensemble.json"
-RELEASE = "release"
-"""Folder in models/ of the networks that come with the project."""
 
 
 def map_members() -> list[Member]:
@@ -59,14 +57,6 @@ def member_path(models_dir: Path, member: Member) -> Path:
     """The member's checkpoint: <name>_best.pth, as it is trained, or else <name>.safetensors, as it is released."""
     trained, released = models_dir / f"{member.name}_best.pth", models_dir / f"{member.name}.safetensors"
     return released if released.is_file() and not trained.is_file() else trained
-
-
-def network_folder(models_dir: Path) -> Path:
-    """Where the networks of a models folder are: `models_dir`, or its release if no network is trained there."""
-    released = models_dir / RELEASE
-    if checkpoint_paths(models_dir) or not checkpoint_paths(released):
-        return models_dir
-    return released
 
 
 def checkpoint_paths(models_dir: Path) -> list[Path]:
@@ -84,14 +74,13 @@ def identities(models_dir: Path, *, copy_move: bool = False, generated: bool = F
     """Name → hash of the member's checkpoint files, those of `fold_*` folders included, for members that have any.
 
     Args:
-        models_dir: The folder of checkpoints, or of the release that stands in for them (`network_folder`).
+        models_dir: The folder of checkpoints.
         copy_move: Add the version of the copy-move detector.
         generated: Add the hash of the detector of generated images, if there is one.
     """
     found = {}
-    folders = fold_folders(network_folder(models_dir))
     for member in map_members():
-        files = [member_path(folder, member) for folder in folders]
+        files = [member_path(folder, member) for folder in fold_folders(models_dir)]
         if digests := b"".join(_digest(path) for path in files if path.is_file()):
             found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
     if copy_move:

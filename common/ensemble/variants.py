@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from common.ensemble.choices import MODE_THRESHOLDS, Mode
-from common.ensemble.decision import is_forged
+from common.ensemble.decision import is_forged, with_copies
 from common.ensemble.fitting import Fitted, Oof, fit_settings, grouped_folds
 from common.ensemble.instances import find_instances
 from common.ensemble.settings import WeightSource
@@ -105,7 +106,10 @@ def _outcome(oof: Oof, image: int, fitted: Fitted) -> dict[str, Any]:
     found = bool(mask.any())
     probability = float(found)
     if fitted.decision:
-        probability = fitted.decision.probability(oof.features(image, networks, fitted.pixel_threshold))
+        features = oof.features(image, networks, fitted.pixel_threshold)
+        probability = fitted.decision.probability(features)
+        if oof.joins_evidence:
+            probability = with_copies(probability, fitted.decision, float(expit(features["copy_score"])))
     union = np.asarray(truth.any(axis=0))  # all False without a channel
     return {
         "forged": len(truth) > 0,

@@ -13,7 +13,7 @@ MOST = 5
 
 
 def annotate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture with one to `MOST` marks of one colour, and some more of another.
+    """A picture with one to `MOST` marks of one colour.
 
     Args:
         image: uint8 (H, W, 3) RGB, of 32 px or more; it is not modified.

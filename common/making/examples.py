@@ -1,6 +1,6 @@
 """Six examples, forged and untouched, for a first look: made of drawn figures and bundled photographs.
 
-None of their photographs is among those that the released networks were trained on (`NOT_FREE`); the drawn figures are
+None of their photographs is among those that the released network was trained on (`NOT_FREE`); the drawn figures are
 new ones of the same kinds.
 """
 
@@ -85,7 +85,7 @@ def _fields(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _photograph(name: str, rng: np.random.Generator) -> np.ndarray:
-    """A square of a bundled photograph that no released network was trained on."""
+    """A square of a bundled photograph that the released network was not trained on."""
     assert name in NOT_FREE
     (path,) = (path for path in bundled_photographs() if path.stem == name)
     image = read_image(path)

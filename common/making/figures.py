@@ -54,6 +54,8 @@ class ComposedFigure:
     """uint8 (H, W, 3) RGB."""
     panels: list[tuple[int, int, int, int]]
     """x, y, width and height of each panel."""
+    pictures: list[bool]
+    """Of each panel, whether it is one of the pictures, and no plot or blot beside them."""
     mask: np.ndarray
     """uint8 (1, H, W): 1 where something is shown twice."""
     relation: Relation
@@ -319,7 +321,13 @@ def _laid_out(
     if rng.random() < 0.6:
         image = jpeg(image, int(rng.integers(75, 97)))
     return ComposedFigure(
-        image=image, panels=boxes, mask=mask[None], relation=relation, transform=transform, natural=natural
+        image=image,
+        panels=boxes,
+        pictures=[panel.printed for panel in panels],
+        mask=mask[None],
+        relation=relation,
+        transform=transform,
+        natural=natural,
     )
 
 

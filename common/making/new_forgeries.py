@@ -7,6 +7,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from common.data.cropping import range_around
 from common.data.images import read_image
 from common.data.samples import Sample
 from common.forensics.jpeg import jpeg
@@ -68,7 +69,7 @@ class NewForgeries:
 
 
 def vary_image(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An image as another source could have given it: a crop, gray, inverted, compressed, scaled by 0.5 to 1.6.
+    """An image as another source could have given it: a crop, gray, inverted, partly out of focus, compressed, scaled.
 
     Args:
         image: uint8 (H, W, 3).
@@ -82,6 +83,8 @@ def vary_image(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) ->
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if rng.random() < 0.15:
         image = 255 - image
+    if rng.random() < 0.3:
+        image = _defocus(image, rng)
     if rng.random() < 0.35:
         image = jpeg(image, int(rng.integers(60, 99)))
     if rng.random() < 0.4:
@@ -94,16 +97,23 @@ def vary_image(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) ->
     return image, mask
 
 
+def _defocus(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An image that is out of focus in some places, and sharp in others: smooth ground alone is no forgery."""
+    height, width = image.shape[:2]
+    coarse = rng.normal(0, 1, tuple(rng.integers(2, 6, 2))).astype(np.float32)
+    depth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    share = 1 / (1 + np.exp(-depth * rng.uniform(3, 15)))[..., None]
+    blurred = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(1, 5)))
+    return np.rint(image + share * (blurred.astype(np.float32) - image)).astype(np.uint8)
+
+
 def _random_crop(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """At most `VARIED_SIDE` pixels along each side, with some of the forgery if there is one."""
     height, width = mask.shape
     forged = np.flatnonzero(mask)
     place = divmod(int(rng.choice(forged)), width) if len(forged) else (None, None)
-    window = []
-    for length, position in zip((height, width), place, strict=True):
-        side = min(length, VARIED_SIDE)
-        low = 0 if position is None else max(0, position - side + 1)
-        high = length - side if position is None else min(position, length - side)
-        first = int(rng.integers(low, high, endpoint=True))
-        window.append(slice(first, first + side))
+    window = [
+        range_around(position, min(length, VARIED_SIDE), length, rng)
+        for length, position in zip((height, width), place, strict=True)
+    ]
     return np.ascontiguousarray(image[tuple(window)]), np.ascontiguousarray(mask[tuple(window)])

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.forensics.jpeg import jpeg
 from common.making.demo import bundled_photographs
 from common.making.drawing import FIGURES
-from common.making.figures import LEAST_FIELDS, LEAST_SIDE, compose_figure
+from common.making.figures import LEAST_FIELDS, LEAST_SIDE, MOST_FIELDS, compose_figure
 from common.making.layout import write_groups, write_image, write_mask
 from common.making.plots import draw_plot, draw_scheme
 from common.making.synthesis import copy_move, draw_area_share, inpaint, is_visible, redraw, splice
@@ -57,7 +57,12 @@ def make_pairs(images: list[Path], folder: Path, *, figures: int, drawn: int, ph
     """
     rng = np.random.default_rng(seed)
     order = [images[i] for i in rng.permutation(len(images))]
-    related = [order[start : start + RELATED] for start in range(0, len(order), RELATED)]
+    if len(order) < 2:
+        raise UserError(f"splices need two images or more, not {len(order)}.")
+    if figures and len(order) < LEAST_FIELDS:
+        raise UserError(f"compound figures need {LEAST_FIELDS} images or more, not {len(order)}.")
+    count = max(1, len(order) // RELATED)  # groups of equal size: a last one of one image could lend to itself alone
+    related = [list(group) for group in np.array_split(np.array(order, object), count)]
     total = len(images) + figures + drawn + photographs * (len(bundled_photographs(free=True)) if photographs else 0)
     sources = chain(
         _images(related), _figures(related, figures, rng), _drawn(drawn, rng), _photographs(photographs, rng)
@@ -91,20 +96,21 @@ def _images(related: list[list[Path]]) -> Iterator[Source]:
 
 
 def _figures(related: list[list[Path]], count: int, rng: np.random.Generator) -> Iterator[Source]:
-    usable = []
-    for number, group in enumerate(related if count else []):
-        fields = [image for image in map(read_image, group) if min(image.shape[:2]) >= LEAST_SIDE]
-        if len(fields) >= LEAST_FIELDS:
-            usable.append((number, fields))
-    if count and not usable:
-        raise UserError(f"compound figures need {LEAST_FIELDS} images or more, of {LEAST_SIDE} px or more.")
-    for place in range(count):
-        number, fields = usable[place % len(usable)]
-        chosen = [fields[i] for i in rng.permutation(len(fields))[:9]]
-        figure = compose_figure(chosen, rng)
-        box = figure.panels[rng.integers(len(figure.panels))]
-        plots = [(draw_plot if rng.random() < 0.7 else draw_scheme)(rng) for _ in range(rng.integers(PLOTS + 1))]
-        yield _with_plots(figure.image, plots), fields[rng.integers(len(fields))], box, f"images-{number}"
+    for number, (group, share) in enumerate(zip(related, np.array_split(np.arange(count), len(related)), strict=True)):
+        # One group in memory at a time.
+        fields = [image for image in map(read_image, group) if min(image.shape[:2]) >= LEAST_SIDE] if len(share) else []
+        if len(share) and len(fields) < LEAST_FIELDS:
+            raise UserError(
+                f"compound figures need images of {LEAST_SIDE} px or more; {group[0]} and others have less."
+            )
+        for _ in share:
+            order = rng.permutation(len(fields))
+            donor, chosen = fields[order[0]], [fields[i] for i in order[1 : MOST_FIELDS + 1]]
+            figure = compose_figure(chosen, rng)
+            pictures = [box for box, printed in zip(figure.panels, figure.pictures, strict=True) if printed]
+            box = pictures[rng.integers(len(pictures))]
+            plots = [(draw_plot if rng.random() < 0.7 else draw_scheme)(rng) for _ in range(rng.integers(PLOTS + 1))]
+            yield _with_plots(figure.image, plots), donor, box, f"images-{number}"
 
 
 def _with_plots(image: np.ndarray, plots: list[np.ndarray]) -> np.ndarray:

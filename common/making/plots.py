@@ -27,7 +27,7 @@ _MAPS = ("viridis", "hot", "jet", "coolwarm", "RdBu_r", "Blues", "Greys", "magma
 
 
 def draw_plot(rng: np.random.Generator) -> np.ndarray:
-    """A plot with axes, of one of many kinds, 150 to 500 px wide and high."""
+    """A plot with axes, of one of many kinds, up to about 500 px wide and high."""
     size = rng.uniform(1.5, 4.2, 2)
     style = {
         "font.size": rng.uniform(6, 11),
@@ -50,7 +50,7 @@ def draw_plot(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_scheme(rng: np.random.Generator) -> np.ndarray:
-    """A schematic of boxes, cells, arrows and words, 150 to 500 px wide and high."""
+    """A schematic of boxes, cells, arrows and words, up to about 500 px wide and high."""
     size = rng.uniform(1.5, 5.0, 2)
     with rc_context({"font.size": rng.uniform(6, 11)}):
         figure = Figure(figsize=(float(size[0]), float(size[1])), dpi=_DPI)

@@ -19,7 +19,8 @@ NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentati
 class AttentionFPN(nn.Module):
     """FPN (Kirillov et al. 2019) with an attention gate on the decoder's features before the segmentation head.
 
-    The network normalises its input itself, as the encoder's pretrained weights want it.
+    The network normalises its input itself: as the pretrained weights of timm's encoders want it, for others by
+    ImageNet's mean and deviation.
     """
 
     def __init__(

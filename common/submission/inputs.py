@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 
-from common.ensemble.members import SETTINGS_FILE, identities, network_folder
+from common.ensemble.members import SETTINGS_FILE, identities
 from common.errors import UserError
 from common.files import check_writable
 from common.submission.config import SCORE_COLUMNS, SUBMISSION_COLUMNS, SubmissionConfig
@@ -97,7 +97,7 @@ def _content_key(config: SubmissionConfig) -> str:
     digest.update(repr(sorted(models.items())).encode())
     video_detector = find_video_detector(config.models_dir) if config.videos else None
     code = Path(__file__).parents[1].rglob("*.py")
-    for path in [network_folder(config.models_dir) / SETTINGS_FILE, video_detector, config.face_model, *sorted(code)]:
+    for path in [config.models_dir / SETTINGS_FILE, video_detector, config.face_model, *sorted(code)]:
         if path is not None and path.is_file():
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

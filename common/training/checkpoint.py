@@ -20,6 +20,10 @@ REQUIRED_KEYS = (
 """Those of a segmentation member's checkpoint; after a dot, of its configuration."""
 
 
+PLACES = ("data_dir", "models_dir", "cache_dir")
+"""Fields of a configuration that name folders of the machine it was trained on: they are not handed on."""
+
+
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint of tensors and plain types, whole or not at all."""
     with written_whole(path, "wb") as file:
@@ -29,19 +33,20 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 def save_release(checkpoint: dict[str, Any], path: Path) -> None:
     """Write the compact form of a checkpoint, for networks that are handed on: safetensors, whole or not at all.
 
-    The weights are rounded to half precision; all else but the optimiser's state is JSON in the file's header, under
-    `checkpoint`. Counters of integers stay what they are.
+    The weights are rounded to half precision; all else but the optimiser's state and the `PLACES` is JSON in the file's
+    header, under `checkpoint`. Counters of integers stay what they are.
 
     Raises:
-        ValueError: A weight is beyond the range of half precision.
+        UserError: A weight is beyond the range of half precision.
     """
     weights = {}
     for name, value in checkpoint["model_state_dict"].items():
         half = value.half() if value.is_floating_point() else value
         if not half.isfinite().all():
-            raise ValueError(f"{name} is beyond the range of half precision")
+            raise UserError(f"{path} can't be written: {name} is beyond the range of half precision.")
         weights[name] = half.contiguous()
     rest = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
+    rest["config"] = {name: value for name, value in rest["config"].items() if name not in PLACES}
     with written_whole(path, "wb") as file:
         file.write(save(weights, {"checkpoint": json.dumps(rest)}))
 
@@ -66,7 +71,8 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
         else:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
-        raise UserError(f"{path} can't be read as a checkpoint ({first_line(error)}). Train it again.") from error
+        again = "Restore the file." if path.suffix == ".safetensors" else "Train it again."
+        raise UserError(f"{path} can't be read as a checkpoint ({first_line(error)}). {again}") from error
     known = checkpoint if isinstance(checkpoint, dict) else {}
     config = known["config"] if isinstance(known.get("config"), dict) else {}
     present = known.keys() | {f"config.{field}" for field in config}

@@ -9,7 +9,7 @@ import albumentations as A
 import torch
 from torch import Tensor, nn
 
-from common.config.segmentation import TrainConfig
+from common.config.segmentation import SpecialistConfig, TrainConfig
 from common.data.dataset import Edit, ForgeryDataset, collate_whole, make_loader
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
@@ -97,7 +97,8 @@ def start_network(config: Config, split: Split) -> tuple[AttentionFPN, Config]:
     if theirs["in_channels"] != config.in_channels:
         raise UserError(f"{path} reads {theirs['in_channels']} channels, {config.name} {config.in_channels}.")
     taken = {field: theirs[field] for field in (*NETWORK_FIELDS, "image_size", "encoder_weights")}
-    taken["framing"] = theirs.get("framing", "squeeze")  # checkpoints of before have none
+    if not isinstance(config, SpecialistConfig):  # whose crops are its own
+        taken["framing"] = theirs.get("framing", "squeeze")  # checkpoints of before have none
     process_state().print(f"{config.name}: starts from {path} ({taken['encoder_name']}, {taken['image_size']} px)")
     return load_network(checkpoint, path), replace(config, **taken)
 

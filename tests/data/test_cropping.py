@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.cropping import crop_around, random_square
+from common.data.cropping import bound_pair, crop_around, random_square
 
 
 def marked(height, width, *boxes):
@@ -101,13 +101,14 @@ def test_random_squares_differ_and_reach_every_corner():
     assert {column for _, column in corners} == set(range(29))
 
 
-def test_an_image_that_few_squares_do_not_span_is_shrunk():
+def test_an_image_that_few_squares_do_not_span_is_shrunk_with_its_mask():
     """1,600 pixels are ten squares of 160: shrunk by a half, five squares span it."""
     image, mask = np.zeros((400, 1600, 3), np.uint8), np.zeros((400, 1600), np.uint8)
     image[:, 800:] = 255
     mask[90:110, 790:810] = 1
-    cut, forged = random_square(image, mask, np.random.default_rng(1), side=160)
-    assert cut.shape == (160, 160, 3)
-    assert forged.sum() == 10 * 10
-    edge = np.argmax(cut[0, :, 0] > 0)
-    assert forged[:, edge - 5 : edge + 5].sum() == 100
+    bound, forged = bound_pair(image, mask, 160)
+    assert bound.shape == (200, 800, 3)
+    assert (bound[:, :400] == 0).all() and (bound[:, 400:] == 255).all()
+    assert forged.sum() == forged[45:55, 395:405].sum() == 100
+    same, kept = bound_pair(image, mask, 320)
+    assert same is image and kept is mask

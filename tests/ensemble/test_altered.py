@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from common.ensemble.altered import LEAST_SCORE, MIN_REGION, altered_regions, find_altered
+from common.ensemble.altered import MIN_REGION, altered_regions, find_altered, networks_for
 from common.figures.panels import Panel
+from common.training.checkpoint import load_checkpoint, save_release
 
 
 def texture(height, width, seed=0):
@@ -79,11 +80,27 @@ def test_maps_of_other_sizes_are_enlarged(scale):
     assert not regions(IMAGE, tiny, WHOLE)
 
 
-def test_without_networks_there_is_nothing(tmp_path):
+def test_without_networks_there_is_nothing_and_a_line_says_so(tmp_path):
     assert altered_regions(IMAGE, WHOLE, tmp_path) == []
+    assert networks_for(tmp_path)[1] == f"altered regions are not looked for: there is no network in {tmp_path}"
 
 
-def test_networks_of_a_folder_judge(save_network, tmp_path):
-    """An untrained network flags nothing with certainty: it is loaded, and runs."""
-    save_network(tmp_path / "highres_no_ela_best.pth")
-    assert all(region.score >= LEAST_SCORE for region in altered_regions(IMAGE, WHOLE, tmp_path))
+def test_a_network_that_flags_everything_flags_the_picture(save_network, tmp_path):
+    save_network(tmp_path / "highres_no_ela_best.pth", logit=5)
+    (region,) = altered_regions(IMAGE, WHOLE, tmp_path)
+    assert region.mask.all()
+    assert region.score == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-3)
+    assert networks_for(tmp_path)[1] == f"altered regions: networks of {tmp_path} (highres_no_ela)"
+
+
+def test_a_release_stands_in_where_no_network_is_trained(save_network, tmp_path):
+    checkpoint = load_checkpoint(save_network(tmp_path / "elsewhere.pth", logit=5))
+    save_release(checkpoint, tmp_path / "models" / "release" / "highres_no_ela.safetensors")
+    assert len(altered_regions(IMAGE, WHOLE, tmp_path / "models")) == 1
+    assert "models/release (highres_no_ela)" in networks_for(tmp_path / "models")[1]
+
+
+def test_networks_that_cannot_be_used_are_named_and_stop_nothing(save_network, tmp_path):
+    (tmp_path / "highres_no_ela_best.pth").write_bytes(b"half a file")
+    assert altered_regions(IMAGE, WHOLE, tmp_path) == []
+    assert "highres_no_ela_best.pth can't be read" in networks_for(tmp_path)[1]

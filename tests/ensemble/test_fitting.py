@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.ensemble import decision as decisions
 from common.ensemble.decision import COPY_FEATURES, FEATURES, copy_features, generated_features
 from common.ensemble.fitting import Oof, fit_decision, fit_regions, fit_settings, fit_weights, grouped_folds
 from common.ensemble.instances import MIN_AREA_SHARE, Cleanup
@@ -307,3 +308,22 @@ def test_one_label_alone_can_not_be_fitted(label):
     oof = make_oof(a=0.6)
     with pytest.raises(UserError, match="forged"):
         fit_settings(oof, np.flatnonzero(oof.forged == label))
+
+
+def test_a_decision_that_has_hardly_seen_copies_does_not_read_them():
+    """Nor one that would hold them against a forgery; then the evidence counts by itself."""
+    rng = np.random.default_rng(0)
+    forged, groups = np.arange(80) % 2 == 0, np.arange(80)
+    maps = pd.DataFrame({"quantile_999": rng.normal(size=80) + forged})
+    for passing, sign, read in ((9, 1, False), (12, 1, True), (12, -1, False)):
+        score = np.full(80, -6.0)
+        score[np.flatnonzero(forged if sign > 0 else ~forged)[:passing]] = 5.0
+        table = maps.assign(copy_score=score, copy_inliers=score + 6, copy_area=score)
+        decision = fit_decision(table, forged, groups)
+        assert decision.reads_copies == read
+        alone = fit_decision(maps, forged, groups)
+        assert read or decision == alone
+        assert decisions.with_copies(0.2, decision, 0.99) == (0.2 if read else 0.99)
+        assert decisions.with_copies(0.7, decision, 0.1) == 0.7
+    only = fit_decision(pd.DataFrame({"copy_score": score}), forged, groups)  # nothing else is left to decide by
+    assert only.features == ("copy_score",)

@@ -240,32 +240,23 @@ def test_auto_counts_the_views(two_members, capsys):
         assert why in capsys.readouterr().out
 
 
-def test_a_release_stands_in_where_nothing_is_trained(two_members, finds, capsys):
-    """It is whole as it is: that it lacks a member is no fault."""
+def test_a_release_is_whole_as_it_is(two_members, finds, capsys):
+    """That it lacks a member is no fault; beside a trained network it is one."""
     finds(0.9)
-    checkpoint = load_checkpoint(two_members / "a_best.pth")
-    (two_members / "a_best.pth").unlink()
-    save_release(checkpoint, two_members / "release" / "a.safetensors")
-    ensemble = load_ensemble(two_members, CPU)
-    assert capsys.readouterr().out.splitlines()[0] == (
-        f"no network is trained in {two_members}: the released ones of {two_members / 'release'} are used (a)"
-    )
+    save_release(load_checkpoint(two_members / "a_best.pth"), two_members / "release" / "a.safetensors")
+    ensemble = load_ensemble(two_members / "release", CPU)
+    assert "goes on without" not in capsys.readouterr().out
     assert [member.name for member in ensemble.members] == ["a", "copy_move"]
-    assert ensemble.predict(IMAGES)[0].prob.shape == (64, 64)
-    itself = load_ensemble(two_members / "release", CPU, allow_missing=True)
-    assert np.array_equal(itself.predict(IMAGES)[0].prob, ensemble.predict(IMAGES)[0].prob)
-
-    save_checkpoint(checkpoint, two_members / "b_best.pth")
-    own = load_ensemble(two_members, CPU, allow_missing=True)
-    assert [member.name for member in own.members] == ["b", "copy_move"]
+    trained = load_ensemble(two_members, CPU, allow_missing=True)
+    for own, other in zip(ensemble.predict(IMAGES), trained.predict(IMAGES), strict=True):
+        assert np.abs(own.prob - other.prob).max() < 5e-3
 
 
 def test_a_release_has_settings_of_its_own(two_members, finds):
     finds(0.9)
-    checkpoint = load_checkpoint(two_members / "a_best.pth")
-    (two_members / "a_best.pth").unlink()
-    save_release(checkpoint, two_members / "release" / "a.safetensors")
-    fitted = load_ensemble(two_members, CPU).settings
-    fitted = replace(fitted, pixel_threshold=0.125, checkpoints=identities(two_members, copy_move=True))
-    fitted.save(two_members / "release" / SETTINGS_FILE)
-    assert load_ensemble(two_members, CPU).settings.pixel_threshold == 0.125
+    release = two_members / "release"
+    save_release(load_checkpoint(two_members / "a_best.pth"), release / "a.safetensors")
+    fitted = load_ensemble(release, CPU).settings
+    fitted = replace(fitted, pixel_threshold=0.125, checkpoints=identities(release, copy_move=True))
+    fitted.save(release / SETTINGS_FILE)
+    assert load_ensemble(release, CPU).settings.pixel_threshold == 0.125

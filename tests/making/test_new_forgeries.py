@@ -105,3 +105,19 @@ def test_a_forged_image_is_only_cropped_and_keeps_some_of_its_forgery():
         top, left = 480 - row, 10 - column
         if kept.sum() == 100:
             assert np.array_equal(cropped, image[top : top + VARIED_SIDE, left : left + VARIED_SIDE])
+
+
+def test_varied_forgeries_keep_image_and_mask_together(donors):
+    """The recipe of the released networks: all kinds, on varied images, with print."""
+    forge = NewForgeries(donors, probability=0.6, kinds=("splice", "inpaint", "redraw"), vary=True)
+    image, forged = texture(300, 350, 1), 0
+    marked = np.zeros((300, 350), np.uint8)
+    marked[100:140, 200:260] = 1
+    for seed in range(40):
+        for mask in (np.zeros_like(marked), marked):
+            made, region = forge(image, mask, np.random.default_rng(seed))
+            assert made.shape == (*region.shape, 3) and made.dtype == region.dtype == np.uint8
+            assert set(np.unique(region)) <= {0, 1}
+            forged += region.any() and not mask.any()
+            assert region.any() or not mask.any()
+    assert 15 < forged < 33

@@ -490,3 +490,55 @@ def test_a_wrong_detector_of_videos_is_one_message(program, clips, save_video_de
     with pytest.raises(UserError, match=message):
         explain_clip(program, tmp_path, clips / "0.mp4", **fields)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def flagging(save_network, tmp_path_factory):
+    """A folder with a network that takes every pixel for forged."""
+    folder = tmp_path_factory.mktemp("flagging")
+    save_network(folder / "highres_no_ela_best.pth", logit=5)
+    return folder
+
+
+def test_altered_regions_are_listed_and_outlined(call_program, flagging, tmp_path):
+    texture = np.random.default_rng(0).integers(90, 160, (200, 260, 3), dtype=np.uint8)
+    Image.fromarray(texture).save(tmp_path / "picture.png")
+    output = tmp_path / "out.png"
+    flags = ("explain.py", tmp_path / "picture.png", "--output", output)
+    plain = call_program(*flags)
+    assert plain.returncode == 0, plain.stderr
+    assert plain.stdout == f"no copy-move found\n\npicture: {output}\n"
+    done = call_program(*flags, "--altered", "--models-dir", flagging)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no copy-move found; 1 region looks pasted, filled or redrawn\n")
+    assert f"altered regions: networks of {flagging} (highres_no_ela)" in done.stdout
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("|       1 |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:] == ["0.99", "130, 100", "1e+02 %"]
+    red = np.abs(read(output) - np.array([255, 90, 90])).max(axis=2) < 30
+    assert red.sum() > 300
+
+
+def test_altered_regions_of_many_have_rows_of_their_own(call_program, flagging, tmp_path):
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(90, 160, (200, 260, 3), dtype=np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    done = call_program(
+        *("explain.py", tmp_path / "in", "--output", tmp_path / "out", "--altered", "--models-dir", flagging)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 images: reuse in 0, altered regions in 2, nothing in 0" in done.stdout
+    with (tmp_path / "out" / "findings.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["relation"], row["x"], row["y"]) for row in rows] == [
+        ("a.png", "altered", "130", "100"),
+        ("b.png", "altered", "130", "100"),
+    ]
+    assert all((tmp_path / "out" / row["picture"]).is_file() for row in rows)
+
+
+def test_a_missing_folder_of_networks_is_named(call_program, forged, tmp_path):
+    done = call_program("explain.py", forged[0], "--altered", "--models-dir", tmp_path / "modles")
+    assert done.returncode == 1
+    assert done.stderr == f"error: --models-dir {tmp_path / 'modles'} is no folder. Name the folder of the networks.\n"

@@ -227,6 +227,15 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_examples_for_a_first_look(run, tmp_path):
+    made = run("examples", "--output", tmp_path / "examples")
+    assert made.returncode == 0
+    assert "6 test images (figure_with_a_panel_twice, " in made.stdout
+    assert len(list((tmp_path / "examples" / "test_masks").iterdir())) == 4
+    again = run("examples", "--output", tmp_path / "examples")
+    assert again.returncode == 1 and "exists. Choose another output folder" in again.stderr
+
+
 def test_pairs_of_ones_own_images(run, copied_images, tmp_path):
     (tmp_path / "own").mkdir()
     for number, image in enumerate(copied_images):
