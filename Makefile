@@ -60,15 +60,14 @@ fit: train
 submission: train
 	$(BIN)/python make_submission.py --input "$(INPUT)" --models-dir "$(MODELS)" --output "$(OUTPUT)" $(FLAGS_submission)
 
-# Within a minute: the networks and the evidence that come with the project, on six examples. Then, in a few minutes, a
-# network of one's own: data, training, submission, score; the network alone, and untrained.
+# Within a minute: what is found in six examples without any training. Then, in a few minutes, a network of one's own:
+# data, training, submission, score; the network alone, and untrained.
 demo: setup
 	$(BIN)/python prepare_data.py examples --output data/examples --overwrite
-	$(BIN)/python make_submission.py --input data/examples/test_images --models-dir models/release \
-		--output $(DEMO)/examples/submission.csv --maps $(DEMO)/examples/maps
-	$(BIN)/python evaluate.py --submission $(DEMO)/examples/submission.csv --masks data/examples/test_masks \
-		--maps $(DEMO)/examples/maps --report $(DEMO)/examples/report
-	@echo "look at $(DEMO)/examples/report/predictions.png; your own images: python explain.py figure.png"
+	$(BIN)/python explain.py data/examples/test_images --output $(DEMO)/examples
+	$(BIN)/python explain.py data/examples/test_images/blot_with_a_pasted_piece.png --altered \
+		--output $(DEMO)/examples/blot_altered.png
+	@echo "look at $(DEMO)/examples; your own images: python explain.py figure.png"
 	$(BIN)/python prepare_data.py demo --output data/demo --overwrite
 	$(BIN)/python script_1_highres_no_ela.py --profile quick --epochs 5 --overwrite --data-dir data/demo \
 		--models-dir models/demo
@@ -118,4 +117,4 @@ lock:  # needs uv: its lock is valid for Linux and macOS at once
 	uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv data/demo models/demo models/demo_untrained $(DEMO)
+	rm -rf .venv data/examples data/demo models/demo models/demo_untrained $(DEMO)

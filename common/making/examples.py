@@ -56,21 +56,24 @@ def _pasted_blot(rng: np.random.Generator) -> Example:
     return _forged(draw_blot(320, 460, rng), draw_blot(320, 460, rng), rng)
 
 
-def _pasted_photograph(rng: np.random.Generator) -> Example:
-    return _forged(_photograph("motorcycle_left", rng), _photograph("flower", rng), rng)
-
-
 def _copied_cells(rng: np.random.Generator) -> Example:
-    """A field of cells, a part of which was copied, turned and pasted."""
-    image = draw_cells(400, 520, rng)
-    while True:
-        forged, mask = copy_move(image, rng, area_share=0.12, plain_probability=0)
-        if is_visible(image, forged, mask):
-            return forged, mask[None]
+    return _copied(draw_cells(400, 520, rng), rng)
+
+
+def _copied_photograph(rng: np.random.Generator) -> Example:
+    return _copied(_photograph("motorcycle_left", rng), rng)
 
 
 def _untouched_photograph(rng: np.random.Generator) -> Example:
     return _photograph("china", rng), None
+
+
+def _copied(image: np.ndarray, rng: np.random.Generator) -> Example:
+    """A part of the image was copied, turned or scaled, and pasted."""
+    while True:
+        forged, mask = copy_move(image, rng, area_share=0.12, plain_probability=0)
+        if is_visible(image, forged, mask):
+            return forged, mask[None]
 
 
 def _forged(image: np.ndarray, donor: np.ndarray, rng: np.random.Generator) -> Example:
@@ -98,8 +101,8 @@ def _photograph(name: str, rng: np.random.Generator) -> np.ndarray:
 EXAMPLES: dict[str, Callable[[np.random.Generator], Example]] = {
     "figure_with_a_panel_twice": _panel_twice,
     "cells_with_a_copy": _copied_cells,
+    "photograph_with_a_copy": _copied_photograph,
     "blot_with_a_pasted_piece": _pasted_blot,
-    "photograph_with_a_pasted_piece": _pasted_photograph,
     "untouched_figure": _untouched_figure,
     "untouched_photograph": _untouched_photograph,
 }
