@@ -27,7 +27,7 @@ MIN_REGION = 64
 """Pixels of the map: smaller regions are noise."""
 PEAK_QUANTILE = 0.9
 """Of the probabilities in a region, that is its score: its edge is blurred."""
-LEAST_SCORE = 0.9
+LEAST_SCORE = 0.95
 """From which `explain.py` shows a region."""
 _RIM = 0.02  # of a picture's shorter side: where it ends, its own frame begins
 
