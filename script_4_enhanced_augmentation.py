@@ -14,7 +14,7 @@ cropped, scaled, compressed, inverted and printed on at random. The released net
     python prepare_data.py pairs MICROGRAPHS data/pairs --figures 250 --drawn 200 --photographs 10
     python script_4_enhanced_augmentation.py --data-dir data/pairs --profile quick --folds 10 --lr 1e-3 --epochs 10 \
         --paste-probability 0.6 --paste-kinds splice inpaint redraw --vary-images --focal-gamma 0 --focal-weight 0.8 \
-        --dice-weight 0.2
+        --dice-weight 0.2                                # and a second, shorter run from it: docs/RESULTS.md
 
 Writes models/enhanced_aug_best.pth (weight 0.8), enhanced_aug_last.pth, enhanced_aug_metrics.json.
 Measured: the full recipe not yet. Quick with MobileNetV2's ImageNet weights, 384 px, 4 epochs on CASIA v1: validation

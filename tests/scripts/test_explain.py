@@ -539,6 +539,9 @@ def test_altered_regions_of_many_have_rows_of_their_own(call_program, flagging, 
 
 
 def test_a_missing_folder_of_networks_is_named(call_program, forged, tmp_path):
-    done = call_program("explain.py", forged[0], "--altered", "--models-dir", tmp_path / "modles")
+    done = call_program("explain.py", forged[0], "--altered", "--models-dir", tmp_path / "other_models")
     assert done.returncode == 1
-    assert done.stderr == f"error: --models-dir {tmp_path / 'modles'} is no folder. Name the folder of the networks.\n"
+    assert (
+        done.stderr
+        == f"error: --models-dir {tmp_path / 'other_models'} is no folder. Name the folder of the networks.\n"
+    )
