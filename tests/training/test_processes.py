@@ -27,7 +27,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from common.config.segmentation import TrainConfig
-from common.data.dataset import ForgeryDataset, make_loader
+from common.data.dataset import ForgeryDataset, collate_whole, make_loader
 from common.data.samples import Sample, assign_folds, load_samples
 from common.data.sampling import WeightedSampler, small_forgery_weights
 from common.data.transforms import basic_augmentation
@@ -277,7 +277,8 @@ def test_the_metrics_of_script_1_are_those_of_its_checkpoint(two, odd_dir):
     folds = assign_folds(samples, 5, 0)
     val = [sample for sample, own in zip(samples, folds, strict=True) if own == fold]
     assert len(val) % 2 == 1
-    again = validate(Accelerator(), load_network(checkpoint, path), make_loader(ForgeryDataset(val, 64), 8, 0))
+    loader = make_loader(ForgeryDataset(val, 64, framing="crop"), 8, 0, collate=collate_whole)
+    again = validate(Accelerator(), load_network(checkpoint, path), loader)
     assert checkpoint["metrics"] == pytest.approx(again.metrics, abs=1e-6, nan_ok=True)
     metrics = json.loads(path.with_name("highres_no_ela_metrics.json").read_text())
     assert metrics["dice"] == checkpoint["best_dice"]
