@@ -96,11 +96,11 @@ class Pairs:
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """The data folder to make."""
     figures: int = 0
-    """Number of compound figures of these images besides, with plots and print; one panel of each is forged."""
+    """Number of compound figures of these images to add, with plots and print; one panel of each is forged."""
     drawn: int = 0
-    """Number of drawn blots, gels and fields of cells besides."""
+    """Number of drawn blots, gels and fields of cells to add."""
     photographs: int = 0
-    """Number of crops of each photograph besides that comes with scikit-image and is free of terms."""
+    """Number of crops to add of each photograph in scikit-image that is free of terms."""
     seed: int = 0
     """Random seed; the same seed makes the same data set, to the byte."""
     overwrite: bool = False

@@ -72,14 +72,14 @@ def main(
         degrade: Measure the blots after compression, shrinking, blur and noise too.
     """
     ensemble = load_ensemble(models_dir, allow_missing=True, copy_move=False, generated=False)
-    for name, changes in (("blots", DEGRADATIONS if degrade else {}), ("casia1", {})):
+    plain = [next(iter(DEGRADATIONS))]
+    for name, changes in (("blots", list(DEGRADATIONS) if degrade else plain), ("casia1", plain)):
         if (data / name).is_dir():
             index = pd.read_csv(data / name / "index.csv").iloc[::every]
-            changes = changes or {"as they are": DEGRADATIONS["as they are"]}
             rows = [
                 [change, *row]
                 for change in changes
-                for row in forged_rows(ensemble, data / name, index, changes[change])
+                for row in forged_rows(ensemble, data / name, index, DEGRADATIONS[change])
             ]
             head = ["", "forged", "images", "pixel AUC", "pixel F1 at 0.5", "image AUC", "found at 2 %", "found at 5 %"]
             print(f"\n{name}\n{markdown_table(head, rows)}")

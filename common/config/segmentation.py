@@ -130,7 +130,7 @@ class NewForgeriesConfig(OversamplingConfig):
     paste_kinds: tuple[Literal["copymove", "splice", "inpaint", "redraw"], ...] = ("copymove", "splice")
     """Kinds of the new forgeries, each as likely as the others; inpaint fills a region, redraw takes its grain away."""
     vary_images: bool = False
-    """Crop, gray, invert, compress and scale images at random before they are forged, where they are few."""
+    """Crop, gray, invert, blur in part, compress, scale and print on images at random; for few untouched images."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         low, high = self.paste_scales

@@ -42,7 +42,7 @@ def crop_around(
 
 
 def bound_pair(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, C) and its mask (H, W) at the `bounded_shape` of squares of a side: as prediction sees them."""
+    """An image (H, W, C) and its mask (H, W), shrunk as for prediction by squares of a side (`bounded_shape`)."""
     return bound_image(image, side), shrink_mask(mask, *bounded_shape(mask.shape, side))
 
 

@@ -145,7 +145,7 @@ class ForgeryDataset(Dataset):
 
 
 def collate_whole(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of items of bare indices: with framing crop, all their tiles in one tensor, and a list of the masks."""
+    """A batch of whole images, for validation: with framing crop, all tiles in one tensor, and a list of the masks."""
     if items[0]["image"].ndim == 3:
         return default_collate(items)
     return {

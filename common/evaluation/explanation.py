@@ -185,13 +185,7 @@ def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], sh
         axes.add_collection(LineCollection([*ends], colors=colour, linewidths=0.8, alpha=0.75))
         axes.plot(*ends.reshape(-1, 2).T, ".", color=colour, markersize=3)
     for text, region in labels.items():
-        contours, _ = cv2.findContours(resized_mask(region, shown), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        x, y, wide, _ = cv2.boundingRect(max(contours, key=cv2.contourArea))
-        # Above the largest part of the region, and inside the image.
-        half = 6 + 4 * len(text)
-        place = (np.clip(x + wide / 2, half, max(half, shown[0] - half)), max(y - 12, 12))
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": colour, "alpha": 0.8}
-        axes.text(*place, text, color=colour, fontsize=9, weight="bold", ha="center", va="center", bbox=box)
+        _label(axes, text, resized_mask(region, shown), colour)
 
 
 def _draw_altered(axes: Axes, region: NamedRegion, shown: tuple[int, int]) -> None:
@@ -203,12 +197,18 @@ def _draw_altered(axes: Axes, region: NamedRegion, shown: tuple[int, int]) -> No
         axes.plot(x, y, color="black", linewidth=3.2)
         axes.plot(x, y, color=ALTERED_COLOUR, linewidth=1.8, linestyle=(0, (4, 3)))
     if contours:
-        x, y, wide, _ = cv2.boundingRect(max(contours, key=cv2.contourArea))
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": ALTERED_COLOUR, "alpha": 0.8}
-        half = 6 + 4 * len(region.name)
-        place = (np.clip(x + wide / 2, half, max(half, shown[0] - half)), max(y - 12, 12))
-        style = {"fontsize": 9, "weight": "bold", "ha": "center", "va": "center"}
-        axes.text(*place, region.name, color=ALTERED_COLOUR, bbox=box, parse_math=False, **style)
+        _label(axes, region.name, mask, ALTERED_COLOUR)
+
+
+def _label(axes: Axes, text: str, mask: np.ndarray, colour: str) -> None:
+    """Write a text above the largest part of a mask, uint8 (h, w), and inside the picture of its size."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    x, y, wide, _ = cv2.boundingRect(max(contours, key=cv2.contourArea))
+    half = 6 + 4 * len(text)
+    place = (np.clip(x + wide / 2, half, max(half, mask.shape[1] - half)), max(y - 12, 12))
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "edgecolor": colour, "alpha": 0.8}
+    style = {"fontsize": 9, "weight": "bold", "ha": "center", "va": "center", "parse_math": False}
+    axes.text(*place, text, color=colour, bbox=box, **style)
 
 
 def _draw_panels(axes: Axes, panels: Sequence[NamedBox], size: tuple[int, int], shown: tuple[int, int]) -> None:

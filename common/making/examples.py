@@ -53,7 +53,8 @@ def _untouched_figure(rng: np.random.Generator) -> Example:
 
 def _pasted_blot(rng: np.random.Generator) -> Example:
     """A blot into which a piece of another one was pasted."""
-    return _forged(draw_blot(320, 460, rng), draw_blot(320, 460, rng), rng)
+    blot, donor = (draw_blot(320, 460, rng) for _ in range(2))
+    return _visible(blot, lambda: splice(blot, donor, rng, area_share=0.06))
 
 
 def _copied_cells(rng: np.random.Generator) -> Example:
@@ -70,15 +71,13 @@ def _untouched_photograph(rng: np.random.Generator) -> Example:
 
 def _copied(image: np.ndarray, rng: np.random.Generator) -> Example:
     """A part of the image was copied, turned or scaled, and pasted."""
-    while True:
-        forged, mask = copy_move(image, rng, area_share=0.12, plain_probability=0)
-        if is_visible(image, forged, mask):
-            return forged, mask[None]
+    return _visible(image, lambda: copy_move(image, rng, area_share=0.12, plain_probability=0))
 
 
-def _forged(image: np.ndarray, donor: np.ndarray, rng: np.random.Generator) -> Example:
+def _visible(image: np.ndarray, forge: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Example:
+    """The first of some forgeries of an image that can be seen."""
     while True:
-        forged, mask = splice(image, donor, rng, area_share=0.06)
+        forged, mask = forge()
         if is_visible(image, forged, mask):
             return forged, mask[None]
 

@@ -57,7 +57,7 @@ def load_encoder_weights(encoder: nn.Module, encoder_name: str, source: str) -> 
         without="training from scratch",
     )
     if weights is not None:
-        print(f"encoder weights: {'ImageNet’s, from the hub or its cache' if source == 'imagenet' else source}")
+        print("encoder weights:", "ImageNet's, from the hub or its cache" if source == "imagenet" else source)
         target = encoder.get_submodule("model") if encoder_name.startswith("tu-") else encoder
         load_complete(target, encoder_name, weights, source, CLASSIFIER_PREFIXES)
     return source
