@@ -5,7 +5,7 @@
 What a member must beat, with the same encoder in the same minutes. Every image is resized to 256 × 384 pixels (upright
 ones turned first), all images of the training folds are drawn once an epoch, flips are the only augmentation. The loss
 is Dice plus cross-entropy, in which forged pixels weigh three times as much; AdamW at 1e-3 on one cycle. The fold, the
-first weights and the metrics are script 1's.
+first weights and the metrics are script 1's. The weights are kept in models/baseline_plain, for `benchmarks.members`.
 """
 
 from common.process import prepare
@@ -34,6 +34,7 @@ from common.training.member import load_split
 from common.training.validation import validate
 
 HEIGHT, WIDTH = 256, 384
+FOLDER = Path("models/baseline_plain")
 
 
 class Images(Dataset):
@@ -66,7 +67,9 @@ class Network(nn.Module):
     def __init__(self, encoder_name: str) -> None:
         """Build it with narrow decoder and the encoder's ImageNet weights."""
         super().__init__()
-        self.fpn = smp.FPN(encoder_name, None, decoder_pyramid_channels=64, decoder_segmentation_channels=32)
+        self.fpn = smp.FPN(
+            encoder_name, encoder_weights=None, decoder_pyramid_channels=64, decoder_segmentation_channels=32
+        )
         load_encoder_weights(self.fpn.encoder, encoder_name, "imagenet")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ def main(
         encoder_name: One whose weights want mean and deviation 0.5.
         seed: Of the first weights and the draws; the folds are those of seed 0.
     """
-    split = load_split(TrainConfig(name="baseline_plain", data_dir=data_dir, models_dir=Path("models/baseline_plain")))
+    split = load_split(TrainConfig(name="baseline_plain", data_dir=data_dir, models_dir=FOLDER))
     train, val = DataLoader(Images(split.train), 8, shuffle=True), DataLoader(Images(split.val), 8)
     model = build_seeded(seed, lambda: Network(encoder_name))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
@@ -111,6 +114,8 @@ def main(
         metrics = validate(Accelerator(), model, val).metrics
         shown = ("dice", "pixel_f1", "pixel_f1_best", "pixel_auc", "image_auc", "image_recall_at_5_fpr")
         print(f"epoch {epoch + 1}: {seconds:.0f} s, " + ", ".join(f"{name} {metrics[name]:.3f}" for name in shown))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), FOLDER / f"seed_{seed}.pth")
 
 
 if __name__ == "__main__":

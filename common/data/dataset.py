@@ -179,6 +179,9 @@ def make_loader(
         num_workers=min(workers, os.cpu_count() or 1),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # Else each iteration draws from the global generator, but with workers only the first: dropout would differ
+        # between numbers of workers, and between a run and its continuation.
+        generator=torch.Generator(),
         worker_init_fn=_freeze_parent_objects,
     )
 

@@ -2,6 +2,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -64,14 +65,14 @@ class Interrupting(CombinedLoss):
 def train(pairs_dir, tmp_path):
     samples = load_samples(pairs_dir)
 
-    def train(loss=None, before_epoch=None, sampler=None, validate=validate, network=Small, **fields):
+    def train(loss=None, before_epoch=None, sampler=None, validate=validate, network=Small, workers=0, **fields):
         config = TrainConfig(name="tiny", models_dir=tmp_path, encoder_weights="none", tracker="none").quick()
         sizes = {"image_size": 64, "segmentation_channels": 32, "decoder_channels": 32}
         config = dataclasses.replace(config, **sizes | {"epochs": 3} | fields)
         set_seed(config.seed)
         sampler = sampler or WeightedSampler([1.0] * len(samples), config.seed)
-        train_loader = make_loader(ForgeryDataset(samples, 64, basic_augmentation()), 8, 0, sampler)
-        val_loader = make_loader(ForgeryDataset(samples, 64), 8, 0)
+        train_loader = make_loader(ForgeryDataset(samples, 64, basic_augmentation()), 8, workers, sampler)
+        val_loader = make_loader(ForgeryDataset(samples, 64), 8, workers)
         objective = Objective(step=partial(segmentation_step, loss or CombinedLoss()), validate=validate)
         data = Data(train_loader, val_loader, fingerprint(samples))
         return fit(config, network(config), objective, data, before_epoch=before_epoch)
@@ -122,6 +123,22 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedul
         assert torch.equal(resumed, unbroken[name]), name
     for name, resumed in weights(tmp_path / "tiny_best.pth").items():
         assert torch.equal(resumed, best[name]), name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_weight(train, tmp_path, workers):
+    """Neither in one go, nor where a run goes on: the network has dropout, whose draws must stay the same."""
+    train(network=build_network, epochs=3)
+    alone = weights(tmp_path / "tiny_last.pth")
+    for names in (("whole",), ("broken", "resumed")):
+        for path in tmp_path.glob("tiny*"):
+            path.unlink()
+        for name in names:
+            loss = Interrupting(step=8) if name == "broken" else None  # three steps an epoch: in the third
+            with pytest.raises(KeyboardInterrupt) if loss else nullcontext():
+                train(loss, network=build_network, epochs=3, workers=workers, resume=name == "resumed")
+        for name, weight in weights(tmp_path / "tiny_last.pth").items():
+            assert torch.equal(weight, alone[name]), (names, name)
 
 
 def test_interrupted_before_anything_was_saved(train, tmp_path):
