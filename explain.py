@@ -79,7 +79,7 @@ from common.evaluation.explanation import NamedBox, NamedRegion, describe, draw_
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse
-from common.files import check_writable, written_whole
+from common.files import check_writable, entries, files_below, written_whole
 from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import Group, Matcher
 from common.forensics.learned import learned_matcher
@@ -246,12 +246,8 @@ def images_of(sources: Sequence[Path], output: Path) -> dict[str, Path]:
         paths, folder = [source], source.parent
         if source.is_dir():
             images, doubles = scan_images(source)
-            papers = [
-                path
-                for path in source.rglob("*")
-                if path.suffix.lower() == PDF and path.is_file() and not path.name.startswith(".")
-            ]
-            paths, folder = [*images.values(), *chain.from_iterable(doubles), *sorted(papers)], source
+            papers = [path for path in files_below(source) if path.suffix.lower() == PDF]
+            paths, folder = [*images.values(), *chain.from_iterable(doubles), *papers], source
             paths = [path for path in paths if not _is_drawn(path, output)]
         for path in paths:
             named.setdefault(path.resolve(), (path.relative_to(folder).as_posix(), path))
@@ -269,7 +265,7 @@ def _holds_images(path: Path) -> bool:
     """Whether a path is an image, or a folder with images in it; a folder of frames lies in a folder of clips."""
     if path.is_file():
         return path.suffix.lower() not in VIDEO_SUFFIXES
-    suffixes = {entry.suffix.lower() for entry in path.iterdir() if entry.is_file()}
+    suffixes = {entry.suffix.lower() for entry in entries(path) if entry.is_file()}
     return bool(suffixes & {*IMAGE_SUFFIXES, PDF}) and not suffixes & VIDEO_SUFFIXES
 
 

@@ -28,6 +28,7 @@ from typing import Literal
 import tyro
 
 from common.errors import UserError
+from common.files import files_below
 from common.tables import markdown_table
 
 
@@ -79,7 +80,8 @@ def write_release(models_dir: Path, output: Path) -> None:
         for path in paths
     ]
     # What an earlier export left would join the ensemble.
-    if foreign := sorted({*output.rglob("*.safetensors"), *output.rglob("*_best.pth")} - {*targets}):
+    there = files_below(output) if output.exists() else []
+    if foreign := [p for p in there if p.name.endswith((".safetensors", "_best.pth")) and p not in targets]:
         raise UserError(f"{output} holds other networks: {foreign[0]}. Name an empty folder, or remove them.")
     (output / SETTINGS_FILE).unlink(missing_ok=True)
     for path, target in zip(paths, targets, strict=True):

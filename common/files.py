@@ -1,16 +1,55 @@
-"""Atomic writing of files."""
+"""Listing of folders, which leaves nothing out in silence, and atomic writing of files."""
 
 import json
 import math
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, NoReturn
 
 from common.errors import UserError
+
+
+def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, from the top: path, folders and files of each folder; but it raises where that would go on.
+
+    Raises:
+        UserError: The folder or one below it can't be listed.
+    """
+    return os.walk(folder, onerror=_refuse, followlinks=follow_links)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder whose names begin with no dot, sorted. Links to folders are not followed.
+
+    Raises:
+        UserError: The folder does not exist, or it or one below can't be listed.
+    """
+    # Of links and devices too: whoever reads them says what is wrong.
+    return sorted(Path(place, name) for place, _, names in walk(folder) for name in names if not name.startswith("."))
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; nothing if it does not exist.
+
+    Raises:
+        UserError: It can't be listed, or is no folder.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(
+        f"the folder {error.filename} can't be read ({error.strerror}). Change its permissions or move it."
+    ) from error
 
 
 @contextmanager

@@ -27,8 +27,9 @@ M_MMAP_MAX = -4
 def prepare() -> None:
     """Tune OpenMP and malloc (Linux with glibc), allow large images, and print only what the user is meant to read.
 
-    A `UserError` is printed as its message alone; warnings of libraries only if Python is asked for them (-W). A
-    character that the terminal can't show becomes an escape. A closed pipe (`| head`) ends the program quietly.
+    A `UserError` is printed as its message alone, an `OSError` as what it says of its file; warnings of libraries only
+    if Python is asked for them (-W). A character that the terminal can't show becomes an escape. A closed pipe
+    (`| head`) ends the program quietly.
 
     To be called before torch is imported, since OpenMP reads its environment once. Variables set by the user stay.
     """
@@ -85,6 +86,8 @@ def _show_exception(kind, error, traceback) -> None:
         _discard_output()
     elif issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
+    elif issubclass(kind, OSError) and error.filename is not None:  # a full disk, a folder without permission
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
     else:

@@ -1,7 +1,53 @@
+import os
+import re
+from pathlib import Path
+
 import pytest
 
+from common.data.images import find_images
+from common.data.samples import load_samples
 from common.errors import UserError
-from common.files import written_whole
+from common.evaluation.scoring import read_submission
+from common.files import entries, files_below, written_whole
+from common.making.checking import check_folder
+from common.making.importing import find_source
+from common.submission.sources import list_files
+from common.video.clips import find_clips
+
+ROOT = Path(__file__).parent.parent
+WALKING = re.compile(r"\.(rglob|iterdir)\(|\bos\.(walk|listdir)\(")
+READERS = {
+    "find_images": find_images,
+    "load_samples": lambda folder: load_samples(folder.parent),
+    "find_clips": find_clips,
+    "list_files": lambda folder: list(list_files(folder)),
+    "files_below": files_below,
+    "check_folder": lambda folder: check_folder(folder.parent),
+    "find_source": lambda folder: find_source(folder.rename(folder.parent / "images").parent),
+    "read_submission": lambda folder: read_submission(folder / "submission.csv", folder),
+}
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A folder of images, of which one below can't be listed. Permissions bind no administrator: it is made up."""
+    folder = tmp_path / "train_images"
+    for name in ("authentic/a.png", "authentic/locked/b.png", "forged/c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+    def refusing(function):
+        def refuse(place="."):
+            if Path(place).name == "locked":
+                raise PermissionError(13, "Permission denied", str(place))
+            return function(place)
+
+        return refuse
+
+    (folder / "submission.csv").write_text("case_id,annotation\na,authentic\n")
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    return folder
 
 
 def test_writes_and_makes_the_folder(tmp_path):
@@ -40,3 +86,38 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/b\.txt can't be written"), written_whole(tmp_path / "file" / "b.txt"):
         pass
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_folder_that_can_not_be_read_is_left_out(locked, reader):
+    with pytest.raises(UserError, match=r"locked can't be (read|listed) \(Permission denied\)"):
+        READERS[reader](locked)
+
+
+def test_entries(locked):
+    assert [path.name for path in entries(locked)] == ["authentic", "forged", "submission.csv"]
+    assert entries(locked / "missing") == []
+    with pytest.raises(UserError, match="locked can't be read"):
+        entries(locked / "authentic" / "locked")
+    with pytest.raises(UserError, match=r"a\.png can't be read \(Not a directory\)"):
+        entries(locked / "authentic" / "a.png")
+
+
+def test_files_below(tmp_path):
+    for name in ("b/2.png", "b/.hidden", "a", "b/c/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == ["a", "b/2.png", "b/c/1"]
+    with pytest.raises(UserError, match="missing"):
+        files_below(tmp_path / "missing")
+
+
+def test_folders_are_listed_in_one_place():
+    """The standard library's functions leave out what they may not read."""
+    elsewhere = {
+        path.relative_to(ROOT).as_posix()
+        for path in [*ROOT.glob("*.py"), *ROOT.glob("common/**/*.py")]
+        if WALKING.search(path.read_text())
+    }
+    own_code = "common/submission/inputs.py"
+    assert elsewhere == {"common/files.py", own_code}

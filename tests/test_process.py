@@ -56,6 +56,12 @@ def test_a_users_own_setting_stays():
     assert result.stdout.split() == ["7"]
 
 
+def test_an_os_error_says_what_and_where():
+    result = run(f"{PREPARE} open('/missing/x.png')")
+    assert result.stderr == "error: /missing/x.png: No such file or directory\n"
+    assert result.returncode == 1
+
+
 def test_user_error_ends_with_its_message_alone():
     result = run(f"{PREPARE} from common.errors import UserError; raise UserError('x.png is broken')")
     assert (result.returncode, result.stderr) == (1, "error: x.png is broken\n")

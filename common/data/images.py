@@ -13,6 +13,7 @@ import numpy as np
 from common.data.decoding import decode, turned
 from common.data.tones import to_eight_bits
 from common.errors import UserError, listing
+from common.files import walk
 from common.suffixes import IMAGE_SUFFIXES
 
 
@@ -22,7 +23,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     The case id is the path below the folder without its suffix, so that for a flat folder it is the file's stem.
 
     Raises:
-        UserError: The folder does not exist, or files share a case id (`7.png` beside `7.jpg`).
+        UserError: As `scan_images`; or files share a case id (`7.png` beside `7.jpg`).
     """
     images, duplicates = scan_images(folder)
     if duplicates:
@@ -35,13 +36,13 @@ def scan_images(folder: Path) -> tuple[dict[str, Path], list[list[Path]]]:
     """As `find_images`, with the files that share a case id, which the dictionary leaves out, in a list beside it.
 
     Raises:
-        UserError: The folder does not exist.
+        UserError: The folder does not exist, or it or one below can't be listed.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name the folder that holds the images.")
     files: list[tuple[tuple[str, ...], str, str]] = []
     # On strings: for 100,000 files, `rglob` and operations on paths take seconds.
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in walk(folder):
         parts = Path(parent).relative_to(folder).parts
         for name in (*folders, *names):
             stem, _, suffix = name.rpartition(".")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.ensemble.blending import Role
+from common.files import entries
 from common.forensics.copy_move import VERSION
 from common.generated import DETECTOR, find_detector
 
@@ -67,7 +68,7 @@ def checkpoint_paths(models_dir: Path) -> list[Path]:
 
 def fold_folders(models_dir: Path) -> list[Path]:
     """The folder of each fold: `models_dir` itself, and its subfolders `fold_*`."""
-    return [models_dir, *sorted(models_dir.glob("fold_*"))]
+    return [models_dir, *(path for path in entries(models_dir) if path.name.startswith("fold_"))]
 
 
 def identities(models_dir: Path, *, copy_move: bool = False, generated: bool = False) -> dict[str, str]:

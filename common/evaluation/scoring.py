@@ -15,6 +15,7 @@ from tqdm import tqdm
 from common.data.masks import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError, listing
+from common.files import files_below
 from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.sizes import SIZES, size_of
@@ -151,8 +152,8 @@ def _files_by_case_id(folder: Path, suffixes: Iterable[str], what: str) -> dict[
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name the folder of the {what}.")
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+    for path in files_below(folder):
+        if path.suffix.lower() not in suffixes:
             continue
         case_id = path.relative_to(folder).with_suffix("").as_posix()
         if (first := files.setdefault(case_id, path)) != path:

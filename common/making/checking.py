@@ -13,6 +13,7 @@ from tqdm import tqdm
 from common.data.images import Picture, read_picture, scan_images
 from common.data.masks import MOST_COVERED, misfit, read_mask
 from common.errors import UserError
+from common.files import files_below
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
 
@@ -137,8 +138,7 @@ class _Check:
                     self.add("mask without image", path, f"{part}/ has no image {case_id}")
 
     def _files(self, folder: str) -> list[Path]:
-        found = (self.data_dir / folder).rglob("*") if (self.data_dir / folder).is_dir() else []
-        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+        return files_below(self.data_dir / folder) if (self.data_dir / folder).is_dir() else []
 
     def decode(self) -> None:
         """Open every image and mask."""

@@ -18,6 +18,7 @@ from common.data.images import scan_images
 from common.data.masks import MOST_COVERED, read_mask
 from common.data.samples import Sample
 from common.errors import UserError, listing
+from common.files import files_below
 from common.making.layout import write_groups, write_mask, write_sample_submission
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
@@ -118,8 +119,8 @@ def _read_index(source: Path, faults: list[str]) -> dict[str, dict[str, str]] | 
 def _find_masks(folder: Path) -> dict[str, list[Path]]:
     """Name of a mask in lower case, with and without its ending → files."""
     masks = defaultdict(list)
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        if path.suffix.lower() not in {*IMAGE_SUFFIXES, ".npy"} or path.name.startswith("."):
+    for path in files_below(folder) if folder.is_dir() else []:
+        if path.suffix.lower() not in {*IMAGE_SUFFIXES, ".npy"}:
             continue
         name = path.relative_to(folder).with_suffix("").as_posix().lower()
         masks[name].append(path)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import UserError
+from common.files import entries
 
 ENTRIES = frozenset(
     {
@@ -69,13 +70,13 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
 def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise UserError(f"{folder} exists and is no folder. Choose another output folder.")
-    foreign = sorted(entry.name for entry in folder.iterdir() if not _belongs(entry.name))
+    foreign = [entry.name for entry in entries(folder) if not _belongs(entry.name)]
     if foreign:
         raise UserError(
             f"{folder} exists and is no data folder: it holds {foreign[0]} (of {len(foreign)} such entries). "
             "It is never overwritten; choose another output folder."
         )
-    if not overwrite and any(folder.iterdir()):
+    if not overwrite and entries(folder):
         leftover = folder.suffix in (".partial", ".replaced")
         left = " A killed run left it, or another run is writing it." * leftover
         raise UserError(f"{folder} exists.{left} Choose another output folder, or overwrite it.")

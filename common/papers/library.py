@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from common.errors import UserError, first_line
-from common.files import check_writable, written_whole
+from common.files import check_writable, entries, written_whole
 from common.papers.index import Candidate, PanelIndex, Points, as_floats, build, is_outgrown
 from common.papers.shots import Shot, load_shot
 
@@ -54,7 +54,7 @@ class Library:
         if folder.is_file():
             raise UserError(f"{folder} is a file. Name the folder of a library.")
         if folder.is_dir() and any(
-            entry.name not in _OWN and not entry.name.endswith(".partial") for entry in folder.iterdir()
+            entry.name not in _OWN and not entry.name.endswith(".partial") for entry in entries(folder)
         ):
             raise UserError(f"{folder} holds other files, and is no library. Name a new folder.")
         check_writable(folder / "library.json")

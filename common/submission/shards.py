@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import UserError, listing
+from common.files import entries
 from common.submission.sources import ListedFile, Part, distinct, numbered, readable
 from common.suffixes import IMAGE_SUFFIXES
 
@@ -41,7 +42,7 @@ def find_shards(source: Path) -> list[Path]:
         UserError: The pattern names files that do not exist, or counts backwards.
     """
     if source.is_dir():
-        return sorted(path for path in source.glob("*.tar") if not path.name.startswith("."))
+        return [path for path in entries(source) if path.suffix == ".tar" and not path.name.startswith(".")]
     if source.suffix.lower() == ".tar" and source.is_file():
         return [source]
     if source.suffix.lower() != ".tar" or not _BRACES.search(str(source)):

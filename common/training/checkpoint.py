@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from common.errors import UserError, first_line
-from common.files import written_whole
+from common.files import entries, written_whole
 
 REQUIRED_KEYS = (
     *("model_state_dict", "epoch", "best_dice", "config", "config.in_channels", "metrics", "threshold", "calibration"),
@@ -104,7 +104,7 @@ def find_checkpoint(models_dir: Path, name: str, of: str, otherwise: str) -> Pat
     Raises:
         UserError: There are several.
     """
-    found = sorted(models_dir.glob(f"{name}*_best.pth"))
+    found = [path for path in entries(models_dir) if path.name.startswith(name) and path.name.endswith("_best.pth")]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(f"{models_dir} has several detectors of {of}: {names}. Keep one there, or {otherwise}.")

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from common.components import connected
 from common.data.labelled import Labelled, check_both_classes, read_class_folders, read_labelled_table
 from common.data.splits import draw_splits
 from common.errors import UserError, listing
+from common.files import walk
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.video.files import frame_files
 
@@ -60,7 +60,7 @@ def _clips_below(top: Path) -> Iterator[Path]:
         real = os.path.realpath(path)
         return not (real in seen or seen.add(real))
 
-    for place, folders, files in os.walk(top, onerror=_refuse, followlinks=True):
+    for place, folders, files in walk(top, follow_links=True):
         folder = Path(place)
         folders[:] = [path.name for path in _links_last(folder, folders) if is_new(path)]
         clips = [path for path in _links_last(folder, files) if path.suffix.lower() in CLIP_SUFFIXES]
@@ -74,10 +74,6 @@ def _links_last(folder: Path, names: Iterable[str]) -> list[Path]:
     """The paths that aren't hidden, links last: a clip that lies there under its own name is listed by that."""
     paths = (folder / name for name in names if not name.startswith("."))
     return sorted(paths, key=lambda path: (path.is_symlink(), path.name))
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"the folder {error.filename} can't be read ({error.strerror}). Change its permissions or move it.")
 
 
 def read_clip_folders(data_dir: Path, identity_pattern: str = "", seed: int = 0) -> list[Clip]:

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from common.data.images import read_image
 from common.errors import UserError
-from common.files import written_whole
+from common.files import entries, written_whole
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 FOLDER_RATE = 25.0
@@ -120,10 +120,7 @@ def frame_files(folder: Path) -> list[Path]:
     Raises:
         UserError: The folder can't be read.
     """
-    try:
-        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"the folder {folder} can't be read ({error.strerror}). Change its permissions.") from error
+    files = [p for p in entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     return sorted(files, key=_natural)
 
 

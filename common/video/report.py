@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common.errors import UserError, described
-from common.files import write_json, written_whole
+from common.files import entries, files_below, write_json, written_whole
 from common.page import resized
 from common.suffixes import IMAGE_SUFFIXES
 from common.video.clips import CLIP_SUFFIXES, find_clips
@@ -237,7 +237,7 @@ def _names(source: Path, output: Path) -> dict[str, Path]:
     if source.is_file():
         return {source.name: source}
     # Files that are no clips have rows too.
-    others = (path for path in source.rglob("*") if path.is_file() and path.suffix.lower() not in CLIP_SUFFIXES)
+    others = (path for path in files_below(source) if path.suffix.lower() not in CLIP_SUFFIXES)
     own = output.resolve() if source.resolve() in output.resolve().parents else None
     names = {
         path.relative_to(source): path
@@ -252,8 +252,8 @@ def _names(source: Path, output: Path) -> dict[str, Path]:
 
 def _holds_frames(source: Path) -> bool:
     """Whether the source would be a clip of frames if it were a subfolder."""
-    entries = [entry for entry in source.iterdir() if not entry.name.startswith(".")] if source.is_dir() else []
-    return len(entries) > 1 and all(entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+    visible = [entry for entry in entries(source) if not entry.name.startswith(".")] if source.is_dir() else []
+    return len(visible) > 1 and all(entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES for entry in visible)
 
 
 def _printable(text: str) -> str:
