@@ -72,6 +72,8 @@ def main(config: SubmissionConfig) -> None:
     counts = parts.merge()
     if counts is not None:
         print(summary(config, counts))
+        if counts["failed"]:
+            raise SystemExit(1)
     elif state.is_main_process:
         print(unfinished(parts, index, count, launched=config.num_shards is None))
 

@@ -15,6 +15,7 @@ from scipy.special import expit
 from common.data.transforms import resize_image
 from common.ensemble.blending import to_half, to_single
 from common.ensemble.choices import MODE_THRESHOLDS, Mode
+from common.errors import UserError
 from common.forensics.copy_move import LEAST_SCORE
 from common.metrics.calibration import calibrated, log_odds
 from common.metrics.forgery import IMAGE_SCORE_QUANTILE
@@ -40,7 +41,13 @@ _HIGHEST = 1 - 2**-11
 
 
 def is_forged(forged_probability: float, mode: Mode) -> bool:
-    """Whether an image with this calibrated probability in [0, 1] is called forged."""
+    """Whether an image with this calibrated probability in [0, 1] is called forged.
+
+    Raises:
+        UserError: The probability is nan.
+    """
+    if math.isnan(forged_probability):
+        raise UserError("there is no verdict: a network's result is not finite. Train it again, or leave it out.")
     return forged_probability >= MODE_THRESHOLDS[mode]
 
 
@@ -109,7 +116,7 @@ def generated_features(probability: float) -> dict[str, float]:
         `GENERATED_FEATURES`: its log-odds, and 0 for all of 0.5 or less. The detector is for whole-image synthesis:
         something may be pasted into a photograph too, so a low probability must change nothing.
     """
-    return {"generated": max(0.0, log_odds(probability))}
+    return {"generated": float(np.maximum(0.0, log_odds(probability)))}  # nan stays nan
 
 
 def _upper_quantiles(values: np.ndarray, levels: Sequence[float]) -> list[float]:
@@ -160,6 +167,8 @@ class Decision:
             raise ValueError("features, mean, scale and coefficients differ in length")
         if set(self.calibration) != {"slope", "intercept"}:
             raise ValueError("calibration needs slope and intercept")
+        if any(scale <= 0 for scale in self.scale):
+            raise ValueError("each scale must be above 0")
         for name, mean, coefficient in zip(self.features, self.mean, self.coefficients, strict=True):
             if name in GENERATED_FEATURES and (mean != 0 or coefficient < 0):
                 raise ValueError(f"{name} may not count against a forgery: mean 0, coefficient at least 0")

@@ -36,6 +36,7 @@ from common.ensemble.views import (
     predict_pieces,
     worker_count,
 )
+from common.errors import UserError
 from common.generated import Detector, Generated
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class Prediction:
     """Probability of each pixel, float32 (h, w): the size of the image where evidence is drawn in it, else that of the
     networks' largest map (`Pieces.maps`)."""
     forged_probability: float
-    """Calibrated, in (0, 1]."""
+    """Calibrated, in (0, 1]; nan where a network's result is not finite: there is no verdict then."""
     evidence: Evidence | None = None
     """The copies found; None where copy-move detection is off."""
     generated: Generated | None = None
@@ -152,9 +153,15 @@ class Ensemble:
 
         Args:
             image: RGB, uint8 (H, W, 3).
+
+        Raises:
+            UserError: A network's result is not finite.
         """
         (folds,) = self._blend_batch([image])
-        return np.asarray(np.mean([blended for blended, _ in folds], axis=0), np.float32)
+        prob = np.asarray(np.mean([blended for blended, _ in folds], axis=0), np.float32)
+        if not np.isfinite(prob).all():
+            raise UserError("a network's result is not finite. Train it again, or leave it out.")
+        return prob
 
     def _by_batch(self, work: Callable[..., R], images: Sequence[np.ndarray]) -> Generator[R]:
         """The results of `work` on each batch of the images, in order; a single batch's networks share the threads."""
@@ -218,18 +225,21 @@ class Ensemble:
         small = to_single(half)
         blended = blend(small, roles, weights)
         by_name = {member.name: prob for member, prob in zip(self.networks, small, strict=True)}
-        features = map_features(blended, by_name, self.settings.pixel_threshold)
+        features = map_features(blended, by_name, self.settings.pixel_threshold) if np.isfinite(half).all() else {}
         return blended if half is maps else blend(maps, roles, weights), features
 
     def _prediction(self, folds: Sequence[Blend], evidence: Evidence | None, generated: Generated | None) -> Prediction:
         """Of one image, by the blend of each fold, the evidence and the detector of generated images."""
         prob = folds[0][0] if len(folds) == 1 else np.mean([blended for blended, _ in folds], axis=0)
         decision, others = self.settings.decision, {}
+        decided = all(features for _, features in folds) or not self.networks
         if evidence is not None:
             prob = join_evidence(prob, evidence.prob, self.settings.weights[COPY_MOVE.name])
             others |= copy_features(evidence.score, evidence.inliers, evidence.area_share)
         if generated is not None:
             others |= generated_features(generated.probability)
+        if not decided or (generated is not None and np.isnan(generated.probability)):
+            return Prediction(prob, np.nan, evidence, generated)
         probability = float(np.mean([decision.probability(features | others) for _, features in folds]))
         if evidence is not None:
             probability = with_copies(probability, decision, evidence.score)

@@ -188,7 +188,10 @@ def _write_maps(ensemble: Ensemble, parts: list[list[Sample]], file: IO) -> None
         for fold, samples in enumerate(parts):
             for start in range(0, len(samples), BATCH_SIZE):
                 images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]
-                for maps in ensemble.member_maps(images, fold):
+                for sample, maps in zip(samples[start:], ensemble.member_maps(images, fold), strict=False):
+                    for member, prob in zip(ensemble.networks, maps, strict=True):
+                        if not np.isfinite(prob).all():
+                            raise UserError(f"{member.name} has no finite result for {sample.image}. Train it again.")
                     file.write(feature_maps(maps).astype("<f2").tobytes())
                 bar.update(len(images))
 

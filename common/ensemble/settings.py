@@ -45,6 +45,13 @@ class Settings:
     report: dict[str, Any] = field(default_factory=dict)
     """Results of the nested evaluation, for information; nan is read back as None."""
 
+    def __post_init__(self) -> None:
+        if any(weight < 0 for weight in self.weights.values()):
+            raise ValueError("each weight must be 0 or more")
+        for name in ("pixel_threshold", "min_area_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1")
+
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         write_json(asdict(self), path)
@@ -54,8 +61,8 @@ class Settings:
         """Read what `save` wrote.
 
         Raises:
-            UserError: The file is missing, not JSON, lacks a key, or has an unknown one, a value of another type, a
-                number that is not finite, or values that contradict each other.
+            UserError: The file is missing, not JSON, lacks a key, or has an unknown one, a value of another type or
+                out of its range, a number that is not finite, or values that contradict each other.
         """
         try:
             settings = TypeAdapter(cls).validate_json(path.read_bytes())

@@ -131,7 +131,7 @@ def summary(config: SubmissionConfig, counts: Counter[str]) -> str:
     """Lines: numbers of images and videos by verdict, the tables, what to know, and the verdict on a single file."""
     parts = []
     for noun, prefix, verdicts in (
-        ("images", "", ("forged", "authentic", "unreadable")),
+        ("images", "", ("forged", "authentic", "unreadable", "failed")),
         ("videos", "video ", ("fake", "real", "inconclusive", "not scored")),
     ):
         found = {verdict: count for verdict in verdicts if (count := counts[prefix + verdict])}

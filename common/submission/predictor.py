@@ -58,10 +58,14 @@ class Row:
     """Of the image file; only the first is predicted."""
     turned: bool = False
     """Whether the image has an EXIF orientation."""
+    failed: bool = False
+    """Whether the image was read, and something else went wrong: the error is among the scores."""
 
     @property
     def verdict(self) -> str:
         """As counted in the submission's summary."""
+        if self.failed:
+            return "failed"
         if self.kind == "image":
             return "unreadable" if "error" in self.scores else "forged" if self.scores["n_instances"] else "authentic"
         return f"video {self.scores.get('fake_verdict', 'not scored')}" if self.kind == "video" else "shard broken"
@@ -252,12 +256,20 @@ def score_video(config: SubmissionConfig, detector: VideoDetector | None, path: 
 def image_row(
     config: SubmissionConfig, settings: Settings, case_id: str, image: np.ndarray, prediction: Prediction
 ) -> Row:
-    """The row of one image, uint8 (H, W, 3) RGB; writes its map if there is a folder for maps."""
+    """The row of one image, uint8 (H, W, 3) RGB; writes its map if there is a folder for maps.
+
+    Without a verdict the image is called authentic, with an error; where only the map can't be written, the row has all
+    else.
+    """
     height, width = image.shape[:2]
     evidence, generated = prediction.evidence, prediction.generated
     annotation, area_share, n_instances = AUTHENTIC, 0.0, 0
     labels = np.zeros((height, width), np.uint8)
-    if is_forged(prediction.forged_probability, config.mode):
+    try:
+        forged = is_forged(prediction.forged_probability, config.mode)
+    except UserError as error:
+        return Row(case_id, "image", {"error": str(error), "height": height, "width": width}, annotation, failed=True)
+    if forged:
         labels = find_instances(
             resize_map(prediction.prob, height, width),
             settings.pixel_threshold,
@@ -270,8 +282,6 @@ def image_row(
         instances = encode_labels(labels)
         area_share, n_instances = np.count_nonzero(labels) / labels.size, len(instances)
         annotation = format_annotation(instances)
-    if config.maps is not None:
-        _write_maps(config, case_id, image, resize_map(prediction.prob, height, width), labels)
     scores: Scores = {
         "forged_probability": round(prediction.forged_probability, 6),
         "threshold": MODE_THRESHOLDS[config.mode],
@@ -284,7 +294,12 @@ def image_row(
         scores |= {"copy_move_score": round(evidence.score, 6), "copy_move_inliers": evidence.inliers}
     if generated:
         scores |= {"generated_probability": round(generated.probability, 6), "generated_verdict": generated.verdict}
-    return Row(case_id, "image", scores, annotation)
+    if config.maps is not None:
+        try:
+            _write_maps(config, case_id, image, resize_map(prediction.prob, height, width), labels)
+        except UserError as error:
+            scores["error"] = readable(str(error))
+    return Row(case_id, "image", scores, annotation, failed="error" in scores)
 
 
 def _write_maps(

@@ -2,14 +2,19 @@
 
 import importlib.metadata
 import json
+import math
 import platform
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from common.errors import UserError, first_line
 from common.files import entries, written_whole
@@ -19,6 +24,9 @@ REQUIRED_KEYS = (
 )
 """Those of a segmentation member's checkpoint; after a dot, of its configuration."""
 
+
+SETTINGS = ("config", "threshold", "calibration")
+"""Entries of a checkpoint whose numbers decide, and must be finite."""
 
 PLACES = ("data_dir", "models_dir", "cache_dir")
 """Fields of a configuration that name folders of the machine it was trained on: they are not handed on."""
@@ -48,7 +56,7 @@ def save_release(checkpoint: dict[str, Any], path: Path) -> None:
     rest = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
     rest["config"] = {name: value for name, value in rest["config"].items() if name not in PLACES}
     with written_whole(path, "wb") as file:
-        file.write(save(weights, {"checkpoint": json.dumps(rest)}))
+        file.write(save(weights, {"checkpoint": json.dumps(rest), "crc32": str(_crc32(weights))}))
 
 
 def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapped: bool = False) -> dict[str, Any]:
@@ -61,7 +69,8 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
             memory. The caller must drop the tensors before the file may change.
 
     Raises:
-        UserError: The file is missing, is broken, contains anything but plain types, or lacks a required key.
+        UserError: The file is missing, is broken (checksums are verified), contains anything but plain types, lacks a
+            required key, or has a weight or setting that is not finite.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
@@ -69,6 +78,7 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
         if path.suffix == ".safetensors":
             checkpoint = _read_release(path)
         else:
+            _verify(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
         again = "Restore the file." if path.suffix == ".safetensors" else "Train it again."
@@ -81,13 +91,50 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
         if "name" in config:
             raise UserError(f"{path} is a checkpoint of {config['name']}, not of the kind needed here: {lacking}.")
         raise UserError(f"{path} is no checkpoint of this project, or not of the kind needed here: {lacking}.")
+    for name, value in checkpoint.get("model_state_dict", {}).items():
+        if not value.isfinite().all():
+            raise UserError(f"{path} holds weights that are not finite ({name}). Train it again.")
+    for name in SETTINGS:
+        if not _is_finite(checkpoint.get(name)):
+            raise UserError(f"{path} has a {name} that is not finite. Train it again.")
     return checkpoint
+
+
+def _verify(path: Path) -> None:
+    """Raise where the bytes of an archive are not those that were written: torch does not check them.
+
+    Files in the format before archives have no checksums.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def _crc32(weights: dict[str, Tensor]) -> int:
+    """Checksum of the weights' bytes, by name."""
+    checksum = 0
+    for name in sorted(weights):
+        checksum = zlib.crc32(np.ascontiguousarray(weights[name].numpy()).view(np.uint8), checksum)
+    return checksum
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in plain values are finite."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _read_release(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
-        checkpoint = json.loads((file.metadata() or {})["checkpoint"])
+        header = file.metadata() or {}
+        checkpoint = json.loads(header["checkpoint"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+    if header["crc32"] != str(_crc32(weights)):
+        raise ValueError("the checksum of the weights is wrong")
     single = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
     return checkpoint | {"model_state_dict": single}
 

@@ -168,6 +168,8 @@ class VideoDetector:
     def _calibrated(self, logits: Tensor) -> np.ndarray:
         """Probabilities (n,) of logits (n, 2)."""
         raw = _fake_logit(logits).double().sigmoid()
+        if not raw.isfinite().all():
+            raise UserError("the network's result is not finite. Train it again (script_8_deepfake_video.py).")
         return np.array([calibrated(value, **self.calibration) for value in raw.tolist()])
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from common.ensemble.choices import MODE_THRESHOLDS
 from common.ensemble.decision import FEATURES, Decision, copy_features, feature_maps, is_forged
 from common.ensemble.ensemble import Ensemble, Loaded
 from common.ensemble.evidence import examine
 from common.ensemble.fitting import Oof
 from common.ensemble.loading import original_settings
 from common.ensemble.members import Member
+from common.errors import UserError
 from common.generated.detector import load_detector
 
 CPU = torch.device("cpu")
@@ -267,6 +269,38 @@ def test_a_fitted_decision_weighs_the_evidence_itself(finds):
     bright = Ensemble(ensemble.folds, settings, CPU, copy_move=True).predict(IMAGES)[1]
     assert bright.forged_probability == pytest.approx(1 / (1 + np.exp(1 - 0.5 * np.log(9))))
     assert bright.prob == pytest.approx(0.95, abs=1e-3)  # weight 0
+
+
+class Overflowing(nn.Module):
+    """Finite weights whose result is not: nan in bright images."""
+
+    def forward(self, x):
+        high = x[:, :1].float() * 3e36
+        return torch.where(x[:, :1] > 128, high * 1e9 - high * 1e9, -high)
+
+
+@pytest.mark.parametrize("role", ["average", "union"])
+def test_what_is_not_finite_is_no_verdict(finds, role):
+    """Neither of the networks nor, over their heads, of the evidence, whatever the member's weight."""
+    finds(0.99)
+    member = Member(name="broken", script="script.py", in_channels=3, weight=0.0, role=role)
+    broken = Loaded(member, Overflowing(), loaded("a", 1.0, 0.1).checkpoint)
+    networks = [loaded("a", 1.0, 0.1), broken]
+    ensemble = Ensemble([networks], original_settings(networks, copy_move=True), CPU, copy_move=True)
+    dark, bright = ensemble.predict(IMAGES)
+    assert not is_forged(dark.forged_probability, "default")
+    assert np.isnan(bright.forged_probability)
+    for mode in MODE_THRESHOLDS:
+        with pytest.raises(UserError, match="no verdict: a network's result is not finite"):
+            is_forged(bright.forged_probability, mode)
+
+
+def test_a_map_that_is_not_finite_is_not_handed_on():
+    member = Member(name="broken", script="script.py", in_channels=3, weight=1.0, role="average")
+    ensemble = ensemble_of(Loaded(member, Overflowing(), loaded("a", 1.0, 0.1).checkpoint))
+    assert ensemble.network_map(IMAGES[0]).max() < 1
+    with pytest.raises(UserError, match="a network's result is not finite"):
+        ensemble.network_map(IMAGES[1])
 
 
 def test_large_and_small_images_keep_their_own_evidence(finds):

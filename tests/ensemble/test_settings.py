@@ -87,6 +87,10 @@ def test_nan_figures_come_back_as_none(tmp_path):
         ({"weights": {"highres_no_ela": 1.5}}, "of different members"),
         ({"pixel_threshold": math.nan}, "pixel_threshold: Input should be a finite number"),
         ({"weights": {"highres_no_ela": math.inf}}, r"weights\.highres_no_ela: Input should be a finite number"),
+        ({"pixel_threshold": 7.0}, "pixel_threshold must be from 0 to 1"),
+        ({"min_area_share": -0.1}, "min_area_share must be from 0 to 1"),
+        ({"weights": {"highres_no_ela": -1.0}}, "each weight must be 0 or more"),
+        ({"decision": DECISION | {"scale": [0.0]}}, "decision: .*each scale must be above 0"),
         ({"decision": DECISION | {"intercept": math.nan}}, r"decision\.intercept: Input should be a finite number"),
     ],
 )

@@ -224,6 +224,20 @@ def test_maps_may_lie_outside_the_working_folder_and_be_looked_at(submit, copied
     assert set(np.unique(mask)) == {0, 255} and (prob[mask > 0] > 200).all()
 
 
+def test_a_map_that_can_not_be_written_costs_no_row_and_is_not_passed_over(call_program, copied_images, tmp_path):
+    """The map's name is longer than its image's."""
+    for name in ("名" * 82, "b"):
+        write(tmp_path / "in" / f"{name}.png", copied_images[1])
+    (tmp_path / "models").mkdir()
+    flags = ("--models-dir", tmp_path / "models", "--allow-missing", "--maps", tmp_path / "maps", "--maps-as", "png")
+    done = call_program("make_submission.py", "--input", tmp_path / "in", "--output", tmp_path / "s.csv", *flags)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "2 images: 1 forged, 1 failed" in done.stdout
+    rows = (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(rows) == 2 and not any("authentic" in row for row in rows)
+    assert (tmp_path / "maps" / "b_mask.png").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_place_that_can_not_be_written_is_named_before_the_work(submit, copied_images, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)

@@ -54,20 +54,20 @@ def test_another_run_finds_what_is_done(tmp_path, capsys):
     again = make(tmp_path)
     assert [part.number for part in again.remaining(again.parts)] == [1, 3]
     assert capsys.readouterr().out == (
-        f"continues: 2 of 4 parts are done, with 0 files that could not be read; to start over, remove {again.folder}\n"
+        f"continues: 2 of 4 parts are done, with 0 files that have an error; to start over, remove {again.folder}\n"
     )
     assert [part.number for part in again.remaining(again.parts[1::2])] == [1, 3]
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("count", ["unreadable", "video not scored"])
-def test_what_could_not_be_read_is_named_where_a_run_goes_on(tmp_path, count, capsys):
+@pytest.mark.parametrize("count", ["unreadable", "failed", "video not scored"])
+def test_what_has_an_error_is_counted_where_a_run_goes_on(tmp_path, count, capsys):
     parts = make(tmp_path)
     do(parts, 0, 1)
     with parts.written(parts.parts[3], Counter({count: 5, "forged": 2})):
         pass
     assert [part.number for part in parts.remaining(parts.parts)] == [2]
-    assert "3 of 4 parts are done, with 5 files that could not be read" in capsys.readouterr().out
+    assert "3 of 4 parts are done, with 5 files that have an error" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", [{"run": "other flags"}, {"ids": "abxdefg"}, {"ids": "bacdefg"}, {"size": 3}])

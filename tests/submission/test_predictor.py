@@ -164,10 +164,33 @@ def test_maps_stay_in_their_folder(config, ensemble, tmp_path):
     config = replace(config, maps=tmp_path / "maps")
     rows_of(config, ensemble, split_into_parts([("image", "sub/0", str(config.input / "0.png"))], 1))
     assert np.load(tmp_path / "maps" / "sub" / "0.npy").shape == (48, 64)
-    for case_id in ("../0", str(tmp_path / "0"), "a/../../0"):
-        with pytest.raises(UserError, match="outside --maps"):
-            rows_of(config, ensemble, split_into_parts([("image", case_id, str(config.input / "0.png"))], 1))
+    for case_id in ("../0", str(tmp_path / "0"), "a/../../0", "名" * 90):
+        files = [("image", name, str(config.input / "0.png")) for name in (case_id, "1")]
+        failed, other = rows_of(config, ensemble, split_into_parts(files, 1))
+        assert (failed.verdict, other.verdict) == ("failed", "forged")
+        assert failed.annotation == other.annotation != "authentic"
+        error = "outside --maps" if "0" in case_id else "File name too long"
+        assert error in failed.scores.pop("error")
+        assert failed.scores == other.scores
     assert not (tmp_path / "0.npy").exists()
+
+
+def test_an_image_without_a_verdict_is_a_row_with_an_error(config, ensemble):
+    class Overflowing(nn.Module):
+        """Not finite in images with bright pixels."""
+
+        def forward(self, images):
+            bright = images.amax(dim=(1, 2, 3), keepdim=True) > 200
+            return torch.where(bright, torch.nan, -5.0).expand(-1, 1, *images.shape[2:])
+
+    member = [replace(ensemble.folds[0][0], network=Overflowing())]
+    broken = Ensemble([member], original_settings(member), torch.device("cpu"))
+    rows = rows_of(config, broken, split_into_parts(list_files(config.input), 500))
+    verdicts = ["unreadable" if n == 3 else "failed" if n % 2 == 0 else "authentic" for n in range(7)]
+    assert [row.verdict for row in rows] == verdicts
+    assert all(row.annotation == "authentic" for row in rows)
+    assert "result is not finite" in rows[0].scores["error"]
+    assert set(rows[0].scores) == {"error", "height", "width"}
 
 
 def test_images_as_they_are_read(config, write_tar):

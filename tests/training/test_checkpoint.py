@@ -59,6 +59,42 @@ def test_a_truncated_checkpoint_is_named(tmp_path, checkpoint):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("ending", ["_best.pth", ".safetensors"])
+def test_damaged_bytes_are_noticed(tmp_path, checkpoint, ending, mapped):
+    """In the middle of the weights, where nothing but the checksum shows it."""
+    path = tmp_path / f"tiny{ending}"
+    (save_checkpoint if ending == "_best.pth" else save_release)(checkpoint, path)
+    load_checkpoint(path, mapped=mapped)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    for damage in (bytes(1), bytes(40_000)):
+        content[middle : middle + len(damage)] = damage
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"tiny{ending} can't be read as a checkpoint .*checksum"):
+            load_checkpoint(path, mapped=mapped)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(tmp_path, checkpoint, value):
+    """Compared with a threshold, such a number calls everything authentic."""
+    path, weights = tmp_path / "tiny_best.pth", checkpoint["model_state_dict"]
+    name = next(name for name in reversed(weights) if weights[name].is_floating_point())
+    weight = weights[name].clone()
+    weight.view(-1)[-1] = value
+    for change, message in (
+        ({"model_state_dict": weights | {name: weight}}, rf"weights that are not finite \({name}\)"),
+        ({"calibration": {"slope": 1.0, "intercept": value}}, "calibration that is not finite"),
+        ({"threshold": value}, "threshold that is not finite"),
+        ({"config": checkpoint["config"] | {"crop_factors": [2.0, value]}}, "config that is not finite"),
+    ):
+        save_checkpoint(checkpoint | change, path)
+        with pytest.raises(UserError, match=rf"tiny_best\.pth (holds|has a) {message}"):
+            load_checkpoint(path, mapped=True)
+    save_checkpoint(checkpoint | {"metrics": {"pixel_recall_tiny": value}}, path)  # none were in the validation
+    assert load_checkpoint(path)["metrics"]
+
+
 def test_missing_keys_are_named(tmp_path):
     torch.save({"model_state_dict": {}, "epoch": 1}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"lacks best_dice, config, config\.in_channels, metrics, threshold"):
