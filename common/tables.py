@@ -1,7 +1,8 @@
 """Reading of CSV tables and printing of Markdown tables."""
 
+import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,50 @@ from common.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def csv_rows(path: Path, columns: Iterable[str] = (), *, errors: str = "strict") -> Iterator[list[str]]:
+    """The head of a CSV file, and then its rows, as many fields each; missing ones at the end are empty strings.
+
+    Blank lines are left out. No row vanishes in another one's field: quotes must be closed and followed by a comma or
+    the line's end.
+
+    Args:
+        path: The file, in UTF-8.
+        columns: Those whose fields must have no line break.
+        errors: What to do about bytes that are no UTF-8, as in `open`.
+
+    Raises:
+        UserError: The file can't be read, names a column twice, or has a row of more fields or with such a quote.
+    """
+    line = 0
+    try:
+        with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
+            reader = csv.reader(file, strict=True)
+            head = next(reader, [])
+            if twice := sorted({name for name in head if head.count(name) > 1}):
+                raise UserError(f"{path} has the column {', '.join(twice)} twice. Rename or remove one.")
+            plain = [place for place, name in enumerate(head) if name in set(columns)]
+            yield head
+            line = reader.line_num
+            for row in reader:
+                if len(row) > len(head):
+                    raise UserError(
+                        f"{path}, line {line + 1}: {len(row)} fields, but the head has {len(head)}. Put a field with "
+                        'commas between quotes (").'
+                    )
+                row += [""] * (len(head) - len(row)) if row else []
+                if any("\n" in row[place] or "\r" in row[place] for place in plain if row):
+                    raise csv.Error("a name with a line break")
+                if row:
+                    yield row
+                line = reader.line_num
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {line + 1}: can't be read as a table ({error}). Close or remove the quote (\") of that line."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read as a table ({error}). Fix or remove it.") from error
 
 
 def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
@@ -19,15 +64,15 @@ def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
         columns: Those that it must have; it may have others.
 
     Raises:
-        UserError: The file is missing, is not a table, or lacks a column.
+        UserError: The file is missing, is not a table, or lacks a column; or as `csv_rows`.
     """
     # Imported here because it takes half a second, and most submissions read no table.
     import pandas as pd
 
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as a table ({error}). Fix or remove it.") from error
+    head, *rows = csv_rows(path, columns)
+    if not head:
+        raise UserError(f"{path} can't be read as a table (it is empty). Fix or remove it.")
+    table = pd.DataFrame(rows, columns=pd.Index(head), dtype=str)
     missing = [column for column in columns if column not in table]
     if missing:
         raise UserError(f"{path} needs the columns {', '.join(columns)}; it has {', '.join(table.columns)}.")

@@ -1,6 +1,7 @@
 import pytest
 
 from common.errors import UserError
+from common.submission.sources import list_files
 from common.tables import markdown_table, read_table
 
 
@@ -18,6 +19,42 @@ def test_what_is_no_table_is_named(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(UserError, match=rf"t\.csv {message}"):
         read_table(tmp_path / "t.csv", ["case_id"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            '"a.png,1\na.png,2\n',
+            r", line 2: can't be read as a table \(unexpected end .*\)\. Close or remove the quote",
+        ),
+        ('a.png,1\n"b.png,2\nc.png,"3"\n', r", line 3: can't be read"),
+        ('a.png,1\n"b.png,2\nc.png",3\n', r", line 3: .*a name with a line break"),
+        ('a.png,"1"2\n', r", line 2: can't be read"),
+        ("a.png,1\n\nb,png,2\n", r", line 4: 3 fields, but the head has 2\. Put a field with commas between quotes"),
+    ],
+)
+def test_no_row_vanishes_in_another(tmp_path, rows, message):
+    path = tmp_path / "t.csv"
+    path.write_text(f"file,case_id\n{rows}")
+    with pytest.raises(UserError, match=rf"t\.csv{message}"):
+        read_table(path, ["file"])
+    if "line break" not in message:  # which the name of a file in a manifest may have
+        with pytest.raises(UserError, match=rf"t\.csv{message}"):
+            list(list_files(path))
+
+
+def test_a_column_twice_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("file,label,file\na,real,b\n")
+    with pytest.raises(UserError, match=r"t\.csv has the column file twice"):
+        read_table(tmp_path / "t.csv", ["file"])
+
+
+def test_quoted_fields_blank_lines_and_short_rows(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes('\ufefffile,notes\r\n"a, b","two\nlines, ""quoted"""\r\n\r\nc\r\n'.encode())
+    table = read_table(path, ["file"]).to_dict("list")
+    assert table == {"file": ["a, b", "c"], "notes": ['two\nlines, "quoted"', ""]}
 
 
 def test_a_missing_file_is_named(tmp_path):

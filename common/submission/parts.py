@@ -87,8 +87,8 @@ class Parts:
             # Not repeated for an unreadable file: if one in a hundred is, that would be nearly every part.
             faults = sum(mark["counts"].get(name, 0) for mark in done.values() for name in FAULTS)
             print(
-                f"continues: {len(done)} of {len(own)} parts are done, with {faults} files that have an error; to start "
-                f"over, remove {self.folder}"
+                f"continues: {len(done)} of {len(own)} parts are done, with {faults} files that have an error; to "
+                f"start over, remove {self.folder}"
             )
         return [part for part in own if part.number not in done]
 

@@ -4,7 +4,6 @@ Made for millions of files: they are listed once, and a part keeps the names of 
 file.
 """
 
-import csv
 import hashlib
 import os
 import posixpath
@@ -20,6 +19,7 @@ import numpy as np
 
 from common.errors import UserError, listing
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from common.tables import csv_rows
 
 Kind = Literal["image", "video", "shard"]
 ListedFile = tuple[Kind, str, str]
@@ -179,14 +179,12 @@ def _list_manifest(manifest: Path) -> Iterator[ListedFile]:
 
 def _read_csv(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
     """File and case id of each row."""
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            table = csv.DictReader(file)
-            _check_columns(manifest, table.fieldnames or ())
-            for row in table:
-                yield row["file"], row.get("case_id")
-    except (OSError, csv.Error) as error:
-        raise _unreadable(manifest, error) from error
+    rows = csv_rows(manifest, errors="surrogateescape")  # a file's name may have a line break
+    head = next(rows)
+    _check_columns(manifest, head)
+    file, case_id = head.index("file"), head.index("case_id") if "case_id" in head else None
+    for row in rows:
+        yield row[file], None if case_id is None else row[case_id]
 
 
 def _read_parquet(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
@@ -211,6 +209,8 @@ def _read_parquet(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
 
 
 def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
+    if twice := [name for name in ("file", "case_id") if columns.count(name) > 1]:
+        raise UserError(f"{manifest} has the column {', '.join(twice)} twice. Rename or remove one.")
     if "file" not in columns:
         raise UserError(
             f"{manifest} needs the column file (and may have case_id); it has {', '.join(columns) or 'none'}."
