@@ -79,7 +79,7 @@ from common.evaluation.explanation import NamedBox, NamedRegion, describe, draw_
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse
-from common.files import check_writable, entries, files_below, written_whole
+from common.files import check_regular, check_writable, entries, files_below, written_whole
 from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import Group, Matcher
 from common.forensics.learned import learned_matcher
@@ -175,6 +175,7 @@ class ExplainConfig:
         for source in self.sources:
             if not source.exists():
                 raise UserError(f"there is no file {source}. Name an image or a video.")
+            check_regular(source)
         if len(self.sources) > 1 and self.subject != "copy-moves":
             raise UserError(f"{self.subject} are explained one at a time; {len(self.sources)} files are named.")
         if self.subject == "generated images" and (not self._is_image or self.source.suffix.lower() == PDF):
@@ -506,6 +507,7 @@ def _tasks(images: Mapping[str, Path]) -> Iterator[Task]:
 
 def _digest(path: Path, page: int) -> str:
     """What tells a file from others: SHA-256, and the page of an image."""
+    check_regular(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return digest if page == 1 or path.suffix.lower() == PDF else f"{digest} page {page}"

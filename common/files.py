@@ -4,6 +4,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,20 @@ def entries(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         _refuse(error)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a file that is to be read is one, or a folder; a missing one is for the reader to report.
+
+    Raises:
+        UserError: It is a pipe, a socket or a device: to open it may wait for ever, and reading it may never end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a pipe, socket or device, not a file. Save what it gives as a file, or remove it.")
 
 
 def _refuse(error: OSError) -> NoReturn:

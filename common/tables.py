@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.files import check_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ def csv_rows(path: Path, columns: Iterable[str] = (), *, errors: str = "strict")
     Raises:
         UserError: The file can't be read, names a column twice, or has a row of more fields or with such a quote.
     """
+    check_regular(path)
     line = 0
     try:
         with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:

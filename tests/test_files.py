@@ -1,18 +1,26 @@
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from common.data.images import find_images
+from common.data.decoding import pixel_count
+from common.data.images import find_images, read_image
+from common.data.masks import read_mask
 from common.data.samples import load_samples
+from common.ensemble.settings import Settings
 from common.errors import UserError
-from common.evaluation.scoring import read_submission
+from common.evaluation.scoring import read_map, read_submission
 from common.files import entries, files_below, written_whole
 from common.making.checking import check_folder
 from common.making.importing import find_source
+from common.papers.pdf import read_figures
 from common.submission.sources import list_files
+from common.tables import read_table
+from common.training.checkpoint import load_checkpoint
 from common.video.clips import find_clips
+from common.video.files import open_video
 
 ROOT = Path(__file__).parent.parent
 WALKING = re.compile(r"\.(rglob|iterdir)\(|\bos\.(walk|listdir)\(")
@@ -92,6 +100,40 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_no_folder_that_can_not_be_read_is_left_out(locked, reader):
     with pytest.raises(UserError, match=r"locked can't be (read|listed) \(Permission denied\)"):
         READERS[reader](locked)
+
+
+OPENERS = {
+    "image": ("a.png", read_image),
+    "size of an image": ("a.tif", lambda path: pixel_count(path) or read_image(path)),
+    "mask": ("a.npy", read_mask),
+    "map": ("a.npy", read_map),
+    "video": ("a.mp4", open_video),
+    "table": ("a.csv", lambda path: read_table(path, ())),
+    "manifest": ("a.csv", lambda path: list(list_files(path))),
+    "submission": ("a.csv", lambda path: read_submission(path, path.parent)),
+    "paper": ("a.pdf", lambda path: list(read_figures(path))),
+    "checkpoint": ("a.pth", load_checkpoint),
+    "settings": ("a.json", Settings.load),
+}
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_pipe_is_no_file(tmp_path, opener):
+    """Opened, it would wait for a writer for ever."""
+    name, read = OPENERS[opener]
+    os.mkfifo(tmp_path / name)
+
+    def give_up(*_):
+        raise AssertionError("it waits")  # no OSError, which readers catch
+
+    earlier = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    try:
+        with pytest.raises(UserError, match=re.escape(name)):
+            read(tmp_path / name)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, earlier)
 
 
 def test_entries(locked):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class Range:
 
 Count = Annotated[int, Range(lambda value: value >= 1, "1 or more"), arg(metavar="INT≥1")]
 Natural = Annotated[int, Range(lambda value: value >= 0, "0 or more"), arg(metavar="INT≥0")]
-Positive = Annotated[float, Range(lambda value: value > 0, "above 0"), arg(metavar="FLOAT>0")]
-NonNegative = Annotated[float, Range(lambda value: value >= 0, "0 or more"), arg(metavar="FLOAT≥0")]
+Seed = Annotated[int, Range(lambda value: 0 <= value < 2**31, "from 0 to 2147483647"), arg(metavar="INT≥0")]
+Positive = Annotated[float, Range(lambda value: 0 < value < math.inf, "above 0"), arg(metavar="FLOAT>0")]
+NonNegative = Annotated[float, Range(lambda value: 0 <= value < math.inf, "0 or more"), arg(metavar="FLOAT≥0")]
 Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "from 0 to 1"), arg(metavar="FLOAT[0,1]")]
 
 
@@ -77,7 +79,7 @@ class RunConfig:
     patience: Suppress[Natural] = 0
     """Epochs without a better score after which the training ends; 0 never ends it early."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     """Random seed of the initial weights, the draws and the augmentation."""
     workers: Natural = 4
     """Processes that load images; 0 loads them in the main process."""

@@ -7,10 +7,14 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from tyro.conf import Suppress, arg
 
-from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Share
+from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Seed, Share
 
 Multiple = Annotated[
     int, Range(lambda value: value > 0 and value % 32 == 0, "a positive multiple of 32"), arg(metavar="INT=32·n")
+]
+# The encoder's last feature map has a 32nd of the side: of one pixel there is no batch norm.
+Side = Annotated[
+    int, Range(lambda value: value >= 64 and value % 32 == 0, "a multiple of 32 from 64 on"), arg(metavar="INT=32·n")
 ]
 
 
@@ -47,7 +51,7 @@ class TrainConfig(RunConfig):
 
     framing: Literal["squeeze", "crop"] = "squeeze"
     """squeeze resizes each image to a square (original recipe); crop trains on squares of its own pixels."""
-    image_size: Multiple = 512
+    image_size: Side = 512
     """Side in pixels of the square that the network sees."""
     schedule: Literal["constant", "one_cycle", "cosine"] = "constant"
     """Learning rate schedule: constant (original recipe), one_cycle (Smith and Topin 2018, few epochs) or cosine."""
@@ -67,7 +71,7 @@ class TrainConfig(RunConfig):
     """Number of folds, one of which validates while the others train; images of one source stay in one fold."""
     fold: Natural = 0
     """Fold that validates, from 0 to --folds - 1."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Random seed of the folds, the initial weights, the draws and the augmentation."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:

@@ -16,6 +16,7 @@ import tifffile
 from PIL import Image
 
 from common.errors import UserError
+from common.files import check_regular
 
 # No format that starts other programs (EPS) or follows references.
 FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000", "AVIF", "HEIF")
@@ -69,9 +70,10 @@ def decode(path: Path, page: int = 0) -> Decoded:
         page: From 0.
 
     Raises:
-        UserError: The file is missing, truncated, no image, of more than twice `PIL.Image.MAX_IMAGE_PIXELS`, or stored
-            in a way that no decoder here knows; the reason is named.
+        UserError: The file is missing, truncated, no regular file, no image, of more than twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, or stored in a way that no decoder here knows; the reason is named.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             start = file.read(12)
@@ -99,6 +101,8 @@ def pixel_count(file: Path | BinaryIO) -> int:
     Of JPEG XL, whose header is not read here, as many as are refused.
     """
     try:
+        if isinstance(file, Path):
+            check_regular(file)
         with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
             start = opened.read(12)
             opened.seek(0)

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.data.decoding import decode, stored
 from common.errors import UserError
+from common.files import check_regular
 
 MOST_COVERED = 0.95
 """Share of the image from which a mask is reported: a forgery that covers nearly everything is most likely none."""
@@ -71,6 +72,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _load(path: Path) -> np.ndarray:
+    check_regular(path)
     try:
         mask = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

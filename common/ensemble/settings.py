@@ -10,7 +10,7 @@ from common.ensemble.choices import TTA
 from common.ensemble.decision import Decision
 from common.ensemble.instances import Cleanup
 from common.errors import UserError
-from common.files import write_json
+from common.files import check_regular, write_json
 from common.generated import DETECTOR
 
 WeightSource = Literal["original", "fitted"]
@@ -64,6 +64,7 @@ class Settings:
             UserError: The file is missing, not JSON, lacks a key, or has an unknown one, a value of another type or
                 out of its range, a number that is not finite, or values that contradict each other.
         """
+        check_regular(path)
         try:
             settings = TypeAdapter(cls).validate_json(path.read_bytes())
         except OSError as error:

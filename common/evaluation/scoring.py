@@ -15,7 +15,7 @@ from tqdm import tqdm
 from common.data.masks import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError, listing
-from common.files import files_below
+from common.files import check_regular, files_below
 from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.sizes import SIZES, size_of
@@ -119,6 +119,7 @@ def read_submission(submission: Path, masks: Path, maps: Path | None = None) -> 
 def _read_csv(path: Path) -> list[tuple[int, str, str]]:
     """Line, case id and annotation of each row."""
     csv.field_size_limit(2**31 - 1)  # the annotation of a noisy mask has megabytes, far above the default
+    check_regular(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -228,6 +229,7 @@ def read_map(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """
     if path.suffix.lower() == ".npy":
         try:
+            check_regular(path)
             probs = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} cannot be read as a map ({error}). Write it again.") from error

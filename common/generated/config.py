@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from tyro.conf import Positional, Suppress, arg
 
-from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Share
+from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Seed, Share
 from common.errors import UserError
 
 # The architecture of MFM's ViT, whose weights come from a file; the hub's are MAE's, pretrained by masking pixels.
@@ -32,7 +32,7 @@ class ScoringConfig:
     """Name of the detector: its checkpoint is <name>_best.pth in --models-dir."""
     models_dir: Path = Path("models")
     """Folder of the checkpoints."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Random seed of splits that are not given (70 % train, 15 % val, 15 % test); the same as in training."""
     workers: Natural = 4
     """Processes that load images; 0 loads them in the main process."""

@@ -20,6 +20,7 @@ from pypdfium2 import raw
 
 from common.components import connected
 from common.errors import UserError, first_line
+from common.files import check_regular
 
 LEAST_PIXELS = 80
 """Pixels of a figure's shorter side: what is smaller is a logo or a mark."""
@@ -92,6 +93,7 @@ def read_figures(path: Path) -> Iterator[PaperFigure | UserError]:
     Raises:
         UserError: The file is no PDF, is broken, or asks for a password.
     """
+    check_regular(path)
     try:
         document = pypdfium2.PdfDocument(path)
     except (pypdfium2.PdfiumError, OSError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import UserError, listing
-from common.files import entries
+from common.files import check_regular, entries
 from common.submission.sources import ListedFile, Part, distinct, numbered, readable
 from common.suffixes import IMAGE_SUFFIXES
 
@@ -115,6 +115,7 @@ def read_shard(shard: Path) -> Iterator[TarImage]:
 
 def _headers(shard: Path, others: Counter[str] | None = None) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     name = start = "its start"
+    check_regular(shard)
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():

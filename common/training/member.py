@@ -53,6 +53,11 @@ def load_split(config: TrainConfig) -> Split:
     folds = assign_folds(samples, config.folds, config.seed)
     train = PackedList(sample for sample, fold in zip(samples, folds, strict=True) if fold != config.fold)
     val = PackedList(sample for sample, fold in zip(samples, folds, strict=True) if fold == config.fold)
+    for images, part in ((train, "train on"), (val, "validate on")):
+        for label in sorted({"forged", "authentic"} - {sample.label for sample in images}):
+            state.print(
+                f"note: no image to {part} is {label}: metrics that need one are nan. Add some, or fewer --folds"
+            )
     state.print(f"{config.name}: {len(train)} images to train on, {len(val)} to validate on (fold {config.fold})")
     return Split(train, val, fingerprint(samples))
 

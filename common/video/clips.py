@@ -18,7 +18,7 @@ from common.components import connected
 from common.data.labelled import Labelled, check_both_classes, read_class_folders, read_labelled_table
 from common.data.splits import draw_splits
 from common.errors import UserError, listing
-from common.files import walk
+from common.files import check_regular, walk
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.video.files import frame_files
 
@@ -211,6 +211,7 @@ def _alike_in_splits(clips: Sequence[Clip], key: Callable[[Path], str]) -> list[
 def _content(path: Path) -> str:
     digest = hashlib.sha256()
     for name in _files(path):
+        check_regular(name)
         try:
             with name.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

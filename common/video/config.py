@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from tyro.conf import Suppress, arg
 
-from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Share
+from common.config.run import Count, Natural, NonNegative, Positive, Range, RunConfig, Seed, Share
 from common.errors import UserError
 
 FaceKind = Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"]
@@ -99,7 +99,7 @@ class VideoConfig(ClipsConfig, RunConfig):
     """Passes over the training clips; 0 saves and scores the untrained network."""
     lr: Positive = 1e-4
     """Learning rate at the start of each cycle of the cosine schedule."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Random seed of the splits, the initial weights, the order of the clips and the augmentation."""
 
     # Set by recipes, not by flags. First the parts and sizes of the network: see `common.video.network.TemporalCNNGRU`.

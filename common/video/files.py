@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from common.data.images import read_image
 from common.errors import UserError
-from common.files import entries, written_whole
+from common.files import check_regular, entries, written_whole
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 FOLDER_RATE = 25.0
@@ -179,6 +179,7 @@ def _open_file(path: Path) -> Video:
 @contextmanager
 def _opened(path: Path) -> Generator[tuple[InputContainer, VideoStream]]:
     """A video file and its video stream, which is not a cover picture."""
+    check_regular(path)
     try:
         # With file:, because FFmpeg takes what precedes a colon, as in 12:30.mp4, for a protocol.
         container = av.open(f"file:{path}", options=_OPTIONS, metadata_errors="replace")

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -68,7 +69,15 @@ def test_a_named_source_of_weights_survives_the_profile(monkeypatch):
 @pytest.mark.parametrize(
     ("field", "value", "wanted"),
     [
-        ("image_size", 500, "--image-size is 500; it must be a positive multiple of 32"),
+        ("image_size", 500, "--image-size is 500; it must be a multiple of 32 from 64 on"),
+        ("image_size", 32, "--image-size is 32; it must be a multiple of 32 from 64 on"),
+        ("seed", 2**31, "--seed is 2147483648; it must be from 0 to 2147483647"),
+        ("seed", -1, "--seed is -1"),
+        ("lr", math.inf, "--lr is inf; it must be above 0"),
+        ("lr", math.nan, "--lr is nan"),
+        ("weight_decay", math.nan, "--weight-decay is nan; it must be 0 or more"),
+        ("weight_decay", math.inf, "--weight-decay is inf"),
+        ("focal_weight", -1.0, "--focal-weight is -1.0"),
         ("segmentation_channels", 48, "--segmentation-channels is 48; it must be a positive multiple of 32"),
         ("decoder_channels", 0, "--decoder-channels is 0; it must be 1 or more"),
         ("focal_alpha", 1.5, "--focal-alpha is 1.5; it must be from 0 to 1"),
