@@ -1,4 +1,4 @@
-"""Process settings that every program makes before it imports torch: OpenMP, malloc, Pillow, output, uncaught errors.
+"""Process settings that every program makes before it imports torch: OpenMP, malloc, Pillow, output, signals, errors.
 
 On a CPU the first two can be worth more than a change of framework: OpenMP threads that do not spin while they wait,
 and a malloc that keeps freed memory instead of returning it to the kernel after every layer. To measure their effect:
@@ -10,10 +10,15 @@ import ctypes
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from contextlib import suppress
+from functools import cache
+from multiprocessing import current_process
+from types import FrameType
 
 from PIL import Image
 
@@ -29,7 +34,7 @@ def prepare() -> None:
 
     A `UserError` is printed as its message alone, an `OSError` as what it says of its file; warnings of libraries only
     if Python is asked for them (-W). A character that the terminal can't show becomes an escape. A closed pipe
-    (`| head`) ends the program quietly.
+    (`| head`) ends the program quietly. SIGTERM, with which schedulers and containers stop a program, is a Ctrl-C.
 
     To be called before torch is imported, since OpenMP reads its environment once. Variables set by the user stay.
     """
@@ -49,7 +54,34 @@ def prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = _show_exception
+    alone = (
+        current_process().name == "MainProcess" and int(os.environ.get("RANK", 0)) == 0
+    )  # a launcher ends the others
+    if alone and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     atexit.register(_flush)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@cache
+def end_with_parent() -> None:
+    """In a process that works for another one: end it soon after that one has ended, however that was.
+
+    A killed program can't end its workers, which would go on to compute or wait. In a main process, nothing happens.
+    """
+    if current_process().name == "MainProcess":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _flush() -> None:

@@ -1,10 +1,12 @@
 import ast
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common import process
@@ -76,6 +78,36 @@ def test_interrupt_ends_with_one_line():
     result = run(f"{PREPARE} raise KeyboardInterrupt('go on with --resume')")
     assert result.returncode != 0
     assert result.stderr == "interrupted: go on with --resume\n"
+
+
+WORKING = f"""{PREPARE}
+import numpy as np
+from common.ensemble.evidence import gather
+rng = np.random.default_rng(0)
+for number, found in enumerate(gather((rng.integers(0, 256, (300, 300, 3), np.uint8) for _ in range(10**6)), 2)):
+    if number == 2:
+        print("up", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_no_worker_outlives_its_program(name):
+    with subprocess.Popen([sys.executable, "-c", WORKING], stdout=-1, stderr=-1, text=True, cwd=ROOT) as program:
+        assert program.stdout.readline() == "up\n"
+        family = psutil.Process(program.pid).children(recursive=True)
+        assert len(family) >= 2
+        program.send_signal(getattr(signal, name))
+        gone, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == [] and len(gone) == len(family)
+        said = program.communicate(timeout=20)[1]
+        assert program.returncode != 0
+        assert name == "SIGKILL" or said == "interrupted\n"
+
+
+def test_a_main_process_watches_no_other():
+    code = f"{PREPARE} import threading; process.end_with_parent(); print(threading.active_count())"
+    assert run(f"from common import process; {code}").stdout == "1\n"
 
 
 @pytest.mark.parametrize("error", ["UserError", "KeyboardInterrupt", "RuntimeError"])

@@ -15,6 +15,7 @@ import numpy as np
 from common.errors import UserError
 from common.figures.reuse import find_reuse
 from common.forensics.copy_move import Group
+from common.process import end_with_parent
 
 Result = TypeVar("Result")
 
@@ -85,6 +86,7 @@ def gather(images: Iterable[np.ndarray], workers: int) -> Iterator[Evidence]:
 
 
 def _examine_alone(image: np.ndarray) -> Evidence:
+    end_with_parent()
     cv2.setNumThreads(1)  # the other cores have processes of their own
     return examine(image)
 

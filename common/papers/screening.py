@@ -13,6 +13,7 @@ from common.papers.across import Across, compare, strips
 from common.papers.index import PanelIndex, Points
 from common.papers.library import Library
 from common.papers.shots import Shot
+from common.process import end_with_parent
 
 MOST_PARTNERS = 8
 """Panels that a panel is compared with in full, those with most votes: bounds the time."""
@@ -45,6 +46,7 @@ def shared_panels(
 
 
 def _compare(one: Shot, other: Shot, least: float) -> Across | None:
+    end_with_parent()
     cv2.setNumThreads(1)
     found = compare(one, other)
     return None if found is None or found.finding.group.score < least else found
