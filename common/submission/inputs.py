@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from common.ensemble.members import SETTINGS_FILE, identities
-from common.errors import UserError
+from common.errors import UserError, readable
 from common.files import check_writable
 from common.submission.config import SCORE_COLUMNS, SUBMISSION_COLUMNS, SubmissionConfig
 from common.submission.parts import Parts
@@ -34,7 +34,7 @@ def open_parts(config: SubmissionConfig) -> Parts:
     others: Counter[str] = Counter()
     parts = find_parts(config, others)
     if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        kinds = ", ".join(f"{count} {readable(suffix)}" for suffix, count in sorted(others.items()))
         print(f"left out, since they are no images or videos that are scored: {kinds}")
     for table in (config.output, config.maps and config.maps / "_"):
         if table:

@@ -32,7 +32,7 @@ from common.page import outlined
 from common.submission.config import SCORE_COLUMNS, SubmissionConfig
 from common.submission.parts import Parts
 from common.submission.shards import TarImage, TruncatedTar, read_shard
-from common.submission.sources import Kind, Part, readable
+from common.submission.sources import Kind, Part
 from common.video import NAME as VIDEO_DETECTOR
 from common.video import VideoDetector, find_video_detector, load_video_detector
 
@@ -154,7 +154,7 @@ def _whole_images(shard: Path, errors: list[str]) -> Iterator[TarImage]:
     try:
         yield from read_shard(shard)
     except TruncatedTar as error:  # any other error ends the run: the next run may read the whole tar
-        errors.append(str(error))
+        errors.append(described(error))
 
 
 def _with_overrides(settings: Settings, config: SubmissionConfig) -> Settings:
@@ -214,6 +214,8 @@ def write_part(predictor: Predictor, parts: Parts, part: Part) -> Generator[Row]
 def read_source(source: tuple[str, str] | TarImage) -> Picture | str:
     """The image of a case id and path or of a tar; or what is wrong with it."""
     path = source[1]
+    if isinstance(source, TarImage) and source.fault:
+        return source.fault
     if not path:
         return "sample_submission.csv lists it, but there is no such image"
     try:
@@ -228,7 +230,7 @@ def read_source(source: tuple[str, str] | TarImage) -> Picture | str:
             except UserError as error:
                 raise UserError(str(error).replace(str(file), path)) from error
     except Exception as error:  # one image among a million may raise anything: the others go on
-        return readable(described(error))
+        return described(error)
 
 
 def score_video(config: SubmissionConfig, detector: VideoDetector | None, path: Path) -> Scores:
@@ -242,7 +244,7 @@ def score_video(config: SubmissionConfig, detector: VideoDetector | None, path: 
     try:
         score = detector.predict(path, explain=False)
     except Exception as error:  # one video among a thousand may raise anything: the others go on
-        return {"error": readable(described(error))}
+        return {"error": described(error)}
     video = score.faces.video
     return {
         "fake_probability": round(score.probability, 6),
@@ -268,7 +270,9 @@ def image_row(
     try:
         forged = is_forged(prediction.forged_probability, config.mode)
     except UserError as error:
-        return Row(case_id, "image", {"error": str(error), "height": height, "width": width}, annotation, failed=True)
+        return Row(
+            case_id, "image", {"error": described(error), "height": height, "width": width}, annotation, failed=True
+        )
     if forged:
         labels = find_instances(
             resize_map(prediction.prob, height, width),
@@ -298,7 +302,7 @@ def image_row(
         try:
             _write_maps(config, case_id, image, resize_map(prediction.prob, height, width), labels)
         except UserError as error:
-            scores["error"] = readable(str(error))
+            scores["error"] = described(error)
     return Row(case_id, "image", scores, annotation, failed="error" in scores)
 
 

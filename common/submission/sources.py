@@ -13,13 +13,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from common.errors import UserError, listing
+from common.errors import UserError, first_line, listing, readable
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.tables import csv_rows
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Kind = Literal["image", "video", "shard"]
 ListedFile = tuple[Kind, str, str]
@@ -101,7 +104,7 @@ def list_files(source: Path, *, videos: bool = True, others: Counter[str] | None
 
     The case id of an image is its path below the folder (or the manifest's folder) without the suffix; with it, where
     a folder holds several of one stem, like `a.png` and `a.jpg`. That of a video has the suffix, since `a.png` and
-    `a.mp4` may be in one folder. Bytes that are not UTF-8 become `\\xe9` in case ids.
+    `a.mp4` may be in one folder. Case ids are `readable`.
 
     Args:
         source: A folder, an image, a video, or a manifest: CSV or Parquet with the column `file` and, optionally, the
@@ -198,14 +201,27 @@ def _read_parquet(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
         ) from error
     try:
         with parquet.ParquetFile(manifest) as file:
-            names = file.schema_arrow.names
-            _check_columns(manifest, names)
-            columns = [name for name in ("file", "case_id") if name in names]
+            schema = file.schema_arrow
+            _check_columns(manifest, schema.names)
+            columns = [name for name in ("file", "case_id") if name in schema.names]
+            for name in columns:
+                kind = schema.field(name).type
+                if not _is_text(kind) and not (name == "case_id" and pyarrow.types.is_integer(kind)):
+                    raise UserError(f"{manifest}: the column {name} holds {kind}, not text. Write it as text.")
             for batch in file.iter_batches(columns=columns):
                 found = [batch.column(name).cast(pyarrow.string()).to_pylist() for name in columns]
                 yield from zip(found[0], found[1] if len(found) == 2 else [None] * len(found[0]), strict=True)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise _unreadable(manifest, error) from error
+    except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: a name that is no UTF-8
+        raise UserError(f"{manifest} can't be read as a manifest ({first_line(error)}). Write it again.") from error
+
+
+def _is_text(kind: "pyarrow.DataType") -> bool:
+    """Whether a column of Parquet holds text, be it as bytes, or one for all by number; or nothing but nulls."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "null")
+    return any(getattr(types, f"is_{name}")(kind) for name in names)
 
 
 def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
@@ -217,10 +233,6 @@ def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
         )
 
 
-def _unreadable(manifest: Path, error: Exception) -> UserError:
-    return UserError(f"{manifest} can't be read as a manifest ({error}). Write it again.")
-
-
 def _kind_and_case_id(path: str) -> tuple[Kind, str]:
     """Kind and case id of a file by its path below the folder."""
     if _suffix(path) in VIDEO_SUFFIXES:
@@ -230,11 +242,6 @@ def _kind_and_case_id(path: str) -> tuple[Kind, str]:
 
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()  # noqa: PTH122
-
-
-def readable(text: str) -> str:
-    """Text that every file and terminal accepts: bytes of a name that are not UTF-8 become `\\xe9`."""
-    return text if text.isascii() else text.encode(**_ENCODING).decode("utf-8", "backslashreplace")
 
 
 def distinct(list_again: Callable[[], Iterable[ListedFile]]) -> Iterator[ListedFile]:

@@ -116,15 +116,17 @@ def test_a_tar_that_is_cut_short_has_a_row_that_says_so(config, ensemble, write_
         tar.add(config.input / "0.png", "x.png")
     first.write_bytes(first.read_bytes()[:-24_000])
     with tarfile.open(write_tar("whole.tar")) as tar:
-        whole = [m.name for m in tar if m.offset_data + m.size <= first.stat().st_size]
+        named = [m.name for m in tar if m.offset_data <= first.stat().st_size]
+        whole = sum(m.offset_data + m.size <= first.stat().st_size for m in tar)
     rows = rows_of(config, ensemble, shard_parts([first, second]))
-    assert 0 < len(whole) < 7
+    assert 0 < whole < len(named) < 7
     assert [(row.case_id, row.kind) for row in rows] == [
-        *((name[0], "image") for name in whole),
+        *((name[0], "image") for name in named),
         ("a.tar", "shard"),
         ("x", "image"),
     ]
-    broken = rows[len(whole)]
+    cut, broken = rows[whole : whole + 2]
+    assert (cut.annotation, cut.verdict) == ("authentic", "unreadable") and "is truncated: of" in cut.scores["error"]
     assert "a.tar is truncated or broken" in broken.scores["error"]
     assert (broken.annotation, broken.verdict) == (None, "shard broken")
 

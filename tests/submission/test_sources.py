@@ -2,6 +2,7 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pyarrow
 import pytest
@@ -11,7 +12,7 @@ from pyarrow import parquet
 
 from common.data.images import find_images
 from common.errors import UserError
-from common.submission.sources import VIDEOS_PER_PART, Part, distinct, list_files, readable, split_into_parts
+from common.submission.sources import VIDEOS_PER_PART, Part, distinct, list_files, split_into_parts
 
 
 def touch(folder, *names):
@@ -52,7 +53,7 @@ def test_a_manifest_gives_order_names_and_places(tmp_path):
         ("image", "sub/a", f"{folder}/sub/a.jpg"),
         ("image", "x", str(absolute)),
         ("image", "up", f"{folder}/../up.png"),
-        ("video", "x,\ny", f"{folder}/clip.mp4"),
+        ("video", r"x,\ny", f"{folder}/clip.mp4"),
         ("video", "c.avi", f"{folder}/c.avi"),
     ]
 
@@ -67,6 +68,46 @@ def test_parquet_says_the_same_as_csv(tmp_path):
 def test_numbers_are_names_in_parquet(tmp_path):
     parquet.write_table(pyarrow.table({"case_id": [7], "file": ["a.png"]}), tmp_path / "m.parquet")
     assert [file[1] for file in list_files(tmp_path / "m.parquet")] == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([("file", ["a.png"]), ("file", ["b.png"])], r"has the column file twice"),
+        ([("case_id", ["a"]), ("file", ["b.png"]), ("case_id", ["b"])], r"has the column case_id twice"),
+        ([("file", [1.5])], r"the column file holds double, not text"),
+        ([("file", [7])], r"the column file holds int64, not text"),
+        ([("file", [["a.png"]])], r"the column file holds list"),
+        ([("file", [{"file": "a.png"}])], r"the column file holds struct"),
+        ([("file", ["a.png"]), ("case_id", [7.0])], r"the column case_id holds double, not text"),
+        ([("file", [b"caf\xe9.png"])], r"can't be read as a manifest \(Invalid UTF8"),
+        ([("file", [None])], r"row 1 names no file"),
+    ],
+)
+def test_columns_of_parquet_that_are_no_names(tmp_path, columns, message):
+    names, values = zip(*columns, strict=True)
+    table = pyarrow.Table.from_arrays([pyarrow.array(column) for column in values], names=names)
+    parquet.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=rf"m\.parquet:? {message}"):
+        list(list_files(tmp_path / "m.parquet"))
+
+
+def test_damaged_parquet_is_an_error_or_a_list(tmp_path):
+    path, random = tmp_path / "m.parquet", Random(5)
+    names = [f"{number}.png" for number in range(60)]
+    parquet.write_table(pyarrow.table({"file": names, "case_id": names}), path, row_group_size=20)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(150):
+        data = bytearray(whole[: random.randrange(len(whole))] if random.random() < 0.2 else whole)
+        for _ in range(random.randrange(1, 4)):
+            data[-1 - random.randrange(min(900, len(data)))] = random.randrange(256)
+        path.write_bytes(data)
+        try:
+            list(list_files(path))
+        except UserError as error:
+            assert "m.parquet" in str(error)
+            refused += 1
+    assert refused > 100
 
 
 @pytest.mark.parametrize(
@@ -114,7 +155,15 @@ def test_names_that_are_no_utf8_can_be_read_and_written(tmp_path):
         ((case_id, path),) = part.files()
         assert case_id == r"caf\xe9"
         assert Path(path).read_bytes() == b"here"
-    assert readable("café\udce9") == r"café\xe9"
+
+
+def test_names_of_control_characters_are_case_ids_of_one_line(tmp_path):
+    touch(tmp_path, "a\nb.png", "\x1b[31mred\r.png", "tab\t.mp4", "µ é.png")
+    assert [f[1] for f in list_files(tmp_path)] == [r"\x1b[31mred\r", r"a\nb", r"tab\t.mp4", "µ é"]
+    assert all(Path(path).is_file() for _, _, path in list_files(tmp_path))
+    touch(tmp_path, r"a\nb.png")
+    with pytest.raises(UserError, match=r"share a case id.*\n.*a\\nb\.png and .*a\\nb\.png$"):
+        list(distinct(lambda: list_files(tmp_path)))
 
 
 def test_shared_case_ids_are_named(tmp_path):
