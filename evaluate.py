@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from common.data.images import find_images
-from common.errors import UserError
+from common.errors import UserError, readable
 from common.files import check_writable, write_json
 
 
@@ -68,15 +68,20 @@ def main(config: EvaluateConfig) -> None:
 def _find_images(config: EvaluateConfig) -> dict[str, Path]:
     """Case id → image: from --images, or from the folder beside the masks if there is one."""
     if config.images:
-        return find_images(config.images)
+        return _by_case_id(config.images)
     masks = config.masks.resolve()
     beside = masks.with_name(masks.name.replace("masks", "images"))
     if beside == masks or not beside.is_dir():
         return {}
-    images = find_images(beside)
+    images = _by_case_id(beside)
     # train_images holds authentic/ and forged/; masks are named like the forged ones.
     prefix = "forged/"
     return {case_id.removeprefix(prefix): p for case_id, p in images.items() if case_id.startswith(prefix)} | images
+
+
+def _by_case_id(folder: Path) -> dict[str, Path]:
+    """As `find_images`, with case ids as a submission has them."""
+    return {readable(case_id): path for case_id, path in find_images(folder).items()}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.data.masks import read_mask
 from common.data.samples import read_groups
-from common.errors import UserError, listing
+from common.errors import UserError, listing, readable
 from common.files import check_regular, files_below
 from common.metrics import forgery as metrics
 from common.metrics import rle
@@ -123,12 +123,14 @@ def _read_csv(path: Path) -> list[tuple[int, str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            columns = reader.fieldnames or []
+            columns = list(reader.fieldnames or [])
             rows = [(reader.line_num, row) for row in reader]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Make it with `python make_submission.py`.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV ({error}). Write the submission again.") from error
+    if twice := [column for column in ("case_id", "annotation") if columns.count(column) > 1]:
+        raise UserError(f"{path} has the column {' and '.join(twice)} twice. Rename or remove one.")
     if missing := [column for column in ("case_id", "annotation") if column not in columns]:
         raise UserError(
             f"{path} lacks the column {' and '.join(missing)}. Its first line must be `case_id,annotation`; "
@@ -136,6 +138,7 @@ def _read_csv(path: Path) -> list[tuple[int, str, str]]:
         )
     if not rows:
         raise UserError(f"{path} has no rows, only a header. Every image needs one.")
+    rows = [(line, row | {"case_id": readable(row["case_id"] or "")}) for line, row in rows]
     lines: dict[str, int] = {}
     for line, row in rows:
         if row["annotation"] is None or None in row:
@@ -156,7 +159,7 @@ def _files_by_case_id(folder: Path, suffixes: Iterable[str], what: str) -> dict[
     for path in files_below(folder):
         if path.suffix.lower() not in suffixes:
             continue
-        case_id = path.relative_to(folder).with_suffix("").as_posix()
+        case_id = readable(path.relative_to(folder).with_suffix("").as_posix())  # as in a submission
         if (first := files.setdefault(case_id, path)) != path:
             raise UserError(f"{first} and {path} share the case id {case_id!r}. Remove one of them.")
     return files

@@ -72,9 +72,12 @@ def check_runs(runs: Sequence[int], height: int, width: int) -> None:
         UserError: An odd number of values, a value that is not an integer, a start or length below 1, starts that do
             not ascend, runs that overlap, or a run that leaves the image.
     """
-    wrong = next((value for value in runs if isinstance(value, bool) or not isinstance(value, int | np.integer)), None)
-    if wrong is not None:
-        raise UserError(f"{json.dumps(wrong, default=str)} is not an integer; a list is [start, length, ...]")
+    wrong = [value for value in runs if isinstance(value, bool) or not isinstance(value, int | np.integer)]
+    if wrong:
+        first = "a list" if isinstance(wrong[0], list | dict) else f"{json.dumps(wrong[0], default=str):.60}"
+        raise UserError(f"{first} is not an integer; a list is [start, length, ...]")
+    if max(map(abs, runs), default=0) >= 2**63:  # its sums might have more digits than Python writes
+        raise UserError("a number has more than 18 digits; no image has so many pixels")
     if len(runs) % 2:
         raise UserError(f"{len(runs)} numbers, but each run needs two: [start, length, ...]")
     end = 0  # the last pixel of the run before, 1-based
@@ -126,7 +129,7 @@ def parse_runs(text: str, height: int, width: int) -> list[list[int]]:
     for number, part in enumerate(text.split(";"), 1):
         try:
             runs = json.loads(part)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
             runs = None
         if not isinstance(runs, list):
             shown = part.strip() if len(part) <= 60 else f"{part.strip()[:60]}..."

@@ -40,6 +40,12 @@ class Source:
     """SHA-256 of the file, and the page of an image that has several."""
     panels: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.digest, str):
+            raise TypeError("a source without a name")
+        if type(self.panels) is not int or not 0 <= self.panels < 2**31:
+            raise ValueError("a source with a wrong number of panels")
+
 
 class Library:
     """The panels of earlier sources."""
@@ -130,7 +136,7 @@ class Library:
             content = json.loads(table.read_text(encoding="utf-8"))
             if content["version"] != VERSION:
                 raise UserError(
-                    f"{self.folder} is of version {content['version']}, not {VERSION}. Begin a new library."
+                    f"{self.folder} is of version {content['version']!r:.20}, not {VERSION}. Begin a new library."
                 )
             return [Source(**source) for source in content["sources"]]
         except _BROKEN as error:

@@ -52,13 +52,15 @@ class Parts:
         return self._read_mark(part) is not None
 
     def _read_mark(self, part: Part) -> dict[str, Any] | None:
-        """The mark of a part; None if the part is not done."""
+        """The mark of a part; None if the part is not done, or the mark is broken: then it is done again."""
         try:
             mark = json.loads(self._mark(self.folder, part).read_text())
             sizes = [path.stat().st_size for path in self._paths(self.folder, part)]
-        except (OSError, ValueError):
+            right = mark["key"] == self._key(part) and mark["bytes"] == sizes and isinstance(mark["files"], str)
+            right = right and all(isinstance(count, int) for count in mark["counts"].values())
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
             return None
-        return mark if mark["key"] == self._key(part) and mark["bytes"] == sizes else None
+        return mark if right else None
 
     def missing(self, parts: Iterable[Part] | None = None) -> list[Part]:
         """Those of `parts`, or of all, that are not done."""

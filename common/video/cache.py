@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import UserError, listing
+from common.errors import UserError, first_line, listing
 from common.files import write_json, written_whole
 from common.video.clip_faces import FaceTrack, extract_faces
 from common.video.clips import Clip, measure
@@ -49,9 +50,19 @@ class CachedClip:
 
     @property
     def crops(self) -> np.ndarray:
-        """RGB, uint8 (n, S, S, 3), memory-mapped and read-only."""
-        # Mapped at each call: a map per shard that stays open would use up the files that a process may have open.
-        return np.load(self.shard, mmap_mode="r")[self.offset : self.offset + len(self.found)]
+        """RGB, uint8 (n, S, S, 3), memory-mapped and read-only.
+
+        Raises:
+            UserError: The shard is broken.
+        """
+        try:
+            # Mapped at each call: a map per shard that stays open would use up the files that a process may have open.
+            crops = np.load(self.shard, mmap_mode="r")[self.offset : self.offset + len(self.found)]
+        except (OSError, ValueError, EOFError, IndexError) as error:
+            raise _broken(self.shard, first_line(error)) from error
+        if len(crops) != len(self.found):
+            raise _broken(self.shard, "crops are missing")
+        return crops
 
 
 class ClipCache:
@@ -164,19 +175,43 @@ class ClipCache:
         self._read_shards()
 
     def _read_shards(self) -> None:
-        """Read the entries of shards that are new since the last call."""
+        """Read the entries of shards that are new since the last call.
+
+        Raises:
+            UserError: One is broken.
+        """
         for path in sorted(self.folder.glob("shard_*.json")):
             if path.stem in self._shards or not path.with_suffix(".npy").is_file():
                 continue
             self._shards.add(path.stem)
-            for entry in json.loads(path.read_text(encoding="utf-8"))["clips"]:
-                self._cached[entry["key"]] = CachedClip(
-                    path.with_suffix(".npy"),
-                    entry["offset"],
-                    np.array(entry["found"], bool),
-                    entry["coverage"],
-                    tuple(entry["warnings"]),
-                )
+            try:
+                clips = json.loads(path.read_text(encoding="utf-8"))["clips"]
+                self._cached |= {entry["key"]: _cached_clip(path.with_suffix(".npy"), entry) for entry in clips}
+            except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+                raise _broken(path, first_line(error)) from error
+
+
+def _cached_clip(shard: Path, entry: dict[str, Any]) -> CachedClip:
+    """A clip as its shard's JSON has it.
+
+    Raises:
+        ValueError: A value is of another kind; KeyError or TypeError where there is none.
+    """
+    offset, found, coverage, warnings = (entry[name] for name in ("offset", "found", "coverage", "warnings"))
+    if (
+        not isinstance(offset, int)
+        or offset < 0
+        or not isinstance(coverage, int | float)
+        or not isinstance(found, list)
+    ):
+        raise ValueError("a clip with wrong values")
+    if not all(isinstance(value, bool) for value in found) or not all(isinstance(text, str) for text in warnings):
+        raise ValueError("a clip with wrong values")
+    return CachedClip(shard, offset, np.array(found, bool), coverage, tuple(warnings))
+
+
+def _broken(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is broken ({reason}). Delete the folder {path.parent}: the clips are decoded again.")
 
 
 def _kinds_of(warnings: dict[Path, tuple[str, ...]]) -> list[str]:

@@ -103,7 +103,7 @@ def test_a_fault_is_named_with_the_file(tmp_path, change, message):
         Settings.load(path)
 
 
-@pytest.mark.parametrize("text", ["{", "[1, 2]", "\ufffd"])
+@pytest.mark.parametrize("text", ["{", "[1, 2]", "\ufffd", "[" * 10**5, '{"weights":' * 10**4, "9" * 5000, '"\\ud800"'])
 def test_what_is_no_settings_file(tmp_path, text):
     path = tmp_path / "ensemble.json"
     path.write_text(text)

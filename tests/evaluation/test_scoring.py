@@ -1,10 +1,16 @@
+import csv
+import os
 import re
+import shutil
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, readable
+from common.evaluation.report import write_evaluation
 from common.evaluation.scoring import read_map, read_submission, score_submission
 from common.metrics import rle
 
@@ -59,6 +65,10 @@ def rows(*rows):
         (write("s.csv", text="case_id,annotation\n1,[101, 102]\n"), "line 2: the row needs 2 fields"),
         (write("s.csv", text='case_id,annotation\n1,"authentic\n'), "cannot be read as CSV"),
         (rows(GOOD[0], *GOOD), "line 3: case_id 1 is already on line 2"),
+        (write("s.csv", text="case_id,annotation,case_id\n1,authentic,2\n"), "s.csv has the column case_id twice"),
+        (rows(GOOD[0], ("2", f"[1, {'9' * 5000}]"), GOOD[2]), "line 3 .*list 1 is .* not a list of numbers"),
+        (rows(GOOD[0], ("2", f"[{'9' * 4300}, {'9' * 4300}]"), GOOD[2]), "line 3 .*more than 18 digits"),
+        (rows(GOOD[0], ("2", "[" * 50_000), GOOD[2]), "line 3 .*list 1 is "),
         (rows(*GOOD[::2]), "1 masks in .*masks have no row in .*s.csv.*:\n  2"),
         (rows(("1", "forged"), *GOOD[1:]), r"s.csv, line 2 \(case_id 1\): list 1 is 'forged'"),
         (rows(*GOOD[:2], ("3", "[1, 2, 3]")), r"s.csv, line 4 \(case_id 3\): list 1: 3 numbers"),
@@ -114,3 +124,29 @@ def test_maps_of_8_bits(folder):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "map.png")
     with pytest.raises(UserError, match="a map is"):
         read_map(folder / "map.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_masks_and_maps_of_any_name_belong_to_the_case_ids_of_a_submission(folder):
+    names = ["a\nb", "\x1b[31m", os.fsdecode(b"caf\xe9"), "=1+1", "|$x$<b>"]
+    for name in names:
+        for place in ("masks", "maps"):
+            shutil.copy(folder / place / "1.npy", folder / place / f"{name}.npy")
+    with (folder / "s.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [
+                ("case_id", "annotation"),
+                *GOOD,
+                *((readable(name), "[1, 1]") for name in names[:4]),
+                (names[4], "authentic"),
+            ]
+        )
+    rows = read_submission(folder / "s.csv", folder / "masks", folder / "maps")
+    assert [bool(row.mask and row.map) for row in rows] == [True, True, False] + [True] * 5
+    assert [row.case_id for row in rows][3:] == [r"a\nb", r"\x1b[31m", r"caf\xe9", "=1+1", "|$x$<b>"]
+    evaluation = score_submission(rows)
+    assert (evaluation.rows["pixel_f1"][3:7] > 0).all()
+    report = write_evaluation(folder / "report", evaluation, rows, {}).read_text()
+    assert "\x1b" not in report
+    table = pd.read_csv(folder / "report" / "images.csv", dtype=str, keep_default_na=False)
+    assert table["case_id"].tolist() == [row.case_id for row in rows]

@@ -126,6 +126,13 @@ def test_parse_keeps_an_empty_instance_for_the_metric_to_punish():
         ("[1, 2];[12, 2]", "list 2: run 1 .* outside"),
         ("[1, NaN]", "not an integer"),
         ("[" * 10**5, "list 1"),
+        ("9" * 5000, "list 1 is '9"),
+        (f"[1, {'9' * 5000}]", "list 1 is .*not a list of numbers"),
+        (f"[{'9' * 4300}, {'9' * 4300}]", "list 1: a number has more than 18 digits"),
+        (f"[1, -{'9' * 40}]", "list 1: a number has more than 18 digits"),
+        ("[1, 2, 3, null]", "list 1: null is not an integer"),
+        ("[[[[1]]], 2]", "list 1: a list is not an integer"),
+        ('["\\u001b[31m", 2]', r'list 1: "\\u001b\[31m" is not an integer'),
     ],
 )
 def test_broken_annotations_are_refused(text, message):

@@ -191,3 +191,22 @@ def test_wrong_libraries_are_named(fields, tmp_path):
     (folder / "library.json").write_text("{")
     with pytest.raises(UserError, match="is broken"):
         Library(folder)
+
+
+SOURCE = '{"version": 1, "sources": [{"name": "a", "digest": "b", "panels": %s}]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[" * 10**5, '{"version": 1, "sources": ' * 10**4, "[]", "null", '"text"', "9" * 5000),
+        *(f'{{"version": {"9" * 5000}}}', '{"version": 1}', '{"version": 1, "sources": 3}'),
+        *('{"version": 1, "sources": [{"name": "a"}]}', '{"version": 1, "sources": [[]]}'),
+        *(SOURCE % value for value in ("-1", '"1"', "1e999", "9" * 30, "true", "null", "9" * 5000)),
+        SOURCE.replace('"a"', "7") % 0,
+    ],
+)
+def test_a_table_of_sources_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "library.json").write_text(content)
+    with pytest.raises(UserError, match=r"library\.json is broken \(.*Begin a new library"):
+        Library(tmp_path)

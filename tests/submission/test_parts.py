@@ -280,3 +280,22 @@ def test_a_mark_can_be_read(tmp_path):
     mark = json.loads(Path(parts.folder / "000000.json").read_text())
     assert mark["counts"] == {"vowel": 1, "consonant": 1}
     assert mark["bytes"] == [len('a,"x, /a.png"\r\n') * 2, len("a,0,\r\n") * 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("[" * 10**5, '{"key": ' * 10**4, "9" * 5000, "[]", "null", '"text"', "{}", ""),
+        *({"counts": []}, {"counts": {"forged": "7"}}, {"files": None}, {"key": 7}, {"bytes": 3}, {"counts": None}),
+    ],
+)
+def test_a_part_with_a_broken_mark_is_done_again(tmp_path, change):
+    parts = make(tmp_path)
+    do(parts, 0, 1, 2, 3)
+    mark = parts.folder / "000001.json"
+    mark.write_text(change if isinstance(change, str) else json.dumps(json.loads(mark.read_text()) | change))
+    assert parts.merge() is None
+    again = make(tmp_path)
+    assert [part.number for part in again.remaining(again.parts)] == [1]
+    do(again, 1)
+    assert again.merge() == {"vowel": 2, "consonant": 5}

@@ -134,6 +134,41 @@ def test_half_a_shard_does_not_count(images, tmp_path, suffix):
     assert cache(tmp_path).fill(images[:40]) == images[:40]
 
 
+CLIP = {"key": "k", "offset": 0, "found": [True], "coverage": 1.0, "warnings": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[" * 10**5, '{"clips": ' * 10**4, "9" * 5000, "[]", "null", "{", '{"clips": 7}', '{"clips": [[]]}', "{}"),
+        *(
+            json.dumps({"clips": [CLIP | change]})
+            for change in (
+                *({"offset": "0"}, {"offset": -1}, {"found": "yes"}, {"found": ["yes"]}, {"found": {}}),
+                *({"coverage": None}, {"warnings": [7]}, {"warnings": 7}, {"key": []}),
+            )
+        ),
+    ],
+)
+def test_a_shard_whose_json_is_broken_is_named(images, tmp_path, content):
+    cache(tmp_path).fill(images[:2])
+    (cache(tmp_path).folder / "shard_00000.json").write_text(content)
+    with pytest.raises(UserError, match=r"shard_00000\.json is broken \(.*Delete the folder"):
+        cache(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"broken", None])
+def test_crops_that_are_broken_are_named(images, tmp_path, content):
+    cache(tmp_path).fill(images[:3])
+    path = cache(tmp_path).folder / "shard_00000.npy"
+    if content is None:
+        np.save(path, np.load(path)[:2])
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"shard_00000\.npy is broken \(.*Delete the folder"):
+        cache(tmp_path).read(images[2]).crops
+
+
 def test_what_is_known_of_lost_crops_is_not_taken_for_that_of_others(images, tmp_path, monkeypatch):
     cache(tmp_path).fill(images[:2])
     (cache(tmp_path).folder / "shard_00000.npy").unlink()
