@@ -28,6 +28,7 @@ from tqdm import tqdm
 from common.ensemble.choices import MODE_THRESHOLDS, TTA, Backend
 from common.errors import UserError
 from common.files import check_writable, write_json
+from common.locks import hold, locks_end
 from common.sizes import SIZES
 
 
@@ -69,6 +70,7 @@ class FitConfig:
             raise UserError(f"--workers is {self.workers}; it must be 1 or more.")
 
 
+@locks_end()
 def main(config: FitConfig) -> None:
     """Predict, evaluate, choose, fit, write."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.
@@ -82,6 +84,7 @@ def main(config: FitConfig) -> None:
     for path in (config.models_dir / SETTINGS_FILE, config.json):
         if path:
             check_writable(path)
+    hold(config.models_dir / SETTINGS_FILE)
     samples = load_samples(config.data_dir, skip_bad_files=config.skip_bad_files)
     views: tuple[TTA, ...] = ("none",) if config.tta == "none" else ("none", config.tta)
     oofs = {

@@ -40,16 +40,20 @@ import tyro
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.files import check_writable
+from common.locks import hold, locks_end
 from common.submission.config import SubmissionConfig, summary
 from common.submission.parts import Parts
 from common.submission.sources import Part
 
 
+@locks_end()
 def main(config: SubmissionConfig) -> None:
     """Predict the files of this process's parts; the process that finishes last writes the tables.
 
     Raises:
-        UserError: --num-shards under a launcher, or an error of the input or the models.
+        UserError: --num-shards under a launcher, another run that writes the same output, or an error of the input or
+            the models.
     """
     # Imported here, not above: torch takes seconds, and --help needs none of it.
     from common.devices import main_process_prints, process_state
@@ -62,7 +66,13 @@ def main(config: SubmissionConfig) -> None:
             raise UserError("--num-shards is for workers that are started one by one, not by a launcher.")
         index, count = config.shard_index, config.num_shards
     with main_process_prints():
+        check_writable(config.output)
+        if config.num_shards is None:
+            hold(config.output)
         parts = open_parts(config)
+        if config.num_shards is not None:  # shared by the workers of one submission
+            hold(config.output, together=f"{parts.run} {count}")
+            hold(config.output.with_name(f"{config.output.name}.shard_{index}"))
         own = parts.parts[index::count]
         try:
             predict_parts(config, parts, own, quiet=not state.is_main_process)

@@ -30,6 +30,8 @@ from tqdm import tqdm
 
 import common
 from common.errors import UserError
+from common.files import check_writable
+from common.locks import hold, locks_end
 from common.submission.config import SubmissionConfig, summary
 from common.submission.parts import Parts
 from common.submission.sources import Kind, Part
@@ -61,6 +63,7 @@ class RayConfig(SubmissionConfig):
             raise UserError("--num-shards is for make_submission.py. Give the number of workers by --ray-workers.")
 
 
+@locks_end()
 def main(config: RayConfig) -> None:
     """Predict the missing parts on the cluster, and write the tables.
 
@@ -71,6 +74,8 @@ def main(config: RayConfig) -> None:
     from common.submission.inputs import open_parts
 
     ray = _import_ray()
+    check_writable(config.output)
+    hold(config.output)
     parts = open_parts(config)
     if todo := parts.remaining(parts.parts):
         _connect(ray, config)

@@ -1,12 +1,17 @@
 """Listing of folders, which leaves nothing out in silence, and atomic writing of files."""
 
+import errno
+import fcntl
 import json
 import math
 import os
+import re
 import secrets
+import shutil
 import stat
+import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, NoReturn
@@ -67,6 +72,12 @@ def _refuse(error: OSError) -> NoReturn:
     ) from error
 
 
+_LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.partial$")
+_FRESH = 60.0
+"""Seconds within which a file of another program may not be locked yet."""
+_FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 @contextmanager
 def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
     """Open a temporary file beside `path`, and rename it to `path` when the block ends.
@@ -79,7 +90,7 @@ def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
         mode: `w` (UTF-8 text) or `wb`.
 
     Raises:
-        UserError: The folder can't be written to.
+        UserError: The folder can't be written to, or the disk is full or broken.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -89,16 +100,40 @@ def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
         raise _not_writable(path, error) from error
     try:
         with file:
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells it from what a killed program left
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except Exception as error:
+        if (failed := _failed_write(error)) is None:
+            raise
+        temporary.unlink(missing_ok=True)  # what it took is free again, and counts below
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise UserError(
+            f"{path} can't be written ({failed.strerror or failed}; {free:.0f} MB are free there). What was there "
+            "before is unchanged. Make room, or choose another place."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _failed_write(error: BaseException | None) -> OSError | None:
+    """The refusal to write that an error is or comes from; libraries raise their own kinds after it."""
+    while error is not None:
+        # Of a write there is no file name.
+        numpy_says = f"{error}".endswith(" written")  # "9 requested and 4 written", without a number
+        if isinstance(error, OSError) and error.filename is None and (error.errno in _FAILED_WRITES or numpy_says):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def check_writable(path: Path) -> None:
     """Make the folder of a file that is to be written later, and check that a file can be made in it.
+
+    What killed programs left there half written is removed.
 
     Raises:
         UserError: It can't be.
@@ -107,8 +142,19 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path.parent):
             pass
+        _remove_leftovers(path.parent)
     except OSError as error:
         raise _not_writable(path, error) from error
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed programs left of `written_whole`: files that none has locked."""
+    for path in folder.iterdir():
+        if not _LEFTOVER.search(path.name) or time.time() - path.stat().st_mtime < _FRESH:
+            continue
+        with suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _not_writable(path: Path, error: OSError) -> UserError:

@@ -7,6 +7,7 @@ and a malloc that keeps freed memory instead of returning it to the kernel after
 
 import atexit
 import ctypes
+import errno
 import io
 import logging
 import os
@@ -118,8 +119,8 @@ def _show_exception(kind, error, traceback) -> None:
         _discard_output()
     elif issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
-    elif issubclass(kind, OSError) and error.filename is not None:  # a full disk, a folder without permission
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    elif issubclass(kind, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
     else:

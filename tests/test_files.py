@@ -1,9 +1,14 @@
 import os
 import re
+import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from common.data.decoding import pixel_count
 from common.data.images import find_images, read_image
@@ -12,13 +17,13 @@ from common.data.samples import load_samples
 from common.ensemble.settings import Settings
 from common.errors import UserError
 from common.evaluation.scoring import read_map, read_submission
-from common.files import entries, files_below, written_whole
+from common.files import check_writable, entries, files_below, write_json, written_whole
 from common.making.checking import check_folder
 from common.making.importing import find_source
 from common.papers.pdf import read_figures
 from common.submission.sources import list_files
 from common.tables import read_table
-from common.training.checkpoint import load_checkpoint
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.video.clips import find_clips
 from common.video.files import open_video
 
@@ -94,6 +99,61 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/b\.txt can't be written"), written_whole(tmp_path / "file" / "b.txt"):
         pass
+
+
+def test_what_killed_programs_left_is_removed(tmp_path):
+    """But not what another program writes now, and no file of another name."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom common.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as file:\n file.write('half')\n file.flush()\n"
+        " print('up', flush=True)\n sys.stdin.read() or os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.pth")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT) as program:
+        assert program.stdout.readline() == "up\n"
+        (left,) = tmp_path.iterdir()
+        (tmp_path / "b.partial").touch()
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))
+        check_writable(tmp_path / "x")
+        assert left.exists()
+        program.stdin.close()
+    assert left.exists()  # it was killed
+    check_writable(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.partial"]
+
+
+def fill(kind):
+    """Write more than there is room for, as the programs do."""
+    if kind == "torch":
+        return lambda path: save_checkpoint({"weights": torch.zeros(500_000)}, path)
+    if kind == "json":
+        return lambda path: write_json({"a": "b" * 2_000_000}, path)
+
+    def write(path):
+        with written_whole(path, "wb") as file:
+            np.save(file, np.zeros(500_000)) if kind == "numpy" else file.write(bytes(2_000_000))
+
+    return write
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
+@pytest.mark.parametrize("kind", ["torch", "numpy", "json", "bytes"])
+def test_a_full_disk_costs_nothing(tmp_path, kind):
+    """The largest size of a file of this process stands for the end of the disk."""
+    path = tmp_path / "a.pth"
+    path.write_text("old")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"a\.pth can't be written \(.*MB are free there\)\. What was there before is"
+        ):
+            fill(kind)(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from common.errors import UserError
-from common.files import entries
+from common.files import check_writable, entries
+from common.locks import hold, release
 
 ENTRIES = frozenset(
     {
@@ -31,7 +32,8 @@ ENTRIES = frozenset(
 def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = None) -> Generator[Path]:
     """Build a data folder in `<output>.partial`, which is renamed to `output` when the block ends without an error.
 
-    After an error, Ctrl-C included, nothing is left of the new folder, and an old one is unchanged.
+    After an error, Ctrl-C included, nothing is left of the new folder, and an old one is unchanged. What a killed
+    program left is removed.
 
     Args:
         output: The folder to make.
@@ -39,19 +41,30 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
         source: Where the content comes from; neither it nor `output` may contain the other.
 
     Raises:
-        UserError: `output` exists and may not be replaced, lies within `source` or the reverse, or can't be written.
+        UserError: `output` exists and may not be replaced, lies within `source` or the reverse, is being written by
+            another program, or can't be written.
     """
     partial, replaced = (output.with_name(f"{output.name}.{name}") for name in ("partial", "replaced"))
     if source is not None:
         here, there = output.resolve(), source.resolve()
         if here == there or here in there.parents or there in here.parents:
             raise UserError(f"{output} and its source {source} lie within each other. Choose another output folder.")
-    for folder in (output, partial, replaced):
-        if folder.exists() or folder.is_symlink():
-            _check_replaceable(folder, overwrite=overwrite)
+    check_writable(output)
+    hold(output)  # so that what is there of an earlier run is no longer written
     try:
-        _remove(partial)
-        _remove(replaced)
+        if replaced.exists() and not output.exists():  # it was killed between its two renamings
+            replaced.rename(output)
+        _check_replaceable(output, overwrite=overwrite)
+        for leftover in (partial, replaced):
+            _check_replaceable(leftover, overwrite=True)
+            _remove(leftover)
+        yield from _built(output, partial, replaced)
+    finally:
+        release(output)
+
+
+def _built(output: Path, partial: Path, replaced: Path) -> Generator[Path]:
+    try:
         for name in ("train_images/authentic", "train_images/forged", "train_masks"):
             (partial / name).mkdir(parents=True)
         yield partial
@@ -68,6 +81,8 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
 
 
 def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists() and not folder.is_symlink():
+        return
     if folder.is_symlink() or not folder.is_dir():
         raise UserError(f"{folder} exists and is no folder. Choose another output folder.")
     foreign = [entry.name for entry in entries(folder) if not _belongs(entry.name)]
@@ -77,9 +92,7 @@ def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
             "It is never overwritten; choose another output folder."
         )
     if not overwrite and entries(folder):
-        leftover = folder.suffix in (".partial", ".replaced")
-        left = " A killed run left it, or another run is writing it." * leftover
-        raise UserError(f"{folder} exists.{left} Choose another output folder, or overwrite it.")
+        raise UserError(f"{folder} exists. Choose another output folder, or overwrite it.")
 
 
 def _belongs(name: str) -> bool:

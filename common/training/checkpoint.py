@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -115,7 +114,7 @@ def _crc32(weights: dict[str, Tensor]) -> int:
     """Checksum of the weights' bytes, by name."""
     checksum = 0
     for name in sorted(weights):
-        checksum = zlib.crc32(np.ascontiguousarray(weights[name].numpy()).view(np.uint8), checksum)
+        checksum = zlib.crc32(weights[name].numpy().tobytes(), checksum)
     return checksum
 
 

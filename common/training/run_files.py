@@ -11,6 +11,7 @@ from torch import nn
 from common.config.run import RunConfig
 from common.errors import UserError
 from common.files import check_writable, write_json
+from common.locks import hold, release
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
 
 CONTINUATION_KEYS = (
@@ -25,11 +26,15 @@ REMOVED = {"ema_decay": 0.0, "reduced_decode": False, "mixup": 0.0, "cutmix": 0.
 def check_files(config: RunConfig) -> None:
     """Check, before anything is computed, that the run can write its files and replaces those of no other run.
 
+    They are locked until the run has ended.
+
     Raises:
-        UserError: The folder can't be written, or a checkpoint is there and the run neither continues nor overwrites.
+        UserError: The folder can't be written, another run writes the same files, or a checkpoint is there and the run
+            neither continues nor overwrites.
     """
     best = config.models_dir / f"{config.name}_best.pth"
     check_writable(best)
+    hold(config.models_dir / config.name)
     if best.is_file() and not (config.resume or config.overwrite):
         raise UserError(
             f"{best} is there already. Continue its run with --resume (if it is finished, with larger --epochs), "
@@ -134,11 +139,12 @@ class Run:
         return self.saved
 
     def finish(self) -> dict[str, float]:
-        """Write the metrics file; returns the best metrics."""
+        """Write the metrics file, and give up the lock; returns the best metrics."""
         if self.accelerator.is_main_process:
             result = self.best_metrics | {"epoch": self.best_epoch, "seconds": round(self._elapsed(), 1)}
             path = self.config.models_dir / f"{self.config.name}_metrics.json"
             write_json(result | {"config": self.config.plain()}, path)
+            release(self.config.models_dir / self.config.name)
         return self.best_metrics
 
     def advice(self) -> str:

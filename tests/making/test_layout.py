@@ -1,5 +1,9 @@
 """A data folder appears whole or not at all, and only data folders are ever replaced."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +12,8 @@ from common.data.masks import read_mask
 from common.data.samples import load_samples
 from common.errors import UserError
 from common.making.layout import new_folder, write_groups, write_image, write_mask, write_sample_submission
+
+ROOT = Path(__file__).parents[2]
 
 
 def names(folder) -> list[str]:
@@ -85,13 +91,43 @@ def test_an_empty_folder_may_be_filled(tmp_path):
     assert names(tmp_path / "data") == ["train_images", "train_masks"]
 
 
-def test_what_a_killed_run_left_is_named_then_replaced(tmp_path):
+def test_what_a_killed_run_left_is_removed(tmp_path):
     (tmp_path / "data.partial" / "train_images").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"data\.partial"), new_folder(tmp_path / "data"):
-        pass
-    with new_folder(tmp_path / "data", overwrite=True):
+    with new_folder(tmp_path / "data"):
         pass
     assert names(tmp_path) == ["data"]
+
+
+def test_what_only_looks_like_a_leftover_stays(tmp_path):
+    (tmp_path / "data.partial").mkdir()
+    (tmp_path / "data.partial" / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"data\.partial exists and is no data folder"), new_folder(tmp_path / "data"):
+        pass
+    assert names(tmp_path / "data.partial") == ["thesis.tex"]
+
+
+def test_a_run_that_was_killed_between_its_renamings_loses_nothing(tmp_path):
+    """The old folder is set aside, and the new one not yet in its place."""
+    (tmp_path / "data.replaced" / "train_images").mkdir(parents=True)
+    (tmp_path / "data.replaced" / "groups.csv").touch()
+    with pytest.raises(UserError, match=r"data exists\. Choose"), new_folder(tmp_path / "data"):
+        pass
+    assert names(tmp_path / "data") == ["groups.csv", "train_images"] and names(tmp_path) == ["data"]
+
+
+def test_two_programs_do_not_build_one_folder(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom common.making.layout import new_folder\n"
+        "with new_folder(Path(sys.argv[1])):\n print('up', flush=True)\n sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "data")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT) as other:
+        assert other.stdout.readline() == "up\n"
+        match = f"data is being written by another program: process {other.pid} on "
+        with pytest.raises(UserError, match=match), new_folder(tmp_path / "data", overwrite=True):
+            pass
+        other.stdin.close()
+    assert names(tmp_path / "data") == ["train_images", "train_masks"] and names(tmp_path) == ["data"]
 
 
 @pytest.mark.parametrize("output", ["source", "source/data", "."])
