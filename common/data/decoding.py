@@ -1,10 +1,12 @@
 """Decoding of image files into arrays of their own type: by Pillow, deep TIFF by tifffile, deep PNG by imagecodecs.
 
 A file has one decoder, chosen by what it stores. None steps in where another one fails: a decoder that guesses shows
-black or noise.
+black or noise. What the header claims is held against `common.data.limits` before a decoder allocates anything.
 """
 
-from contextlib import nullcontext, suppress
+import re
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from common.data import headers
+from common.data.limits import PIXELS, ROOM, TooLarge, check_bytes, check_pixels, limit, too_many
 from common.errors import UserError
 from common.files import check_regular
 
@@ -30,14 +34,29 @@ SUGGESTIONS = {
 }
 """What to do about files that need another package."""
 
+MOST_PAGES = 100_000
+"""Pages of a TIFF: in one of 18 MB there can be a million, and each one takes time and memory."""
+
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_JPEG_XL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34677, 50000}
 """Those that Pillow's libtiff decodes, of pages with 8 bits or fewer."""
 _PILLOW_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3}
 """Photometric interpretation → number of its channels."""
 _UNDONE = {6: 8, 8: 6}
 """The orientation that undoes another one, where it is another."""
+_IN_DECODER = {"JPEG2000": lambda channels: 4 * channels, "WEBP": lambda _: 12}
+"""Bytes of a pixel in decoders that take more than the picture: integers of 32 bits; two canvases besides it."""
+_SHOWN = 3
+"""Bytes of a pixel as it is shown."""
+_BEGINNING = 1 << 16
+"""Bytes of a part of a TIFF that hold its own header."""
+_JPEGS = {6, 7, 34892}
+"""Compressions of TIFF whose parts are cut out of a JPEG, and may lack a header."""
+_CODED = {*_JPEGS, 22610, 33003, 33004, 33005, 33007, 34712, 34887, 34933, 34934, 50001, 50002, 52546}
+"""Compressions of TIFF whose parts are pictures with headers: JPEG 2000, LERC, PNG, JPEG XR, WebP, JPEG XL.
+The decoders of all others stop at the size that the page says."""
+_Take = Callable[[int, float], None]
+"""Takes room for so many pixels of so many bytes each, or raises `TooLarge`; to be called once, before decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,49 +89,73 @@ def decode(path: Path, page: int = 0) -> Decoded:
         page: From 0.
 
     Raises:
-        UserError: The file is missing, truncated, no regular file, no image, of more than twice
-            `PIL.Image.MAX_IMAGE_PIXELS`, or stored in a way that no decoder here knows; the reason is named.
+        UserError: The file is missing, truncated, no regular file, no image, larger than `common.data.limits` allow, or
+            stored in a way that no decoder here knows; the reason is named.
+    """
+    with decoded(path, page) as found:
+        return found
+
+
+@contextmanager
+def decoded(path: Path, page: int = 0) -> Generator[Decoded]:
+    """A page of an image file as `decode` returns it, for those who convert it: its memory counts until the block ends.
+
+    Raises:
+        UserError: As `decode`, and for whatever goes wrong in the block.
     """
     check_regular(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(12)
-        if start[:4] in _TIFF_STARTS:
-            decoded = _decode_tiff(path, page)
-        elif start.startswith(_JPEG_XL_STARTS):
-            decoded = _decode_jpeg_xl(path, page)
-        else:
-            decoded = _decode_with_pillow(path, page)
-    except UserError:
-        raise
-    except Exception as error:  # broken files raise anything
-        reason = "it is no image of a known format" if isinstance(error, Image.UnidentifiedImageError) else error
-        remedy = SUGGESTIONS.get(path.suffix.lower(), "Replace or remove the file")
-        text = str(reason) or type(error).__name__
-        raise UserError(f"{path} cannot be read as an image ({text}). {remedy}.") from error
-    if not decoded.values.size:
-        raise UserError(f"{path} cannot be read as an image (it has no pixels). Replace or remove the file.")
-    return decoded
+    with ExitStack() as stack:
+
+        def take(pixels: int, bytes_per_pixel: float) -> None:
+            stack.enter_context(ROOM.taken(check_bytes(round(pixels * bytes_per_pixel)) + _SHOWN * pixels))
+
+        try:
+            found = _decode(path, page, take)
+            if not found.values.size:
+                raise ValueError("it has no pixels")
+            yield found
+        except UserError:
+            raise
+        except (TooLarge, Image.DecompressionBombError) as error:
+            count = re.search(r"\((\d+) pixels", str(error))  # Pillow's, which counts before we can
+            reason = too_many(f"{int(count[1]):,}", int(count[1])) if count else error
+            raise UserError(f"{path} {reason}") from error
+        except Exception as error:  # broken files raise anything
+            reason = "it is no image of a known format" if isinstance(error, Image.UnidentifiedImageError) else error
+            if isinstance(error, MemoryError):
+                reason = "there is not enough memory for it"
+            remedy = SUGGESTIONS.get(path.suffix.lower(), "Replace or remove the file")
+            text = str(reason) or type(error).__name__
+            raise UserError(f"{path} cannot be read as an image ({text}). {remedy}.") from error
+
+
+def _decode(path: Path, page: int, take: _Take) -> Decoded:
+    with path.open("rb") as file:
+        start = file.read(32)
+    if start[:4] in _TIFF_STARTS:
+        return _decode_tiff(path, page, take)
+    # All others are read as a whole by some decoder.
+    check_bytes(path.stat().st_size)
+    if start.startswith(headers.JPEG_XL_STARTS):
+        return _decode_jpeg_xl(path, page, take)
+    return _decode_with_pillow(path, page, take)
 
 
 def pixel_count(file: Path | BinaryIO) -> int:
-    """Number of pixels of an image by its header; 0 if it has none that can be read.
-
-    Of JPEG XL, whose header is not read here, as many as are refused.
-    """
+    """Number of pixels of an image by its header; 0 if it has none that can be read, or claims too many."""
     try:
         if isinstance(file, Path):
             check_regular(file)
         with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
-            start = opened.read(12)
+            start = opened.read(32)
             opened.seek(0)
             if start[:4] in _TIFF_STARTS:
                 with tifffile.TiffFile(opened) as tiff:
                     first = tiff.pages[0].aspage()
-                    return first.imagewidth * first.imagelength
-            if start.startswith(_JPEG_XL_STARTS):
-                return 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            with Image.open(opened, formats=_formats()) as image:
+                    return check_pixels(first.imagewidth, first.imagelength)
+            if start.startswith(headers.JPEG_XL_STARTS):
+                return check_pixels(*headers.jpeg_xl(opened.read(_BEGINNING))[:2])
+            with _opened(opened) as image:
                 return image.width * image.height
     except Exception:  # `decode` says what is wrong
         return 0
@@ -145,34 +188,89 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _decode_with_pillow(path: Path, page: int) -> Decoded:
-    with Image.open(path, formats=_formats()) as image:
+def _opened(file: BinaryIO, formats: list[str] | None = None) -> Image.Image:
+    """A file as Pillow opens it, without decoding; `TooLarge` if it claims too many pixels."""
+    # Pillow's own limit holds for the whole process, and in ours it must not be below the user's.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limit(PIXELS))
+    if size := headers.webp(file.read(30)):  # its decoder takes memory when it is opened
+        check_pixels(*size)
+    file.seek(0)
+    image = Image.open(file, formats=formats or _formats())
+    try:
+        check_pixels(*image.size)
+    except TooLarge:
+        image.close()
+        raise
+    return image
+
+
+def _decode_with_pillow(path: Path, page: int, take: _Take) -> Decoded:
+    loaded = _loaded(path, page, take)
+    if isinstance(loaded, Decoded):
+        return loaded
+    codec, facts = loaded  # Pillow's picture is gone, so that the memory does not hold both
+    return _split(codec(path.read_bytes()), facts)
+
+
+def _loaded(path: Path, page: int, take: _Take) -> Decoded | tuple[Callable[[bytes], np.ndarray], dict[str, Any]]:
+    """What Pillow decodes; or the codec for what it would cut to 8 bits, and what the file says of itself."""
+    # As an open file: of a path, Pillow maps the pixels of some files, and dies with one that shrinks meanwhile.
+    with path.open("rb") as file, _opened(file) as image:
         pages = getattr(image, "n_frames", 1) if image.format in PAGED else 1
         _seek(image, page, path)
         # Pillow keeps the upper 8 bits of 16-bit colours: a 12-bit micrograph would be almost black.
-        deep = any(";16" in str(tile[3]) for tile in image.tile) and not image.mode.startswith("I")
+        deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and not image.mode.startswith("I")
+        channels = len(image.getbands())
+        own = channels * (4 if image.mode in ("I", "F") else 1 + deep)
+        take(check_pixels(*image.size), max(4, _IN_DECODER.get(image.format or "", lambda _: own)(channels)))
         image.load()
         facts: dict[str, Any] = {
-            "channels": len(image.getbands()),
+            "channels": channels,
             "orientation": _valid(image.getexif().get(ORIENTATION)),
             "pages": pages,
             "lossy": image.format in ("JPEG", "MPO"),
         }
         if image.format == "PNG" and deep:
-            return _split(imagecodecs.png_decode(path.read_bytes()), facts)
+            if page:
+                raise ValueError("its further pages have more than 8 bits; save them as single pictures")
+            return imagecodecs.png_decode, facts
         if image.format == "JPEG2000" and image.mode in ("RGB", "RGBA", "LA"):
-            full = imagecodecs.jpeg2k_decode(path.read_bytes())
-            if full.dtype.itemsize > 1:
-                return _split(full, facts)
+            file.seek(0)
+            if (headers.jpeg_2000_depth(file.read(_BEGINNING)) or 16) > 8:
+                return imagecodecs.jpeg2k_decode, facts
         return _converted(image, facts)
 
 
-def _decode_jpeg_xl(path: Path, page: int) -> Decoded:
-    pixels = imagecodecs.jpegxl_decode(path.read_bytes())  # upright
-    frames = pixels if pixels.ndim == 4 else pixels[None]
-    if page >= len(frames):
+def _decode_jpeg_xl(path: Path, page: int, take: _Take) -> Decoded:
+    data = path.read_bytes()
+    header = headers.jpeg_xl(data)
+    take(check_pixels(header.width, header.height), 4 * header.value_bytes)
+    pages = _frames(data, header) if header.animated else 1
+    if page >= pages:
         raise _no_page(path, page)
-    return _split(frames[page], {"channels": np.atleast_3d(frames[page]).shape[2], "pages": len(frames)})
+    pixels = imagecodecs.jpegxl_decode(data, index=page)  # upright
+    if pixels.shape[:2] not in ((header.height, header.width), (header.width, header.height)):
+        raise ValueError(f"it has {pixels.shape[0]} channels; save it as RGB or gray")
+    return _split(pixels, {"channels": np.atleast_3d(pixels).shape[2], "pages": pages})
+
+
+def _frames(data: bytes, header: headers.JpegXl) -> int:
+    """Number of frames of a JPEG XL with animation, none of which is decoded."""
+    try:
+        imagecodecs.jpegxl_decode(data, out=np.empty(0, np.uint8))
+    except (
+        ValueError
+    ) as error:  # it names the shape that the array must have: with frames in front, if there are several
+        numbers = re.search(r" shape=\(([\d, ]+)\)", str(error))
+        shape = tuple(int(number) for number in re.findall(r"\d+", numbers[1])) if numbers else ()
+        for sides in ((header.height, header.width), (header.width, header.height)):
+            if shape[:2] == sides:
+                return 1
+            if shape[1:3] == sides:
+                return shape[0]
+        if not numbers:
+            raise
+    raise ValueError("its frames can't be counted; save them as single pictures")
 
 
 def _seek(image: Image.Image, page: int, path: Path) -> None:
@@ -218,27 +316,66 @@ def _valid(orientation: object) -> int:
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
-def _decode_tiff(path: Path, page: int) -> Decoded:
+def _decode_tiff(path: Path, page: int, take: _Take) -> Decoded:
     with tifffile.TiffFile(path) as tiff:
-        every = [entry.aspage() for entry in tiff.pages]
-        full = [number for number, entry in enumerate(every) if not (entry.is_reduced or entry.is_mask)]
-        full = full or [*range(len(every))]
+        full = _pages(tiff)
         if page >= len(full):
             raise _no_page(path, page)
-        entry = every[full[page]]
-        if entry.imagewidth * entry.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise UserError(f"{path} has {entry.imagewidth} × {entry.imagelength} pixels. Cut it into smaller images.")
+        entry = tiff.pages[full[page]].aspage()
+        pixels = check_pixels(entry.imagewidth, entry.imagelength)
+        _check_parts(entry)
+        take(pixels, max(4, entry.nbytes / max(pixels, 1)))
         tag = entry.tags.get(ORIENTATION)
         facts = {"channels": entry.samplesperpixel, "orientation": _valid(tag and tag.value), "pages": len(full)}
         if not _is_simple(entry):
             return _decode_deep(entry, facts)
     # As an open file: of a path, Pillow maps the pixels of some files into memory, and then turns them wrongly.
-    with path.open("rb") as file, Image.open(file, formats=["TIFF"]) as image:
+    with path.open("rb") as file, _opened(file, ["TIFF"]) as image:
         image.seek(full[page])
+        if image.width * image.height != pixels:  # tags that are there twice; Pillow shows the sides upright
+            raise ValueError("its tags contradict each other")
         image.load()  # which turns the image upright
         decoded = _converted(image, facts | {"lossy": int(entry.compression) in (6, 7)})
     alpha = None if decoded.alpha is None else stored(decoded.alpha, decoded.orientation)
     return replace(decoded, values=stored(decoded.values, decoded.orientation), alpha=alpha)
+
+
+def _pages(tiff: tifffile.TiffFile) -> list[int]:
+    """The pages of a TIFF that are neither thumbnails nor masks; all if there are no others."""
+    places, full = set(), []
+    for number, page in enumerate(tiff.pages):
+        if page.offset in places:
+            raise ValueError("its pages go round in a circle")
+        if number == MOST_PAGES:
+            raise ValueError(f"it has more than {MOST_PAGES:,} pages; split it")
+        places.add(page.offset)
+        entry = page.aspage()
+        if not (entry.is_reduced or entry.is_mask):
+            full.append(number)
+    return full or [*range(len(places))]
+
+
+def _check_parts(page: tifffile.TiffPage) -> None:
+    """Check what the strips or tiles of a page claim, each of which is decoded as a whole.
+
+    Raises:
+        TooLarge: They are too large.
+        ValueError: One that is a coded picture is larger than the page says, or of unknown size.
+    """
+    check_bytes(page.nbytes)
+    sides = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
+    most = check_pixels(max(1, sides[0]), max(1, sides[1] if page.is_tiled else min(sides[1], page.imagelength)))
+    each = page.nbytes / max(page.imagewidth * page.imagelength, 1)
+    check_bytes(round(most * each))
+    if int(page.compression) not in _CODED or _is_simple(page):
+        return
+    for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        page.parent.filehandle.seek(place)
+        size = headers.part_of_tiff(page.parent.filehandle.read(min(length, _BEGINNING)))
+        if size is None and int(page.compression) not in _JPEGS and length:
+            raise ValueError(f"compression {getattr(page.compression, 'name', page.compression)}: a part has no header")
+        if size is not None and size[0] * size[1] > 2 * most + _BEGINNING:
+            raise ValueError(f"a part of it has {size[0]} × {size[1]} pixels, more than the page says")
 
 
 def _is_simple(page: tifffile.TiffPage) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.decoding import decode, turned
-from common.data.tones import to_eight_bits
+from common.data.decoding import decoded, turned
+from common.data.tones import AT_A_TIME, to_eight_bits
 from common.errors import UserError, listing
 from common.files import walk
 from common.suffixes import IMAGE_SUFFIXES
@@ -87,18 +87,28 @@ def read_picture(path: Path, page: int = 0) -> Picture:
     Raises:
         UserError: As `decode`.
     """
-    decoded = decode(path, page)
-    values, alpha = decoded.values, decoded.alpha
-    if values.dtype == bool:
-        values = values.astype(np.uint8) * np.uint8(255)
-    elif values.dtype != np.uint8:
-        values = to_eight_bits(values, None if alpha is None else alpha > 0)
-    if decoded.inverted:
-        values = 255 - values
-    pixels = np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else np.ascontiguousarray(values)
-    if alpha is not None:
-        pixels = np.rint(255 + (pixels - np.float32(255)) * alpha[..., None]).astype(np.uint8)
-    return Picture(pixels, decoded.orientation, decoded.pages, decoded.channels, decoded.has_alpha, alpha is not None)
+    with decoded(path, page) as found:
+        values, alpha = found.values, found.alpha
+        if values.dtype == bool:
+            values = values.view(np.uint8) * np.uint8(255)
+        elif values.dtype != np.uint8:
+            values = to_eight_bits(values, None if alpha is None else alpha > 0)
+        if found.inverted:
+            values = 255 - values
+        pixels = np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else np.ascontiguousarray(values)
+        if alpha is not None:
+            pixels = _on_white(pixels, alpha)
+        return Picture(pixels, found.orientation, found.pages, found.channels, found.has_alpha, alpha is not None)
+
+
+def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3), laid on white by its opacity, (H, W) in [0, 1]."""
+    laid = np.empty_like(pixels)
+    rows = max(1, AT_A_TIME // max(1, pixels.shape[1]))
+    for start in range(0, len(pixels), rows):  # the fractions of a large picture would take six times its memory
+        part = np.s_[start : start + rows]
+        laid[part] = np.rint(255 + (pixels[part] - np.float32(255)) * alpha[part, ..., None])
+    return laid
 
 
 def read_image(path: Path, *, upright: bool = False) -> np.ndarray:

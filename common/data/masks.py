@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.decoding import decode, stored
+from common.data.arrays import load_array
+from common.data.decoding import decoded, stored
+from common.data.limits import TooLarge, check_bytes
 from common.errors import UserError
-from common.files import check_regular
 
 MOST_COVERED = 0.95
 """Share of the image from which a mask is reported: a forgery that covers nearly everything is most likely none."""
@@ -33,9 +34,12 @@ def read_mask(path: Path, orientation: int = 1) -> np.ndarray:
         uint8 array (N, H, W) of 0 and 1.
 
     Raises:
-        UserError: The file is missing, broken, or has another shape.
+        UserError: The file is missing, broken, larger than `common.data.limits` allow, or has another shape.
     """
-    mask = _read(path)
+    try:
+        mask = _read(path)
+    except TooLarge as error:
+        raise UserError(f"{path} {error}") from error
     return mask if orientation == 1 else np.stack([stored(channel, orientation) for channel in mask])
 
 
@@ -59,26 +63,20 @@ def _read(path: Path) -> np.ndarray:
             return _instances(values, any_value=values.dtype.kind != "f")
         fractions = values.dtype.kind == "f" and ((values > 0) & (values < 1)).any()
         return (values > (0.5 if fractions else 0)).astype(np.uint8)
-    decoded = decode(path)
-    values = decoded.values if decoded.values.ndim == 2 else decoded.values.max(axis=2)
-    if decoded.inverted:
-        values = values.max() - values
-    if decoded.alpha is not None:
-        opaque = decoded.alpha > 0.5
-        values = np.where(opaque, values, 0)
-        if not _forged(values).any() or _forged(values).all():
-            values = opaque.astype(np.uint8)
-    return _forged(values, 255)[None] if decoded.lossy else _instances(values)
+    with decoded(path) as found:
+        values = found.values if found.values.ndim == 2 else found.values.max(axis=2)
+        if found.inverted:
+            values = values.max() - values
+        if found.alpha is not None:
+            opaque = found.alpha > 0.5
+            values = np.where(opaque, values, 0)
+            if not _forged(values).any() or _forged(values).all():
+                values = opaque.astype(np.uint8)
+        return _forged(values, 255)[None] if found.lossy else _instances(values)
 
 
 def _load(path: Path) -> np.ndarray:
-    check_regular(path)
-    try:
-        mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a mask ({error}). Replace or remove the file.") from error
-    if not isinstance(mask, np.ndarray):
-        raise UserError(f"{path} is an archive of arrays (.npz). Save the mask alone, with numpy.save.")
+    mask = load_array(path, "a mask")
     if mask.ndim not in (2, 3) or not mask.size or mask.dtype.kind not in "buif":
         raise UserError(
             f"{path} has shape {mask.shape} and type {mask.dtype}; a mask is (N, H, W) or (H, W) of 0 and 1."
@@ -91,7 +89,8 @@ def _instances(values: np.ndarray, *, any_value: bool = False) -> np.ndarray:
     marked = np.unique(values[values > 0])
     labels = marked[marked != 255]
     if len(marked) > 1 and len(labels) <= MOST_LABELS and np.array_equal(labels, np.arange(1, len(labels) + 1)):
-        return (values == marked[:, None, None]).astype(np.uint8)
+        check_bytes(len(marked) * values.size)
+        return (values == marked[:, None, None]).view(np.uint8)
     return (values > 0).astype(np.uint8)[None] if any_value else _forged(values)[None]
 
 

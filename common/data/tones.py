@@ -21,6 +21,8 @@ LEAST_LEVELS = 64
 """... and if so many levels are left: drawings and label images keep theirs."""
 SAMPLE = 4_000_000
 """Number of values, evenly spread, from which the range is estimated."""
+AT_A_TIME = 4_000_000
+"""Values that are converted at a time: as fractions they take up to eight times the memory."""
 
 
 def to_eight_bits(values: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
@@ -35,6 +37,16 @@ def to_eight_bits(values: np.ndarray, counted: np.ndarray | None = None) -> np.n
         relative to their maximum; others: as if from 0 to 1).
     """
     low, high = contrast_range(values if counted is None else values[counted])
+    eight = np.empty(values.shape, np.uint8)
+    rows = max(1, AT_A_TIME * len(values) // max(1, values.size))
+    for start in range(0, len(values), rows):
+        part = np.s_[start : start + rows]
+        eight[part] = _scaled(values[part], low, high)
+    return eight
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The range from `low` to `high` as 0 to 255, in fractions."""
     if high > low:
         scaled = np.subtract(values, low, dtype=np.float32 if values.dtype.itemsize < 4 else np.float64)
         scaled *= 255 / (high - low)
@@ -42,7 +54,7 @@ def to_eight_bits(values: np.ndarray, counted: np.ndarray | None = None) -> np.n
         unit = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
         scaled = values.astype(np.float64) * (255 / unit)
     np.nan_to_num(scaled, copy=False, nan=0, posinf=255, neginf=0)
-    return np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
+    return np.rint(scaled.clip(0, 255, out=scaled), out=scaled)
 
 
 def contrast_range(values: np.ndarray) -> tuple[float, float]:

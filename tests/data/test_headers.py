@@ -1,0 +1,170 @@
+"""Sizes by headers, against what was written: all formats, sizes and ways to store them."""
+
+import io
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from common.data import headers
+from common.data.images import read_image, read_picture
+from common.errors import UserError
+
+SIDES = st.one_of(st.integers(1, 40), st.sampled_from([64, 256, 512, 513, 1000, 8192, 8704]))
+
+
+@settings(max_examples=80, deadline=None)
+@given(SIDES, SIDES, st.booleans(), st.sampled_from(["u1", "u2", "f2", "f4"]))
+def test_jpeg_xl(height, width, boxed, kind):
+    if height * width > 1_000_000:
+        height %= 40
+        height += 1
+    data = imagecodecs.jpegxl_encode(np.zeros((height, width), kind), effort=1, usecontainer=boxed)
+    header = headers.jpeg_xl(data)
+    assert header == (width, height, False, np.dtype(kind).itemsize)
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (48, 40), (32, 24), (24, 16), (64, 36), (40, 32), (16, 8)])
+@pytest.mark.parametrize("times", [1, 5, 33])
+def test_jpeg_xl_whose_width_follows_from_its_height(width, height, times):
+    data = imagecodecs.jpegxl_encode(np.zeros((times * height, times * width), np.uint8), effort=1)
+    assert headers.jpeg_xl(data)[:2] == (times * width, times * height)
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 36), (3, 24, 36, 3), (4, 24, 36, 4)])
+def test_frames_of_jpeg_xl_are_counted_and_read_one_by_one(tmp_path, shape):
+    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    if shape[-1] == 4:
+        frames[..., 3] = 255
+    options = {} if len(shape) == 4 else {"photometric": "gray"}
+    (tmp_path / "a.jxl").write_bytes(imagecodecs.jpegxl_encode(frames, lossless=True, **options))
+    assert headers.jpeg_xl((tmp_path / "a.jxl").read_bytes()).animated
+    for number, frame in enumerate(frames):
+        picture = read_picture(tmp_path / "a.jxl", number)
+        assert picture.pages == len(frames)
+        np.testing.assert_array_equal(
+            picture.pixels, frame[..., :3] if frame.ndim == 3 else frame[..., None].repeat(3, 2)
+        )
+    with pytest.raises(UserError, match="no page"):
+        read_picture(tmp_path / "a.jxl", len(frames))
+
+
+def test_jpeg_xl_in_pieces():
+    data = imagecodecs.jpegxl_encode(np.zeros((300, 777, 3), np.uint8), usecontainer=False)
+    boxes = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl " + struct.pack(">I4sQ", 1, b"Exif", 20) + b"exif"
+    for number, start in enumerate((0, 3, 7)):
+        piece = data[start : {0: 3, 3: 7, 7: None}[start]]
+        boxes += struct.pack(">I4sI", 12 + len(piece), b"jxlp", number | (start == 7) << 31) + piece
+    assert headers.jpeg_xl(boxes)[:2] == (777, 300)
+    assert imagecodecs.jpegxl_decode(boxes).shape == (300, 777, 3)
+
+
+@given(
+    st.binary(max_size=80),
+    st.sampled_from([b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\xd8", b"II\xbc\1", b"Lerc2 "]),
+)
+def test_broken_headers_are_errors_or_unknown(content, start):
+    with suppress(ValueError):
+        headers.jpeg_xl(start + content)
+    headers.part_of_tiff(start + content)
+    headers.webp(b"RIFF" + content)
+    headers.jpeg_2000_depth(b"\xff\x4f\xff\x51" + content)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}, {"quality": 5}])
+def test_webp(options):
+    buffer = io.BytesIO()
+    Image.new("RGB", (301, 277)).save(buffer, "WEBP", **options)
+    assert headers.webp(buffer.getvalue()[:30]) == (301, 277)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        imagecodecs.png_encode,
+        imagecodecs.jpegxl_encode,
+        imagecodecs.jpegxr_encode,
+        imagecodecs.lerc_encode,
+        lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k"),
+        lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="jp2"),
+        lambda pixels: imagecodecs.jpeg_encode(pixels.astype(np.uint8)),
+        lambda pixels: imagecodecs.webp_encode(np.dstack([pixels.astype(np.uint8)] * 3)),
+    ],
+)
+def test_parts_of_tiff(encode):
+    assert headers.part_of_tiff(bytes(encode(np.zeros((61, 87), np.uint16)))[:1000]) == (87, 61)
+
+
+def test_depth_of_jpeg_2000():
+    for kind in (np.uint8, np.uint16):
+        data = imagecodecs.jpeg2k_encode(np.zeros((61, 87, 3), kind), codecformat="jp2")
+        assert headers.jpeg_2000_depth(data) == 8 * np.dtype(kind).itemsize
+
+
+COMPRESSIONS = ["jpeg2000", "jpegxl", "webp", "png", "jpegxr", "lerc"]
+
+
+def with_larger_part(path: Path, compression: str, sides: tuple[int, int]) -> None:
+    """A TIFF of 64 × 64 pixels, whose only strip is a coded picture of other sides."""
+    deep = compression != "webp"
+    kind, options = np.uint16 if deep else np.uint8, {} if deep else {"compressionargs": {"lossless": True}}
+    if compression == "lerc":
+        shape, photometric = (), "minisblack"
+    else:
+        shape, photometric = (3,), "rgb"
+    tifffile.imwrite(
+        path,
+        np.zeros((*sides, *shape), kind),
+        photometric=photometric,
+        compression=compression,
+        rowsperstrip=sides[0],
+        **options,
+    )
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        assert len(page.dataoffsets) == 1
+        for tag in (256, 257, 278):
+            place = page.tags[tag].valueoffset
+            size = 2 if page.tags[tag].dtype == 3 else 4
+            content[place : place + size] = (64).to_bytes(size, "little")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_part_that_is_larger_than_its_page_is_not_decoded(tmp_path, compression):
+    with_larger_part(tmp_path / "a.tif", compression, (64, 64))
+    assert read_image(tmp_path / "a.tif").shape == (64, 64, 3)
+    with_larger_part(tmp_path / "a.tif", compression, (400, 512))
+    with pytest.raises(UserError, match=r"a\.tif.* 512 × 400 pixels, more than the page says"):
+        read_image(tmp_path / "a.tif")
+
+
+def directories(places: list[int]) -> bytes:
+    """A TIFF of pages with one tag each, that follow on one another in some order, by their numbers."""
+    content = b"II*\0" + struct.pack("<I", 8)
+    for following in places:
+        after = 8 + 18 * following if following else 0
+        content += struct.pack("<HHHIII", 1, 256, 4, 1, 64, after)
+    return content
+
+
+def test_pages_that_go_round_in_a_circle_end(tmp_path):
+    """Beyond its hundredth page, where the library that reads them does not look for a circle."""
+    (tmp_path / "a.tif").write_bytes(directories([*range(1, 300), 150]))
+    with pytest.raises(UserError, match=r"a\.tif.*circle"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_pages_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.data.decoding.MOST_PAGES", 500)
+    (tmp_path / "a.tif").write_bytes(directories([*range(1, 600), 0]))
+    with pytest.raises(UserError, match=r"a\.tif.*more than 500 pages"):
+        read_image(tmp_path / "a.tif")
