@@ -24,7 +24,8 @@ Of several images, a folder or a PDF, by default below outputs/<folder>: a pictu
 was found, one for each two panels of different images that show the same, and findings.csv, a row per finding, those to
 look at first on top; each of the other images has a row too. Figures of a PDF come at their own resolution; a page that
 is one image, as scanners make it, is one figure. --library keeps the panels in a folder: what is screened later is
-compared with them. Panels of that folder are named after it.
+compared with them. Panels of that folder are named after it. A name that a spreadsheet would take for a formula has an
+apostrophe before it in findings.csv.
 
 Repetition is found without a network. Images are shown upright, as their EXIF orientation asks for, and positions are
 those of the picture that is shown.
@@ -74,7 +75,7 @@ from tqdm import tqdm
 from common.data.images import read_picture, scan_images
 from common.ensemble.altered import Altered, altered_regions, networks_for
 from common.ensemble.evidence import collected
-from common.errors import UserError
+from common.errors import UserError, described, readable
 from common.evaluation.explanation import NamedBox, NamedRegion, describe, draw_explanation
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
@@ -84,7 +85,7 @@ from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import Group, Matcher
 from common.forensics.learned import learned_matcher
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from common.tables import markdown_table
+from common.tables import markdown_table, spreadsheet_cell
 
 if TYPE_CHECKING:
     from common.papers.across import Across
@@ -239,8 +240,11 @@ class ExplainConfig:
 def images_of(sources: Sequence[Path], output: Path) -> dict[str, Path]:
     """Name → file of the images and PDFs of several files and folders, each once.
 
-    A name is the path below its folder; where two would be equal, all are paths below the folder that they share. The
-    pictures that an earlier run drew into a folder are none of its images.
+    A name is the path below its folder; where two would be equal, all are paths below the folder that they share. It is
+    `readable`. The pictures that an earlier run drew into a folder are none of its images.
+
+    Raises:
+        UserError: Two files have names that differ only in what is not readable.
     """
     named: dict[Path, tuple[str, Path]] = {}
     for source in sources:
@@ -251,11 +255,15 @@ def images_of(sources: Sequence[Path], output: Path) -> dict[str, Path]:
             paths, folder = [*images.values(), *chain.from_iterable(doubles), *papers], source
             paths = [path for path in paths if not _is_drawn(path, output)]
         for path in paths:
-            named.setdefault(path.resolve(), (path.relative_to(folder).as_posix(), path))
+            named.setdefault(path.resolve(), (readable(path.relative_to(folder).as_posix()), path))
     if len({name for name, _ in named.values()}) == len(named):
         return dict(named.values())
     shared = os.path.commonpath([path.parent for path in named])
-    return {place.relative_to(shared).as_posix(): path for place, (_, path) in named.items()}
+    paths: dict[str, Path] = {}
+    for place, (_, path) in named.items():
+        if (first := paths.setdefault(readable(place.relative_to(shared).as_posix()), path)) != path:
+            raise UserError(f"{str(first)!r} and {str(path)!r} would have one name in the table. Rename one of them.")
+    return paths
 
 
 def _is_drawn(path: Path, output: Path) -> bool:
@@ -272,6 +280,7 @@ def _holds_images(path: Path) -> bool:
 
 def shortened(name: str) -> str:
     """A name for a title."""
+    name = readable(name)
     return name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
 
 
@@ -308,7 +317,7 @@ def main(config: ExplainConfig) -> None:
     if config.spai is None and config.altered:
         text += f"\n\n{networks_for(config.models_dir)[1]}"
     print(text)  # last: a reader like head may close the pipe
-    print(f"\npicture: {config.output_path}")
+    print(f"\n{readable(f'picture: {config.output_path}')}")
 
 
 def _matchers(lightglue: Path | None) -> tuple[Matcher, ...]:
@@ -466,7 +475,7 @@ def explain_many(config: ExplainConfig) -> None:
     if config.altered:
         print(networks_for(config.models_dir)[1])
     if library is not None:
-        print(f"library: {config.library}, {len(library)} panels of {len(library.sources)} files")
+        print(readable(f"library: {config.library}, {len(library)} panels of {len(library.sources)} files"))
     if any(row["relation"] == "unreadable" for row in rows):
         raise SystemExit(1)
 
@@ -519,7 +528,7 @@ def _write(rows: list[Row], config: ExplainConfig) -> None:
     with written_whole(config.output_path / "findings.csv") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
 
 
 def _report(rows: list[Row], explained: set[str], config: ExplainConfig) -> None:
@@ -537,7 +546,7 @@ def _report(rows: list[Row], explained: set[str], config: ExplainConfig) -> None
         f"\n{len(explained)} {'image' if len(explained) == 1 else 'images'}: reuse in {len(reused)}, {altered}"
         f"nothing in {len(images['none'])}, {len(images['unreadable'])} unreadable{across}"
     )
-    print(f"findings: {config.output_path / 'findings.csv'}; pictures: {config.output_path}")
+    print(readable(f"findings: {config.output_path / 'findings.csv'}; pictures: {config.output_path}"))
     for row in rows:
         if row["relation"] == "unreadable":
             print(f"unreadable: {row['image']}: {row['note']}", file=sys.stderr)
@@ -552,7 +561,7 @@ def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, 
     if task.content is None:
         return task.file, [blank | {"relation": "none", "note": EMPTY}], []
     if isinstance(task.content, UserError):
-        return task.file, [blank | {"relation": "unreadable", "note": str(task.content)}], []
+        return task.file, [blank | {"relation": "unreadable", "note": described(task.content)}], []
     note = ""
     if isinstance(task.content, np.ndarray):
         image = task.content
@@ -560,7 +569,7 @@ def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, 
         try:
             picture = read_picture(task.content, config.page - 1)
         except UserError as error:
-            return task.file, [blank | {"relation": "unreadable", "note": str(error)}], []
+            return task.file, [blank | {"relation": "unreadable", "note": described(error)}], []
         image = picture.upright
         note = f"page {config.page} of {picture.pages}" if picture.pages > 1 else ""
     explained = explain_figure(image, shortened(Path(task.name).name), config)
@@ -637,7 +646,8 @@ def explain_videos(config: ExplainConfig) -> None:
         threshold=config.threshold,
     )
     failures = predict_folder(detector, config.source, config.output_path)
-    print(f"results: {config.output_path / 'results.csv'}" + f"; {failures} could not be scored" * bool(failures))
+    lost = f"; {failures} could not be scored" * bool(failures)
+    print(readable(f"results: {config.output_path / 'results.csv'}{lost}"))
     if failures and config.source.is_file():
         raise SystemExit(1)
 

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.errors import readable
+
 # Distinct for colour-blind readers (Okabe and Ito 2008); the most legible on a dark background first.
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 
@@ -31,15 +33,16 @@ class Page:
 
     def title(self, text: str) -> None:
         """Write the title, in smaller letters if it is long."""
+        text = readable(text)
         # A letter is about 0.83 pixels wide per point of font size.
-        size = min(13, (self.width - 2 * MARGIN) / (0.83 * len(text)))
+        size = min(13, (self.width - 2 * MARGIN) / (0.83 * max(len(text), 1)))
         self.text(MARGIN, 12, text, fontsize=size, weight="bold")
 
     def text(self, x: float, y: float, text: str, **style) -> None:
         """Write a text with its top left corner at x, y; `style` are matplotlib's properties of texts."""
         # A file name may contain a $, which matplotlib would typeset as mathematics.
         options: dict[str, Any] = {"va": "top", "fontsize": 10, "parse_math": False} | style
-        self.figure.text(x / self.width, 1 - y / self.height, text, **options)
+        self.figure.text(x / self.width, 1 - y / self.height, readable(text), **options)
 
     def panel(self, picture: np.ndarray, x: int, y: int) -> Axes:
         """Show a picture, uint8 (h, w, 3), pixel for pixel with its top left corner at x, y."""

@@ -1,16 +1,21 @@
-"""Reading of CSV tables and printing of Markdown tables."""
+"""Reading of CSV tables, cells for spreadsheets, and printing of Markdown tables."""
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
+from common.errors import UserError, readable
 from common.files import check_regular
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# What a name must not start within a cell: another cell, HTML, and the address of a link or picture.
+_MARKUP = re.compile(r"(\\*)(\||<(?=[A-Za-z/!?])|(?<=\])\()")
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones count where one writes Chinese or Japanese
 
 
 def csv_rows(path: Path, columns: Iterable[str] = (), *, errors: str = "strict") -> Iterator[list[str]]:
@@ -81,8 +86,16 @@ def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
     return table
 
 
+def spreadsheet_cell(value: str | int | float) -> str | int | float:
+    """A cell of a table for people: a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
-    """A Markdown table, padded to be read in a terminal; floats have four decimals, nan is a dash."""
+    """A Markdown table, padded to be read in a terminal; floats have four decimals, nan is a dash.
+
+    Whatever a cell's text is, it stays in its cell and is shown as it is: it is `readable`, and markup is escaped.
+    """
     cells = [list(head), *([_cell(value) for value in row] for row in rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
 
@@ -98,4 +111,4 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str | int | floa
 def _cell(value: str | int | float) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4f}"
-    return f"{value}"
+    return _MARKUP.sub(lambda found: f"{2 * found[1]}\\{found[2]}", readable(f"{value}"))

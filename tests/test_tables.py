@@ -1,8 +1,10 @@
+import re
+
 import pytest
 
 from common.errors import UserError
 from common.submission.sources import list_files
-from common.tables import markdown_table, read_table
+from common.tables import markdown_table, read_table, spreadsheet_cell
 
 
 def test_text_stays_text(tmp_path):
@@ -71,3 +73,35 @@ def test_columns_of_a_printed_table_are_aligned():
         "| a     |      – |",
         "| b     |     12 |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("figure [1] (a) <0.05, 3 < 4!.png", None),
+        (r"C:\images\1.png", None),
+        ("a|b", r"a\|b"),
+        ("a\\|b", r"a\\\|b"),
+        ("a\\\\|b", "a" + 5 * "\\" + "|b"),
+        ("<script>alert(1)</script>", r"\<script>alert(1)\</script>"),
+        ("<!-- \\<img src=x>", r"\<!-- \\\<img src=x>"),
+        ("![](http://x) [a](javascript:b)", r"![]\(http://x) [a]\(javascript:b)"),
+        ("line\nand\rreturn\t\x1b[31m\u2028\udce9", r"line\nand\rreturn\t\x1b[31m\u2028\xe9"),
+    ],
+)
+def test_a_text_stays_in_its_cell(text, cell):
+    lines = markdown_table(["name", "more"], [[text, 1]]).split("\n")
+    assert len(lines) == 3
+    assert lines[2] == f"| {text if cell is None else cell} |    1 |"
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", lines[2])) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        *(("=1+1", "'=1+1"), ("+a.png", "'+a.png"), ("-b", "'-b"), ("@c", "'@c"), ("＝1", "'＝1")),
+        *(("a=1", "a=1"), ("", ""), ("'=1", "'=1"), (-3.5, -3.5), (-3, -3), (" =1", " =1")),
+    ],
+)
+def test_no_text_is_a_formula(value, cell):
+    assert spreadsheet_cell(value) == cell

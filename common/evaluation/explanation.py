@@ -11,6 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from common.errors import readable
 from common.forensics.copy_move import Copy, Group
 from common.page import (
     COLOURS,
@@ -221,7 +222,7 @@ def _draw_panels(axes: Axes, panels: Sequence[NamedBox], size: tuple[int, int], 
         axes.add_patch(Rectangle(*frame, fill=False, edgecolor=PANEL_COLOUR, linewidth=1.2, path_effects=HALO))
         # At the foot: figures have their own letters at the head, and scale bars at the right.
         foot = x + 6, y + panel.height * down - 6
-        axes.text(*foot, panel.name, color="white", fontsize=7.5, va="bottom", bbox=box, parse_math=False)
+        axes.text(*foot, readable(panel.name), color="white", fontsize=7.5, va="bottom", bbox=box, parse_math=False)
 
 
 def _outline(axes: Axes, mask: np.ndarray, colour: str, linewidth: float = 1.8) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from common.data.images import read_image
-from common.errors import UserError
+from common.errors import UserError, readable
 from common.evaluation.scoring import Evaluation, SubmissionRow, read_map, read_truth, summarize
 from common.metrics import forgery as metrics
 from common.metrics import rle
@@ -227,7 +227,7 @@ def _title(verdict: str, score: dict) -> str:
         ]
     if not math.isnan(score["image_score"]):
         parts.append(f"score {score['image_score']:.2f}")
-    return "   ·   ".join(parts)
+    return readable("   ·   ".join(parts))
 
 
 def _pictures(row: SubmissionRow, image: Path | None) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
+from common.errors import readable
 from common.papers.across import Across, compare, strips
 from common.papers.index import PanelIndex, Points
 from common.papers.library import Library
@@ -75,4 +76,4 @@ def _with_library(shots: Sequence[Shot], library: Library, digests: frozenset[st
         if partners[candidate.one] < MOST_PARTNERS:
             partners[candidate.one] += 1
             known = library.shot(candidate.other)
-            yield shots[candidate.one], replace(known, source=f"{library.folder.name}: {known.source}")
+            yield shots[candidate.one], replace(known, source=readable(f"{library.folder.name}: {known.source}"))

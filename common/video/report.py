@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from common.errors import UserError, described
+from common.errors import UserError, described, readable
 from common.files import entries, files_below, write_json, written_whole
 from common.page import resized
 from common.suffixes import IMAGE_SUFFIXES
@@ -128,7 +128,7 @@ def _write_figure(figure: Figure, path: Path) -> None:
 
 
 def _title(score: VideoScore) -> str:
-    name = _printable(score.path.name)
+    name = readable(score.path.name)
     name = name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
     face = f", face {score.track.number} of {len(score.tracks)}" if len(score.tracks) > 1 else ""
     return f"{name}: {score.verdict}, probability {score.probability:.2f} (threshold {score.threshold:.2f}){face}"
@@ -211,7 +211,7 @@ def predict_folder(detector: VideoDetector, source: Path, output: Path) -> int:
             raise UserError(f"the output {output} holds {name}, where its results would go. Name another folder.")
     if _holds_frames(source):
         hint = "to score them as one clip of frames, name the folder above"
-        tqdm.write(f"note: each image of {source} is scored by itself; {hint}")
+        tqdm.write(f"note: each image of {readable(str(source))} is scored by itself; {hint}")
     failures = 0
     with _table(output / "results.csv") as write_row:
         for name, path in tqdm(names.items(), unit="clip", disable=None):
@@ -223,28 +223,29 @@ def predict_folder(detector: VideoDetector, source: Path, output: Path) -> int:
             except Exception as error:  # a broken file may raise anything, and the others are to be scored
                 failures += 1
                 write_row({"case_id": name, "error": described(error)})
-                tqdm.write(_printable(f"{name}: error: {described(error)}"))
+                tqdm.write(readable(f"{name}: error: {described(error)}"))
             else:
                 write_row(_row(name, score))
-                tqdm.write(_printable(f"{name}: {_line(score)}"))
+                tqdm.write(readable(f"{name}: {_line(score)}"))
     return failures
 
 
 def _names(source: Path, output: Path) -> dict[str, Path]:
-    """The files to score by their paths relative to the source."""
+    """The files to score by their paths relative to the source, which are `readable`."""
     if not source.exists():
         raise UserError(f"{source} does not exist. Name a video, an image or a folder.")
     if source.is_file():
-        return {source.name: source}
+        return {readable(source.name): source}
     # Files that are no clips have rows too.
     others = (path for path in files_below(source) if path.suffix.lower() not in CLIP_SUFFIXES)
     own = output.resolve() if source.resolve() in output.resolve().parents else None
-    names = {
-        path.relative_to(source): path
-        for path in sorted([*find_clips(source), *others])
-        if own is None or own not in path.resolve().parents
-    }
-    visible = {n.as_posix(): path for n, path in names.items() if not any(part.startswith(".") for part in n.parts)}
+    visible: dict[str, Path] = {}
+    for path in sorted({*find_clips(source), *others}):
+        parts = path.relative_to(source).parts
+        if any(part.startswith(".") for part in parts) or (own is not None and own in path.resolve().parents):
+            continue
+        if (first := visible.setdefault(readable("/".join(parts)), path)) != path:
+            raise UserError(f"{str(first)!r} and {str(path)!r} would have one name in the results. Rename one of them.")
     if not visible:
         raise UserError(f"{source} holds no files. Name a folder of videos, or a video.")
     return visible
@@ -256,18 +257,12 @@ def _holds_frames(source: Path) -> bool:
     return len(visible) > 1 and all(entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES for entry in visible)
 
 
-def _printable(text: str) -> str:
-    """Text with escapes for the bytes of file names that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 @contextmanager
 def _table(path: Path) -> Generator[Callable[[dict], None]]:
     """A function that adds a row to a new table and flushes it, so that an interrupt loses none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # File names need not be UTF-8: they are written with the file system's bytes.
-        file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        file = path.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror}). Choose another place.") from error
     with file:

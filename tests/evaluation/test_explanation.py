@@ -4,8 +4,17 @@ import cv2
 import matplotlib.colors
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
-from common.evaluation.explanation import MOST_LINES, MOST_STRIPS, describe, draw_explanation
+from common.errors import readable
+from common.evaluation.explanation import (
+    MOST_LINES,
+    MOST_STRIPS,
+    NamedBox,
+    NamedRegion,
+    describe,
+    draw_explanation,
+)
 from common.forensics.copy_move import Copy, Group
 from common.page import COLOURS
 
@@ -185,3 +194,15 @@ def test_a_long_title_stays_on_the_page(pictures):
     title = "a picture with a name.png: no copies found; 12 left out below 0.5, the best at 0.31 " + "and more"
     _, page = pictures(draw_explanation(texture(40, 60), [], title))
     assert (page[10:40] < 60).any() and (page[:40, -15:] == 255).all()
+
+
+@pytest.mark.parametrize("name", [r"$\frac$.png", "$x$", r"\$a$ _^{", "a\nb\r\x1b[31m", "caf\udce9", "\0", "%s {} %"])
+def test_names_are_no_formulas_in_pictures(name, pictures):
+    """A formula that is none would raise, and one that is one would be typeset."""
+    image, mask = np.full((60, 90, 3), 128, np.uint8), np.zeros((60, 90), bool)
+    mask[10:30, 10:40] = True
+    figure = draw_explanation(image, [], name, [NamedBox(0, 0, 90, 60, name)], [NamedRegion(mask, "altered")])
+    pictures(figure)
+    shown = [text for text in figure.findobj(Text) if text.get_text() == readable(name)]
+    assert len(shown) == 2
+    assert not any(text.get_parse_math() for text in shown)

@@ -1,4 +1,6 @@
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -99,3 +101,19 @@ def test_threshold_is_one_for_the_whole_set(evaluated):
     # Map `a` is right up to 0.9, map `b` up to 0.2: together only thresholds up to 0.2 serve both.
     assert evaluation.threshold == float(np.float16(0.2))
     assert math.isclose(evaluation.curves["xlarge"].max(), 2)
+
+
+def test_names_and_kinds_stay_texts(evaluated):
+    """In the report's tables and pictures: no formula, no markup, no other cell."""
+    folder, submission, _ = evaluated
+    names = {"a": r"$\frac$ {|}", "b": "![](http://x)<script>", "c": "=1+1"}
+    rows = [replace(row, case_id=names[row.case_id], kind="<img src=x>|![](y)\x1b[31m") for row in submission]
+    text = write_evaluation(folder / "report", score_submission(rows), rows, {}).read_text()
+    assert r"\<img src=x>\|![]\(y)\x1b[31m" in text
+    (line,) = [line for line in text.splitlines() if "img src" in line]
+    assert len(re.findall(r"(?<!\\)\|", line)) == len(
+        re.findall(r"\|", text.splitlines()[-1 + text.splitlines().index(line)])
+    )
+    assert (folder / "report" / "predictions.png").stat().st_size
+    table = pd.read_csv(folder / "report" / "images.csv", keep_default_na=False)
+    assert table["case_id"].tolist() == list(names.values())

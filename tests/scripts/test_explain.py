@@ -2,10 +2,13 @@
 
 import csv
 import json
+import os
 import re
 import runpy
+import sys
 from pathlib import Path
 
+import cv2
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -545,3 +548,39 @@ def test_a_missing_folder_of_networks_is_named(call_program, forged, tmp_path):
         done.stderr
         == f"error: --models-dir {tmp_path / 'other_models'} is no folder. Name the folder of the networks.\n"
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_images_of_any_name_are_explained(call_program, copied_images, tmp_path):
+    """None is lost, and none of their bytes moves a cursor, begins a formula or breaks a line."""
+    folder, still = tmp_path / "in", np.full((40, 60, 3), 90, np.uint8)
+    folder.mkdir()
+    names = [
+        r"$\frac$.png",
+        "=cmd()+$x.png",
+        "a\nb.png",
+        "\x1b[31m\r.png",
+        os.fsdecode(b"caf\xe9.png"),
+        "<b>|![](x).png",
+    ]
+    for name in names:
+        image = copied_images[1] if name == names[1] else still
+        (folder / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    (folder / "@broken\x07\n.png").write_bytes(b"none")
+    done = call_program("explain.py", folder, "--output", tmp_path / "out")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert not re.search(r"[\x07\x1b\r\udc80-\udcff]", done.stdout + done.stderr)
+    assert r"unreadable: @broken\x07\n.png: " in done.stderr
+    content = (tmp_path / "out" / "findings.csv").read_text()
+    rows = list(csv.DictReader(content.splitlines()))
+    assert [row["relation"] for row in rows] == ["reuse", "unreadable"] + ["none"] * 5
+    assert rows[0]["image"] == "'=cmd()+$x.png" and (tmp_path / "out" / rows[0]["picture"].lstrip("'")).is_file()
+    assert rows[1]["image"] == r"'@broken\x07\n.png"
+    shown = {r"$\frac$.png", r"a\nb.png", r"\x1b[31m\r.png", r"caf\xe9.png", "<b>|![](x).png"}
+    assert {row["image"] for row in rows[2:]} == shown
+    (alone,) = [path for path in folder.iterdir() if b"caf" in os.fsencode(path)]
+    one = call_program("explain.py", alone, "--output", folder / "\x1b[1mfound.png")
+    assert one.returncode == 0 and r"picture: " in one.stdout and "\x1b" not in one.stdout
+    (folder / r"a\nb.png").write_bytes(b"none")
+    done = call_program("explain.py", folder, "--output", tmp_path / "out")
+    assert done.returncode == 1 and "would have one name in the table" in done.stderr

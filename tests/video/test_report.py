@@ -274,13 +274,19 @@ def test_names_need_not_be_utf_8(detector, short, tmp_path, capsys):
         pytest.skip("this file system knows UTF-8 only")
     (folder / names[1]).write_bytes(cv2.imencode(".png", np.full((64, 64, 3), 90, np.uint8))[1].tobytes())
     (folder / names[2]).write_text("no video")
-    assert predict_folder(detector, folder, output) == 1
-    with (output / "results.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    (folder / "\x1b[31m\n.mp4").write_text("no video")
+    assert predict_folder(detector, folder, output) == 2
+    with (output / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["case_id"]: row for row in csv.DictReader(file)}
-    assert sorted(rows) == sorted(names)
-    assert [name for name in names if rows[name]["error"]] == [names[2]]
-    assert json.loads((output / names[0] / "result.json").read_text())["file"] == str(folder / names[0])
-    assert "\\udcff.png: " in capsys.readouterr().out
+    shown = [r"\xff.mp4", r"\xff.png", r"\xffbroken.mp4", r"\x1b[31m\n.mp4"]
+    assert sorted(rows) == sorted(shown)
+    assert [name for name in shown if rows[name]["error"]] == shown[2:]
+    assert json.loads((output / shown[0] / "result.json").read_text())["file"] == str(folder / names[0])
+    printed = capsys.readouterr().out
+    assert r"\xff.png: " in printed and r"\x1b[31m\n.mp4: error: " in printed and "\x1b[31m" not in printed
+    (folder / r"\xff.mp4").write_bytes(short.read_bytes())
+    with pytest.raises(UserError, match=r"xff\.mp4' and .*would have one name"):
+        predict_folder(detector, folder, output)
 
 
 @pytest.mark.parametrize(("count", "others", "hint"), [(2, 0, True), (1, 0, False), (2, 1, False)])
