@@ -22,6 +22,7 @@ from common.generated.patches import Position, pad_to_patch, patch_positions
 from common.generated.spectrum import FrequencySplit
 from common.generated.vit import VITS, TokenBackbone
 from common.networks.pixels import unit_range
+from common.networks.weight_files import build_fitting
 
 Stage = Literal["semantic", "joint"]
 """What is trained: the semantic parts and the head, or everything but the pretrained towers."""
@@ -484,7 +485,8 @@ def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
     learned = {"text_tokens": len(weights.get("text", ())), "text_head": "fusion.to_text.weight" in weights}
     if missing := set(SPAI_FIELDS) - set(config) - set(learned):
         raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
-    network = Spai(**{field: config[field] for field in SPAI_FIELDS if field not in learned}, **learned)
+    arguments = {field: config[field] for field in SPAI_FIELDS if field not in learned} | learned
+    network = build_fitting(lambda: Spai(**arguments), weights, path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

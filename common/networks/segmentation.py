@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.networks.attention import AttentionGate
 from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD, unit_range
+from common.networks.weight_files import build_fitting
 
 NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
 """Fields of a configuration that are arguments of the network."""
@@ -45,6 +46,9 @@ class AttentionFPN(nn.Module):
         """
         super().__init__()
         try:
+            timm_name = encoder_name.removeprefix("tu-")
+            if timm_name != encoder_name and not timm.is_model(timm_name):  # some names are looked up on the hub
+                raise ValueError(f"timm has no model {timm_name!r}")
             fpn = smp.FPN(
                 encoder_name,
                 encoder_weights=None,
@@ -52,7 +56,7 @@ class AttentionFPN(nn.Module):
                 decoder_pyramid_channels=decoder_channels,
                 decoder_segmentation_channels=segmentation_channels,
             )
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"no FPN can be built with encoder {encoder_name!r}, {decoder_channels} decoder and "
                 f"{segmentation_channels} segmentation channels ({error!s:.200}). Encoders that work: "
@@ -87,9 +91,10 @@ def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
     Raises:
         UserError: The weights are not those of the configuration's network; the message names `path`.
     """
-    network = build_network(checkpoint["config"])
+    weights = checkpoint["model_state_dict"]
+    network = build_fitting(lambda: build_network(checkpoint["config"]), weights, path)
     try:
-        network.load_state_dict(checkpoint["model_state_dict"])
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
     return network.eval()

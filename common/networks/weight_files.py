@@ -1,18 +1,47 @@
-"""Reading of state dicts from files without running code that a file contains."""
+"""State dicts: reading from files without running code that a file contains, and the networks that they fit."""
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError, first_line
 
+Network = TypeVar("Network", bound=nn.Module)
 WRAPPERS = ("model_state_dict", "state_dict", "model", "model_ema", "state_dict_ema", "net")
 """Names under which training programs keep the weights, beside the optimiser's state and the like."""
+
+
+def build_fitting(build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path) -> Network:
+    """Build the network that a file describes, if the file's own weights have its shapes.
+
+    It is built without memory first: a wrong or hostile description may be of any size.
+
+    Args:
+        build: Of the file's configuration.
+        weights: Of the file; names that one of the two lacks are for the caller.
+        path: The file, for the message.
+
+    Raises:
+        UserError: There is no such network, or its weights have other shapes.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = build().state_dict()
+    except Exception as error:  # a configuration of any values
+        raise UserError(f"{path}: no network can be built of its config ({first_line(error)}).") from error
+    both = wanted.keys() & weights.keys()
+    if other := sorted(name for name in both if wanted[name].shape != weights[name].shape):
+        raise UserError(f"{path}: the weights do not fit the network of its config ({other[0]} is of another shape).")
+    if sum(wanted[name].numel() for name in wanted.keys() - both) > sum(weights[name].numel() for name in both):
+        raise UserError(f"{path}: the weights do not fit the network of its config (most are missing).")
+    return build()
 
 
 def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:
@@ -34,8 +63,8 @@ def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:
         weights = load_file(path) if path.suffix == ".safetensors" else _load(path)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
         raise UserError(f"{path} can't be read as a state dict ({first_line(error)}).") from error
-    except Exception as error:  # pickle's UnpicklingError has no common base
-        raise UserError(f"{path} is no file of plain tensors ({first_line(error)}).") from error
+    except Exception as error:  # whose message, of torch, tells how to run what the file holds
+        raise UserError(f"{path} is no file of plain tensors: it is damaged, or could run code.") from error
     if isinstance(weights, dict):
         weights = next((weights[key] for key in WRAPPERS if isinstance(weights.get(key), dict)), weights)
     if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -79,7 +80,12 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
         else:
             _verify(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # truncated zip, foreign pickle, no torch file: each raises its own kind
+    except UnpicklingError as error:  # torch's message tells how to run what the file holds
+        raise UserError(
+            f"{path} holds more than weights and plain values, or is damaged: it could run code, and is not loaded. "
+            "Train it again, or ask whoever made it for a .safetensors file."
+        ) from error
+    except Exception as error:  # truncated zip, no torch file: each raises its own kind
         again = "Restore the file." if path.suffix == ".safetensors" else "Train it again."
         raise UserError(f"{path} can't be read as a checkpoint ({first_line(error)}). {again}") from error
     known = checkpoint if isinstance(checkpoint, dict) else {}

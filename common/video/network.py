@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from common.errors import UserError
 from common.networks.pixels import unit_range
 from common.networks.pretrained import load_complete, obtain_weights
+from common.networks.weight_files import build_fitting
 
 TAP_REDUCTIONS = (8, 16, 32)
 # Keys of a file of backbone weights that may be left over.
@@ -316,6 +317,8 @@ def load_spotter_weights(model: TemporalCNNGRU, state_dict: Mapping[str, Tensor]
 
 def _build_backbone(name: str) -> Any:  # timm's networks have attributes that `nn.Module` does not declare
     try:
+        if not timm.is_model(name):  # some names are looked up on the hub
+            raise ValueError("timm has no such model")
         backbone: Any = timm.create_model(name, num_classes=0, global_pool="")
         reductions = [level["reduction"] for level in backbone.feature_info]
         if [r for r in reductions if r in TAP_REDUCTIONS] != list(TAP_REDUCTIONS):
@@ -387,7 +390,8 @@ def load_spotter(checkpoint: dict[str, Any], path: Path) -> TemporalCNNGRU:
     config = checkpoint["config"]
     if missing := {"encoder_name", "image_size", "frames"} - set(config):
         raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
-    network = TemporalCNNGRU(**{field: config[field] for field in SPOTTER_FIELDS if field in config})
+    arguments = {field: config[field] for field in SPOTTER_FIELDS if field in config}
+    network = build_fitting(lambda: TemporalCNNGRU(**arguments), checkpoint["model_state_dict"], path)
     try:
         absent = load_spotter_weights(network, checkpoint["model_state_dict"])
     except RuntimeError as error:

@@ -62,6 +62,9 @@ def test_trains_tests_and_rebuilds(config):
     assert len(checkpoint["validation"]["probs"]) == len(checkpoint["validation"]["generated"]) > 0
     again = load_spai(checkpoint, config.models_dir / "spai_test_best.pth")
     assert not again.training
+    for change in ({"backbone_name": "hf_hub:timm/vit"}, {"backbone_width": 12 * 10**6}, {"backbone_depth": "deep"}):
+        with pytest.raises(UserError, match=r"spai_test_best\.pth: (no network can be|the weights do not fit)"):
+            load_spai(checkpoint | {"config": checkpoint["config"] | change}, config.models_dir / "spai_test_best.pth")
     image, whole = (torch.randint(256, shape, dtype=torch.uint8) for shape in ((3, 50, 70), (1, 3, 32, 32)))
     model.eval().load_state_dict(checkpoint["model_state_dict"])
     assert again.score_images([image], whole)[0].logit == model.score_images([image], whole)[0].logit

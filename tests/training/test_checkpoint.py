@@ -1,4 +1,5 @@
 import pickle
+import socket
 
 import pytest
 import torch
@@ -39,8 +40,9 @@ def test_plain_types_only(tmp_path, checkpoint):
 
     path = tmp_path / "evil.pth"
     torch.save(checkpoint | {"metrics": Payload()}, path)
-    with pytest.raises(UserError, match=r"evil\.pth can't be read as a checkpoint"):
+    with pytest.raises(UserError, match=r"evil\.pth holds more than weights and plain values") as caught:
         load_checkpoint(path)
+    assert "weights_only" not in str(caught.value) and "False" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", pickle.dumps({"a": 1})])
@@ -119,6 +121,36 @@ def test_weights_of_another_network_are_refused(tmp_path, checkpoint):
     checkpoint["config"]["decoder_channels"] = 64
     with pytest.raises(UserError, match=r"x\.pth: the weights do not fit"):
         load_network(checkpoint, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder_name": "tu-hf_hub:timm/resnet18.a1_in1k"},
+        {"encoder_name": "tu-hf-hub:timm/resnet18.a1_in1k"},
+        {"encoder_name": "tu-local-dir:/tmp"},
+        {"encoder_name": "hf_hub:timm/resnet18"},
+        {"encoder_name": "tu-"},
+        {"encoder_name": 7},
+        {"encoder_name": None},
+        {"decoder_channels": 10**9},
+        {"decoder_channels": "many"},
+        {"segmentation_channels": 32 * 10**9},
+        {"segmentation_channels": -32},
+        {"in_channels": 10**12},
+        {"in_channels": 4},
+    ],
+)
+def test_a_config_that_is_not_of_the_weights_builds_nothing(tmp_path, checkpoint, change, monkeypatch):
+    """Neither from the network, nor of a size that the file has not."""
+
+    def refuse(*_, **__):
+        raise AssertionError("asks the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    path = tmp_path / "x.pth"
+    with pytest.raises(UserError, match=r"x\.pth: (no network can be built of its config|the weights do not fit)"):
+        load_network(checkpoint | {"config": checkpoint["config"] | change}, path)
 
 
 def test_a_released_network_is_the_trained_one_in_half_precision(tmp_path, checkpoint):
