@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from common.data.images import find_images
 from common.data.index import Index, Sample, open_sample
-from common.errors import UserError, listing
+from common.errors import UserError, listing, readable
 from common.tables import read_table
 
 
@@ -64,9 +64,10 @@ def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
 def _find_images(folder: Path) -> dict[str, Path]:
     """As `find_images`, for names that tables and hashes can hold."""
     images = find_images(folder)
-    broken = [repr(str(path)) for name, path in images.items() if name.encode(errors="replace").decode() != name]
+    broken = [repr(str(path)) for name, path in images.items() if readable(name) != name]
     if broken:
-        raise UserError(_listing(f"{len(broken)} names of images are no UTF-8; rename these files:", broken))
+        head = f"{len(broken)} names of images are no UTF-8 or hold control characters; rename these files:"
+        raise UserError(_listing(head, broken))
     return images
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.data.images import Picture, read_picture, scan_images
 from common.data.masks import MOST_COVERED, misfit, read_mask
-from common.errors import UserError
+from common.errors import UserError, readable
 from common.files import files_below
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
@@ -95,7 +95,8 @@ class _Check:
         self.oriented: list[str] = []
 
     def add(self, kind: str, path: Path, text: str) -> None:
-        self.faults.append(Fault(kind=kind, file=path.relative_to(self.data_dir).as_posix(), text=text))
+        file = readable(path.relative_to(self.data_dir).as_posix())
+        self.faults.append(Fault(kind=kind, file=file, text=readable(text)))
 
     def ids(self, part: str) -> set[str]:
         return {case_id for case_id, _ in self.images[part]}
@@ -110,6 +111,8 @@ class _Check:
             case_id = paths[0].relative_to(self.data_dir / part).with_suffix("").as_posix()
             self.images[part] += [(case_id, path) for path in paths]
         for case_id, path in self.images[part]:
+            if readable(case_id) != case_id:
+                self.add("name", path, "is no UTF-8 or holds control characters, which no table can hold; rename it")
             mask = self.data_dir / masks / f"{case_id}.npy" if masks else None
             if mask is not None and not mask.is_file():
                 if part != "test_images":
@@ -176,7 +179,8 @@ class _Check:
         for case_id in table["case_id"].unique():
             if case_id not in train | test | self.ids("supplemental_images"):
                 self.add("groups.csv", path, f"names {case_id!r}, which is no image")
-        sides = [set(table.loc[table["case_id"].isin(ids), "group"]) for ids in (train, test - train)]
+        pairs = list(zip(table["case_id"], table["group"], strict=True))
+        sides = [{group for case_id, group in pairs if case_id in ids} for ids in (train, test - train)]
         for group in sorted(sides[0] & sides[1]):
             self.add("groups.csv", path, f"group {group!r} is among the training and the test images")
 
@@ -245,4 +249,4 @@ def _mask_faults(mask: Path, picture: Picture | None) -> list[tuple[str, Path, s
 
 
 def _without_path(error: UserError, path: Path) -> str:
-    return str(error).removeprefix(f"{path} ")
+    return readable(str(error)).removeprefix(readable(f"{path} "))

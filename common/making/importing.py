@@ -5,9 +5,13 @@ masks/      one mask for each of images/: same name, or with `_gt`, `_mask`, ...
 index.csv   optional: file, and any of label, mask, kind, group (paths relative to the source folder)
 """
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from tqdm import tqdm
 from common.data.images import scan_images
 from common.data.masks import MOST_COVERED, read_mask
 from common.data.samples import Sample
-from common.errors import UserError, listing
+from common.errors import UserError, listing, readable
 from common.files import files_below
 from common.making.layout import write_groups, write_mask, write_sample_submission
 from common.suffixes import IMAGE_SUFFIXES
@@ -25,6 +29,16 @@ from common.tables import read_table
 
 MASK_ENDINGS = ("_gt", "_mask", "_groundtruth", "_ground_truth", "_forged", "-gt", "-mask")
 """Suffixes that the name of a mask may add to that of its image, in lower or upper case."""
+
+MOST_SECONDS = 10
+"""Within which a group pattern must have matched all names."""
+_MATCHER = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+for name in names:
+    match = re.search(pattern, name)
+    print(json.dumps(match and match.group(1) or ""), flush=True)
+"""
 
 FORM = (
     "It needs images/ (forged images) and masks/ (their masks), and may have authentic/ and index.csv; "
@@ -53,12 +67,14 @@ def find_source(source: Path, group_pattern: str | None = None) -> SourceContent
             precedence over index.csv.
 
     Raises:
-        UserError: The folder has another form, index.csv has no column `file`, or the pattern is invalid.
+        UserError: The folder has another form, index.csv has no column `file`, or the pattern is invalid or takes
+            too long.
     """
     if not (source / "images").is_dir():
         ready = (source / "train_images").is_dir()
         raise UserError(f"{source} has no folder images. {'It is a data folder already: use it.' if ready else FORM}")
-    pattern = _compile(group_pattern) if group_pattern else None
+    if group_pattern:
+        _check_pattern(group_pattern)
     faults: list[str] = []
     files: dict[str, dict[str, Path]] = {}
     for folder in ("images", "authentic"):
@@ -73,34 +89,62 @@ def find_source(source: Path, group_pattern: str | None = None) -> SourceContent
             "`python prepare_data.py demo --from` forges them."
         )
     masks = _find_masks(source / "masks")
+    named = [(folder, case_id, image) for folder, images in files.items() for case_id, image in images.items()]
+    stems = [Path(case_id).name for _, case_id, _ in named]
+    groups = _matched(group_pattern, stems) if group_pattern else [None] * len(named)
     samples = []
-    for folder, images in files.items():
-        for case_id, image in images.items():
-            row = {} if index is None else index.get(image.relative_to(source).as_posix())
-            try:
-                samples.append(
-                    _make_sample(case_id, image, row, masks if folder == "images" else None, pattern, source)
-                )
-            except UserError as error:
-                faults.append(f"{image}: {error}")
+    for (folder, case_id, image), group in zip(named, groups, strict=True):
+        row = {} if index is None else index.get(image.relative_to(source).as_posix())
+        try:
+            if group == "":
+                raise UserError(f"its name doesn't match the group pattern {group_pattern}")
+            samples.append(_make_sample(case_id, image, row, masks if folder == "images" else None, group, source))
+        except UserError as error:
+            faults.append(f"{image}: {error}")
     samples = _drop_contradictions(samples, faults)
-    notes = [_grouping_note(samples, index, pattern)]
+    notes = [_grouping_note(samples, index, by_pattern=bool(group_pattern))]
     unused = {path for paths in masks.values() for path in paths} - {sample.mask for sample in samples}
     if unused and not faults:
-        notes.append(f"{len(unused)} files in masks/ belong to no image and are ignored, {min(unused).name} first")
+        notes.append(
+            f"{len(unused)} files in masks/ belong to no image and are ignored, {readable(min(unused).name)} first"
+        )
     if not files["authentic"]:
         notes.append("there are no authentic images: from forged ones alone a model can't learn what is authentic")
     return SourceContent(samples=samples, faults=faults, notes=notes)
 
 
-def _compile(group_pattern: str) -> re.Pattern:
+def _check_pattern(group_pattern: str) -> None:
     try:
         pattern = re.compile(group_pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise UserError(f"The group pattern {group_pattern!r} is no regular expression ({error}).") from error
     if not pattern.groups:
         raise UserError(f"The group pattern {group_pattern!r} needs a group in parentheses around the source's name.")
-    return pattern
+
+
+def _matched(group_pattern: str, names: Sequence[str]) -> list[str]:
+    """What the first group of a pattern matches in each name; empty where it does not match.
+
+    Raises:
+        UserError: The pattern takes too long.
+    """
+    # In a process of its own, which can be stopped: a pattern that repeats what is repeated may take years on a name.
+    command, text = [sys.executable, "-I", "-S", "-c", _MATCHER], json.dumps([group_pattern, names]).encode()
+    seconds = MOST_SECONDS + len(names) / 50_000
+    try:
+        lines = subprocess.run(
+            command, input=text, capture_output=True, timeout=seconds, check=True
+        ).stdout.splitlines()
+    except subprocess.TimeoutExpired as expired:
+        slow = names[min((expired.stdout or b"").count(b"\n"), len(names) - 1)]
+        raise UserError(
+            f"The group pattern {group_pattern!r} takes more than {seconds:.0f} s, at the name {slow!r}. Write it "
+            "without repetitions of repetitions, such as (a+)+."
+        ) from expired
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.decode(errors="replace").splitlines() or [""])[-1]
+        raise UserError(f"The group pattern {group_pattern!r} can't be matched ({reason}). Write another.") from error
+    return [json.loads(line) for line in lines]
 
 
 def _read_index(source: Path, faults: list[str]) -> dict[str, dict[str, str]] | None:
@@ -135,26 +179,27 @@ def _make_sample(
     image: Path,
     row: dict[str, str] | None,
     masks: dict[str, list[Path]] | None,
-    pattern: re.Pattern | None,
+    group: str | None,
     source: Path,
 ) -> Sample:
-    """The sample of an image with its row of index.csv; `masks` is None for the images of authentic/.
+    """The sample of an image with its row of index.csv.
+
+    `masks` is None for the images of authentic/, `group` where no pattern gives it.
 
     Raises:
         UserError: What is wrong with it, without its name.
     """
+    if readable(case_id) != case_id:
+        raise UserError("its name is no UTF-8 or holds control characters, which no table can hold; rename it")
     if row is None:
         raise UserError("is not in index.csv")
     label, other = ("authentic", "forged") if masks is None else ("forged", "authentic")
     if row.get("label") == other:
         raise UserError(f"is among the {label} images, but index.csv calls it {other}")
     mask = None if masks is None else _find_mask(case_id, row, masks, source)
-    group = row.get("group") or case_id
-    if pattern is not None:
-        match = pattern.search(Path(case_id).name)
-        if not match or not match.group(1):
-            raise UserError(f"its name doesn't match the group pattern {pattern.pattern}")
-        group = match.group(1)
+    group = group or row.get("group") or case_id
+    if readable(group) != group:
+        raise UserError(f"its group in index.csv, {group!r}, holds control characters")
     return Sample(case_id=case_id, image=image, mask=mask, group=group, kind=row.get("kind", "") if mask else "")
 
 
@@ -186,9 +231,9 @@ def _drop_contradictions(samples: list[Sample], faults: list[str]) -> list[Sampl
     return [sample for sample in samples if len(groups[sample.case_id]) == 1]
 
 
-def _grouping_note(samples: list[Sample], index: dict | None, pattern: re.Pattern | None) -> str:
+def _grouping_note(samples: list[Sample], index: dict | None, *, by_pattern: bool) -> str:
     groups = {sample.group for sample in samples}
-    if pattern is not None:
+    if by_pattern:
         return f"{len(groups)} groups by the group pattern"
     if index is not None and any("group" in row for row in index.values()):
         return f"{len(groups)} groups from index.csv"

@@ -122,10 +122,11 @@ def test_a_file_that_vanishes_while_it_is_read_is_a_bad_one(folder, monkeypatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
-def test_names_that_are_no_utf_8_are_named(folder, tmp_path):
+@pytest.mark.parametrize(("name", "shown"), [(b"\xff", "udcff"), (b"a\nb", r"a\\nb"), (b"\x1b[2J", r"\\x1b\[2J")])
+def test_names_that_no_table_can_hold_are_named(folder, tmp_path, name, shown):
     image = folder / "train_images" / "authentic" / "1.png"
-    broken = image.rename(image.with_name(os.fsdecode(b"\xff.png")))
-    with pytest.raises(UserError, match=r"1 names of images are no UTF-8.*\n.*authentic/.udcff\.png"):
+    broken = image.rename(image.with_name(os.fsdecode(name + b".png")))
+    with pytest.raises(UserError, match=rf"1 names of images are no UTF-8.*\n.*authentic/.*{shown}\.png"):
         load_samples(folder)
     (tmp_path / "extra").mkdir()
     broken.rename(tmp_path / "extra" / broken.name)

@@ -1,12 +1,14 @@
 """A check names everything that is wrong, at once."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, readable
 from common.making.checking import check_folder
 from common.making.layout import write_image, write_mask
 
@@ -167,3 +169,20 @@ def test_other_folders_are_explained(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="folder"):
             check_folder(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize(("name", "shown"), [(b"caf\xe9", r"caf\xe9"), (b"a\nb", r"a\nb"), (b"\x1b[31m", r"\x1b[31m")])
+def test_names_that_no_table_can_hold(folder, name, shown):
+    """The check goes on to the end, and prints none of their bytes."""
+    image = folder / "train_images" / "authentic" / "1.png"
+    image.rename(image.with_name(os.fsdecode(name + b".png")))
+    (folder / "test_images" / os.fsdecode(name + b".png")).write_bytes(b"none")
+    (folder / "train_images" / os.fsdecode(name + b".txt")).write_bytes(b"none")
+    report = check_folder(folder)
+    named = {(fault.kind, fault.file) for fault in report.faults}
+    assert {("name", f"train_images/authentic/{shown}.png"), ("name", f"test_images/{shown}.png")} <= named
+    assert {("unreadable image", f"test_images/{shown}.png"), ("stray file", f"train_images/{shown}.txt")} <= named
+    assert all(readable(fault.file + fault.text) == fault.file + fault.text for fault in report.faults)
+    (broken,) = [fault for fault in report.faults if fault.kind == "unreadable image"]
+    assert broken.text.startswith("cannot be read as an image")

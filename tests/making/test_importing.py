@@ -1,5 +1,8 @@
 """Bringing data in: nothing is re-encoded, nothing is lost without a word, groups stay whole."""
 
+import os
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,8 +12,8 @@ import pytest
 from PIL import Image
 
 from common.data.samples import Sample, load_samples, open_samples
-from common.errors import UserError
-from common.making.importing import find_source, hold_out, import_samples
+from common.errors import UserError, listing
+from common.making.importing import _matched, find_source, hold_out, import_samples
 from common.making.layout import new_folder
 
 
@@ -213,3 +216,54 @@ def test_held_out_images_lie_flat_and_pairs_keep_both(tmp_path):
     table = pd.read_csv(tmp_path / "data" / "groups.csv").set_index("case_id")["group"]
     assert table.to_dict() == {"a": "a", "a_original": "a", "b": "b", "c": "c", "d": "d"}
     assert [s.case_id for s in load_samples(tmp_path / "data")] == ["b", "b", "c"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_no_table_can_hold_are_faults(tmp_path):
+    odd = [os.fsdecode(name) for name in (b"caf\xe9", b"a\nb", b"\x1b[31m")]
+    source = make_source(tmp_path / "s", ["=1", "$x$", *odd], ['a,b"c', *odd[:1]])
+    found = find_source(source)
+    assert sorted(sample.case_id for sample in found.samples) == ["$x$", "=1", 'a,b"c']
+    assert len(found.faults) == 4 and all("rename it" in fault for fault in found.faults)
+    shown = str(UserError(listing("", found.faults)))
+    assert all(name in shown for name in (r"images/caf\xe9.jpg", r"images/a\nb.jpg", r"images/\x1b[31m.jpg"))
+    for name in odd:
+        for folder in ("images", "authentic"):
+            (source / folder / f"{name}.jpg").unlink(missing_ok=True)
+    bring_in(source, tmp_path / "data")
+    assert [s.case_id for s in load_samples(tmp_path / "data")] == ['a,b"c', "$x$", "=1"]
+
+
+def test_a_group_that_no_table_can_hold_is_a_fault(tmp_path):
+    source = make_source(tmp_path / "s", ["a", "b"], [])
+    (source / "index.csv").write_text('file,group\nimages/a.jpg,one\nimages/b.jpg,"two\nlines"\n')
+    (fault,) = find_source(source).faults
+    assert "b.jpg: its group in index.csv, 'two\\nlines', holds control characters" in fault
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        (r"^(a+)+$", "a" * 40 + "!"),
+        (r"(.*)*(x)?(.*)*$(?<=\d)", "b" * 60),
+        (r"^((\w+\s?)*)$", "c " * 5 + "c" * 40 + "!"),
+    ],
+)
+def test_a_pattern_that_takes_years_is_named_within_seconds(tmp_path, monkeypatch, pattern, name):
+    monkeypatch.setattr("common.making.importing.MOST_SECONDS", 1)
+    source = make_source(tmp_path / "s", ["1", name], ["2"])
+    with pytest.raises(UserError, match=rf"group pattern .* takes more than 1 s, at the name '{re.escape(name)}'"):
+        find_source(source, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "(a{99999999999999999999})", "(", "(?P<1>a)", "(?i"])
+def test_patterns_that_are_none(tmp_path, pattern):
+    source = make_source(tmp_path / "s", ["1"], [])
+    with pytest.raises(UserError, match=r"(?s)The group pattern .* is no regular expression"):
+        find_source(source, pattern)
+
+
+def test_many_names_are_matched_at_once(tmp_path, monkeypatch):
+    names = [f"été {number % 7}_{number}" for number in range(20_000)]
+    assert _matched(r"(\d)_", names) == [str(number % 7) for number in range(20_000)]
+    assert _matched(r"(x)?_", names[:2]) == ["", ""]
