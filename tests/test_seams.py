@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUND = ("components", "devices", "errors", "files", "locks", "page", "process", "sizes", "suffixes", "tables")
+GROUND = (
+    "components",
+    "devices",
+    "errors",
+    "files",
+    "locks",
+    "page",
+    "patterns",
+    "process",
+    "sizes",
+    "suffixes",
+    "tables",
+)
 # From the ground up. A room may import its own modules, the ground, and these rooms, all of which stand above it here.
 ROOMS = {
     "config": (),

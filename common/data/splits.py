@@ -64,4 +64,4 @@ def of_split(items: Iterable[Item], split: str) -> list[Item]:
 
 def _draw(text: str) -> float:
     """A pseudorandom number in [0, 1) for a text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:6], "big") / 2**48

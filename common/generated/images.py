@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common.data.images import find_images, read_image
 from common.data.labelled import Labelled, read_class_folders, read_labelled_table
 from common.data.splits import draw_splits
-from common.errors import UserError, listing
+from common.errors import UserError, listing, readable
 
 REAL, UNKNOWN = "real", "generated"
 """The `generator` of a real image, and of a generated one whose generator is not known."""
@@ -76,7 +76,7 @@ def _described(source: Path, found: Sequence[Labelled], generators: Sequence[str
             labelled.path,
             labelled.fake,
             labelled.split,
-            (generator or UNKNOWN) if labelled.fake else REAL,
+            (readable(generator) or UNKNOWN) if labelled.fake else REAL,
             labelled.columns.get("prompt", ""),
         )
         for labelled, generator in zip(found, generators, strict=True)
@@ -150,4 +150,4 @@ def fingerprint(images: Iterable[LabelledImage]) -> str:
     lines = sorted(
         f"{i.path.name},{i.path.stat().st_size},{i.generated},{i.split},{i.generator},{i.prompt}" for i in images
     )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]

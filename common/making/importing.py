@@ -5,11 +5,7 @@ masks/      one mask for each of images/: same name, or with `_gt`, `_mask`, ...
 index.csv   optional: file, and any of label, mask, kind, group (paths relative to the source folder)
 """
 
-import json
-import re
 import shutil
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,21 +20,12 @@ from common.data.samples import Sample
 from common.errors import UserError, listing, readable
 from common.files import files_below
 from common.making.layout import write_groups, write_mask, write_sample_submission
+from common.patterns import checked, search_all
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
 
 MASK_ENDINGS = ("_gt", "_mask", "_groundtruth", "_ground_truth", "_forged", "-gt", "-mask")
 """Suffixes that the name of a mask may add to that of its image, in lower or upper case."""
-
-MOST_SECONDS = 10
-"""Within which a group pattern must have matched all names."""
-_MATCHER = """
-import json, re, sys
-pattern, names = json.load(sys.stdin)
-for name in names:
-    match = re.search(pattern, name)
-    print(json.dumps(match and match.group(1) or ""), flush=True)
-"""
 
 FORM = (
     "It needs images/ (forged images) and masks/ (their masks), and may have authentic/ and index.csv; "
@@ -73,8 +60,8 @@ def find_source(source: Path, group_pattern: str | None = None) -> SourceContent
     if not (source / "images").is_dir():
         ready = (source / "train_images").is_dir()
         raise UserError(f"{source} has no folder images. {'It is a data folder already: use it.' if ready else FORM}")
-    if group_pattern:
-        _check_pattern(group_pattern)
+    if group_pattern and not checked(group_pattern, "group pattern").groups:
+        raise UserError(f"The group pattern {group_pattern!r} needs a group in parentheses around the source's name.")
     faults: list[str] = []
     files: dict[str, dict[str, Path]] = {}
     for folder in ("images", "authentic"):
@@ -91,7 +78,7 @@ def find_source(source: Path, group_pattern: str | None = None) -> SourceContent
     masks = _find_masks(source / "masks")
     named = [(folder, case_id, image) for folder, images in files.items() for case_id, image in images.items()]
     stems = [Path(case_id).name for _, case_id, _ in named]
-    groups = _matched(group_pattern, stems) if group_pattern else [None] * len(named)
+    groups = _groups_by_pattern(group_pattern, stems) if group_pattern else [None] * len(named)
     samples = []
     for (folder, case_id, image), group in zip(named, groups, strict=True):
         row = {} if index is None else index.get(image.relative_to(source).as_posix())
@@ -113,38 +100,9 @@ def find_source(source: Path, group_pattern: str | None = None) -> SourceContent
     return SourceContent(samples=samples, faults=faults, notes=notes)
 
 
-def _check_pattern(group_pattern: str) -> None:
-    try:
-        pattern = re.compile(group_pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise UserError(f"The group pattern {group_pattern!r} is no regular expression ({error}).") from error
-    if not pattern.groups:
-        raise UserError(f"The group pattern {group_pattern!r} needs a group in parentheses around the source's name.")
-
-
-def _matched(group_pattern: str, names: Sequence[str]) -> list[str]:
-    """What the first group of a pattern matches in each name; empty where it does not match.
-
-    Raises:
-        UserError: The pattern takes too long.
-    """
-    # In a process of its own, which can be stopped: a pattern that repeats what is repeated may take years on a name.
-    command, text = [sys.executable, "-I", "-S", "-c", _MATCHER], json.dumps([group_pattern, names]).encode()
-    seconds = MOST_SECONDS + len(names) / 50_000
-    try:
-        lines = subprocess.run(
-            command, input=text, capture_output=True, timeout=seconds, check=True
-        ).stdout.splitlines()
-    except subprocess.TimeoutExpired as expired:
-        slow = names[min((expired.stdout or b"").count(b"\n"), len(names) - 1)]
-        raise UserError(
-            f"The group pattern {group_pattern!r} takes more than {seconds:.0f} s, at the name {slow!r}. Write it "
-            "without repetitions of repetitions, such as (a+)+."
-        ) from expired
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.decode(errors="replace").splitlines() or [""])[-1]
-        raise UserError(f"The group pattern {group_pattern!r} can't be matched ({reason}). Write another.") from error
-    return [json.loads(line) for line in lines]
+def _groups_by_pattern(group_pattern: str, names: Sequence[str]) -> list[str]:
+    """What the first group of the pattern matches in each name; empty where it does not match."""
+    return [found[1] or "" if found else "" for found in search_all(group_pattern, names, "group pattern")]
 
 
 def _read_index(source: Path, faults: list[str]) -> dict[str, dict[str, str]] | None:

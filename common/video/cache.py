@@ -227,7 +227,7 @@ def _kinds_of(warnings: dict[Path, tuple[str, ...]]) -> list[str]:
 def _key(path: Path) -> str:
     """Key of a clip: its path, size and date, so that a changed file is another clip."""
     found = measure(path)  # first: it refuses a link to itself, which can't be resolved
-    return hashlib.sha256(f"{path.resolve()},{found}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{path.resolve()},{found}".encode(errors="surrogateescape")).hexdigest()[:24]
 
 
 @contextmanager

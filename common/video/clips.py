@@ -6,7 +6,6 @@ trained on one of them would recognise the face in the others.
 
 import hashlib
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from common.data.labelled import Labelled, check_both_classes, read_class_folder
 from common.data.splits import draw_splits
 from common.errors import UserError, listing
 from common.files import check_regular, walk
+from common.patterns import search_all
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.video.files import frame_files
 
@@ -91,7 +91,8 @@ def read_clip_folders(data_dir: Path, identity_pattern: str = "", seed: int = 0)
         seed: Seed of the draw.
 
     Raises:
-        UserError: As `read_class_folders`; the pattern is no regular expression, or matches nothing in some clips.
+        UserError: As `read_class_folders`; the pattern is no regular expression, takes too long, or matches nothing in
+            some clips.
     """
     return _clips(read_class_folders(data_dir, find_clips), identity_pattern, seed)
 
@@ -111,23 +112,29 @@ def read_clip_table(csv: Path, identity_pattern: str = "", seed: int = 0) -> lis
 
 
 def _clips(files: Sequence[Labelled], identity_pattern: str, seed: int) -> list[Clip]:
-    try:
-        pattern = re.compile(identity_pattern) if identity_pattern else None
-    except re.error as error:
-        raise UserError(f"the identity pattern {identity_pattern!r} is no regular expression ({error}).") from error
-    clips = [Clip(file.path, file.fake, file.split, _identities(file, pattern)) for file in files]
-    unmatched = [str(clip.path) for clip in clips if pattern and not clip.identities]
+    known = [_named_identities(file) for file in files]
+    if identity_pattern:
+        unknown = [file.name for file, names in zip(files, known, strict=True) if not names]
+        found = iter(search_all(identity_pattern, unknown, "identity pattern"))
+        known = [names or _identities(next(found)) for names in known]
+    clips = [Clip(file.path, file.fake, file.split, names) for file, names in zip(files, known, strict=True)]
+    unmatched = [str(clip.path) for clip in clips if identity_pattern and not clip.identities]
     if unmatched:
         head = f"the identity pattern {identity_pattern!r} matches nothing in {len(unmatched)} of {len(clips)} clips:"
         raise UserError(listing(head, unmatched))
     return clips if clips[0].split else _with_drawn_splits(clips, seed)
 
 
-def _identities(file: Labelled, pattern: re.Pattern[str] | None) -> tuple[str, ...]:
+def _named_identities(file: Labelled) -> tuple[str, ...]:
+    """Those of the column `identity`."""
     names = [name.strip() for name in file.columns.get("identity", "").split(";")]
-    if pattern and not any(names) and (match := pattern.search(file.name)):
-        names = [name for name in match.groups() if name is not None] or [match.group()]
     return tuple(dict.fromkeys(filter(None, names)))
+
+
+def _identities(match: Sequence[str | None] | None) -> tuple[str, ...]:
+    """The groups of a match, or else the whole of it."""
+    whole, *groups = match or [None]
+    return tuple(dict.fromkeys(filter(None, [name for name in groups if name is not None] or [whole])))
 
 
 def _with_drawn_splits(clips: Sequence[Clip], seed: int) -> list[Clip]:
@@ -244,10 +251,10 @@ def clip_key(path: Path) -> str:
     Raises:
         UserError: As `measure`.
     """
-    return hashlib.sha256(f"{path.name},{measure(path)[:2]}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{path.name},{measure(path)[:2]}".encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def fingerprint(clips: Iterable[Clip]) -> str:
     """Hash of the clips' names, numbers of files, bytes, labels, splits and identities, but not of their folders."""
     lines = sorted(f"{c.path.name},{measure(c.path)[:2]},{c.fake},{c.split},{c.identities}" for c in clips)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]

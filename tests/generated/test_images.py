@@ -1,3 +1,5 @@
+import os
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -220,3 +222,15 @@ def test_real_portraits(shared_data):
     }
     assert len({i.path for i in images}) == 440
     assert readable_images(images[:10]) == images[:10]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_images_of_any_name_are_drawn_and_known(tmp_path):
+    for number in range(12):
+        name = os.fsdecode(b"caf\xe9%d.png" % number) if number % 2 else f"\x1b[31m\n{number}.png"
+        for folder in ("real", os.fsdecode(b"fake/g\xe9n")):
+            save(tmp_path / folder / name)
+    images = images_of_folders(tmp_path, seed=0)
+    assert Counter(image.generator for image in images) == {"real": 12, r"g\xe9n": 12}
+    assert {image.split for image in images} == {"train", "val", "test"} and len(fingerprint(images)) == 16
+    assert readable_images(images) == images

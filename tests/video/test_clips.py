@@ -1,4 +1,5 @@
 import os
+import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,26 @@ def test_a_pattern_stands_in_for_identities_that_a_table_lacks(table):
         read_clip_table(table(*rows), "[ab]")
     with pytest.raises(UserError, match=r"'\(' is no regular expression"):
         read_clip_table(table(*rows), "(")
+
+
+def test_a_pattern_that_takes_years_is_named_within_seconds(table, monkeypatch):
+    monkeypatch.setattr("common.patterns.MOST_SECONDS", 2)
+    found = table("set/a.mp4,real,004;,", f"set/{'a' * 40}!.mp4,fake,,", "set/c,fake, ;,")
+    (found.parent / "set" / f"{'a' * 40}!.mp4").touch()
+    with pytest.raises(UserError, match=r"identity pattern '.*' takes more than 2 s, at 'set/aaaa"):
+        read_clip_table(found, r"(a+)+$")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_clips_of_any_name_are_drawn_and_known(tmp_path):
+    for number in range(12):
+        for kind in ("real", "fake"):
+            name = os.fsdecode(b"caf\xe9%d.mp4" % number) if number % 2 else f"\x1b[31m\n{number}.mp4"
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / name).write_bytes(b"x" * number)
+    clips = read_clip_folders(tmp_path)
+    assert len(clips) == 24 and {clip.split for clip in clips} == {"train", "val", "test"}
+    assert len(fingerprint(clips)) == 16 and len({clip_key(clip.path) for clip in clips}) == 12
 
 
 def test_a_table_needs_its_columns(table):
