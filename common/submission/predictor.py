@@ -41,6 +41,7 @@ OVERLAY_COLOUR = "#D55E00"
 """Vermilion (Okabe and Ito 2008), distinct on grey figures and for colour-blind readers."""
 MOST_PIXELS = 32_000_000
 """Of the images in a batch, which bounds the memory; a larger image is a batch of its own."""
+_MOST_BYTES_A_PIXEL = 8
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,12 @@ def _batches(
     """At most `batch_size` sources that have at most `MOST_PIXELS` together, or one large image, and whether it is."""
     batch, room = [], MOST_PIXELS
     for source in sources:
-        pixels = pixel_count(BytesIO(source.data) if isinstance(source, TarImage) else Path(source[1]))
+        if isinstance(
+            source, TarImage
+        ):  # whose bytes are in memory too: of those that say little of their pixels, many
+            pixels = max(pixel_count(BytesIO(source.data)), len(source.data) // _MOST_BYTES_A_PIXEL)
+        else:
+            pixels = pixel_count(Path(source[1]))
         if batch and (len(batch) == batch_size or pixels > room):
             yield batch, room < 0
             batch, room = [], MOST_PIXELS

@@ -237,7 +237,9 @@ def _parse(block: bytes) -> tuple[str, int, int] | None:
     except ValueError:
         return None
     rest = block[:148] + b" " * 8 + block[156:]
-    if checksum not in (sum(rest), sum(struct.unpack("512b", rest))) or size < 0:  # old programs added signed bytes
+    if checksum != sum(rest) and checksum != sum(struct.unpack("512b", rest)):  # old programs added signed bytes
+        return None
+    if size < 0:
         return None
     name, prefix, kind = _text(block[:100]), _text(block[345:500]), block[156]
     if prefix and block[257:263] == b"ustar\0":  # GNU tar has times there

@@ -1,3 +1,4 @@
+import io
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,29 @@ def test_a_tar_that_is_cut_short_has_a_row_that_says_so(config, ensemble, write_
     assert (cut.annotation, cut.verdict) == ("authentic", "unreadable") and "is truncated: of" in cut.scores["error"]
     assert "a.tar is truncated or broken" in broken.scores["error"]
     assert (broken.annotation, broken.verdict) == (None, "shard broken")
+
+
+def test_a_member_that_cannot_be_read_has_a_row(config, ensemble, write_tar):
+    """A link, and one that is stored with holes: in their places, and the others are as without them."""
+    shard = write_tar()
+    whole = rows_of(config, ensemble, shard_parts([shard]))
+    with tarfile.open(shard) as old, tarfile.open(config.input.parent / "t.tar", "w", format=tarfile.PAX_FORMAT) as new:
+        for member in old.getmembers():
+            new.addfile(member, old.extractfile(member))
+            if member.name == "2.png":
+                link, sparse = tarfile.TarInfo("link.png"), tarfile.TarInfo("sparse.png")
+                link.type, link.linkname = tarfile.SYMTYPE, "2.png"
+                sparse.size, sparse.pax_headers = 4, {"GNU.sparse.map": "0,-1,x"}
+                new.addfile(link)
+                new.addfile(sparse, io.BytesIO(b"data"))
+    rows = rows_of(config, ensemble, shard_parts([config.input.parent / "t.tar"]))
+    assert [row.case_id for row in rows] == ["0", "1", "2", "link", "sparse", "3", "4", "5", "6"]
+    assert [replace(row, scores={}) for row in rows[:3] + rows[6:]] == [
+        replace(row, scores={}) for row in whole[:3] + whole[4:]
+    ]
+    assert [row.verdict for row in rows[3:5]] == ["unreadable"] * 2
+    assert "t.tar: link.png is a link" in rows[3].scores["error"]
+    assert "t.tar: sparse.png is stored with holes" in rows[4].scores["error"]
 
 
 def test_a_tar_that_cannot_be_read_ends_the_run(config, ensemble, write_tar):
