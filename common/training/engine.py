@@ -80,7 +80,8 @@ def fit(
 
     Writes `<name>_best.pth`, `<name>_last.pth` after every epoch, and `<name>_metrics.json` at the end. All randomness
     of an epoch depends on the seed and its number, so that a run that was interrupted and resumed ends with the same
-    weights on a CPU.
+    weights on a CPU, whatever its number of workers. With another number of threads (OMP_NUM_THREADS) sums differ in
+    their last bits, and on a GPU from run to run.
 
     Several processes (`torchrun`, `accelerate launch`) each take a batch a step, and train as one process with as many
     times the batch. But batch norm takes its statistics from a process's own batch, and those that are saved, and
