@@ -118,3 +118,18 @@ lock:  # needs uv: its lock is valid for Linux and macOS at once
 
 clean:
 	rm -rf .venv data/examples data/demo models/demo models/demo_untrained $(DEMO)
+
+.PHONY: fuzz audit
+
+# Files of all kinds, changed at random, for the readers of the programs; what goes wrong is kept in outputs/fuzz.
+SECONDS ?= 300
+fuzz: setup
+	$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(FLAGS_fuzz)
+
+# Known holes in the pinned packages, and risky calls in the code. The tools have an environment of their own.
+AUDIT := .venv/audit
+audit: setup
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check "bandit[toml]==1.9.4" "pip-audit==2.10.1"
+	$(AUDIT)/bin/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive common *.py
+	$(BIN)/python -m benchmarks.audit $(AUDIT)/bin/pip-audit

@@ -32,4 +32,4 @@ class PackedList(Sequence[Item]):
     def __getitem__(self, index: int) -> Item:  # pyrefly: ignore[bad-override] # no slices
         position = range(len(self))[index]
         start = self._ends[position - 1] if position else 0
-        return pickle.loads(self._bytes[start : self._ends[position]].data)
+        return pickle.loads(self._bytes[start : self._ends[position]].data)  # nosec B301 # its own bytes
