@@ -36,6 +36,9 @@ SUGGESTIONS = {
 
 MOST_PAGES = 100_000
 """Pages of a TIFF: in one of 18 MB there can be a million, and each one takes time and memory."""
+MOST_SCANS = 500
+"""Scans of a progressive JPEG, of which cameras and programs write some ten. Each goes over all pixels: without a limit
+a file of a megabyte takes minutes."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34677, 50000}
@@ -222,6 +225,8 @@ def _loaded(path: Path, page: int, take: _Take) -> Decoded | tuple[Callable[[byt
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and not image.mode.startswith("I")
         channels = len(image.getbands())
         own = channels * (4 if image.mode in ("I", "F") else 1 + deep)
+        if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+            _check_scans(path)
         take(check_pixels(*image.size), max(4, _IN_DECODER.get(image.format or "", lambda _: own)(channels)))
         image.load()
         facts: dict[str, Any] = {
@@ -239,6 +244,12 @@ def _loaded(path: Path, page: int, take: _Take) -> Decoded | tuple[Callable[[byt
             if (headers.jpeg_2000_depth(file.read(_BEGINNING)) or 16) > 8:
                 return imagecodecs.jpeg2k_decode, facts
         return _converted(image, facts)
+
+
+def _check_scans(path: Path) -> None:
+    count = path.read_bytes().count(b"\xff\xda")
+    if count > MOST_SCANS:
+        raise ValueError(f"it has {count:,} scans, and a JPEG needs no more than {MOST_SCANS}")
 
 
 def _decode_jpeg_xl(path: Path, page: int, take: _Take) -> Decoded:

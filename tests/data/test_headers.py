@@ -168,3 +168,17 @@ def test_pages_without_end(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(directories([*range(1, 600), 0]))
     with pytest.raises(UserError, match=r"a\.tif.*more than 500 pages"):
         read_image(tmp_path / "a.tif")
+
+
+def test_a_jpeg_of_endless_scans(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56), np.uint8)).save(
+        buffer, "JPEG", progressive=True
+    )
+    content = buffer.getvalue()
+    scan = content[content.rfind(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + 20 * scan + content[-2:])
+    assert read_image(tmp_path / "a.jpg").shape == (40, 56, 3)
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + 600 * scan + content[-2:])
+    with pytest.raises(UserError, match=r"a\.jpg.* scans"):
+        read_image(tmp_path / "a.jpg")

@@ -301,6 +301,9 @@ def wrong_others() -> Iterator[tuple[str, bytes]]:
     yield "claims_huge.jpg", bytes(jpeg)
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 0, 0)
     yield "no_sides.jpg", bytes(jpeg)
+    layers = sound["progressive.jpg"]
+    scan = layers[layers.rfind(b"\xff\xda") : -2]
+    yield "scans_5000.jpg", layers[:-2] + 5000 * scan + layers[-2:]
     yield "claims_huge.gif", b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0x80, 0, 0) + sound["frames.gif"][13:]
     frame = b"\x21\xf9\x04\0\0\0\0\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x4c\1\0"
     yield "frames_20000.gif", b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0x80, 0, 0) + bytes(6) + 20_000 * frame + b";"
