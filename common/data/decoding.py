@@ -39,7 +39,8 @@ MOST_PAGES = 100_000
 MOST_SCANS = 500
 """Scans of a progressive JPEG, of which cameras and programs write some ten. Each goes over all pixels: without a limit
 a file of a megabyte takes minutes."""
-
+_DENSEST = 1032
+"""Bytes that one byte of a PNG can become at most, by the way Deflate codes repetitions."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34677, 50000}
 """Those that Pillow's libtiff decodes, of pages with 8 bits or fewer."""
@@ -227,6 +228,8 @@ def _loaded(path: Path, page: int, take: _Take) -> Decoded | tuple[Callable[[byt
         own = channels * (4 if image.mode in ("I", "F") else 1 + deep)
         if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
             _check_scans(path)
+        if image.format == "PNG" and headers.png_bytes(_beginning(file)) > _DENSEST * path.stat().st_size:
+            raise ValueError("it is truncated: so few bytes can't hold its pixels")
         take(check_pixels(*image.size), max(4, _IN_DECODER.get(image.format or "", lambda _: own)(channels)))
         image.load()
         facts: dict[str, Any] = {
@@ -239,11 +242,19 @@ def _loaded(path: Path, page: int, take: _Take) -> Decoded | tuple[Callable[[byt
             if page:
                 raise ValueError("its further pages have more than 8 bits; save them as single pictures")
             return imagecodecs.png_decode, facts
-        if image.format == "JPEG2000" and image.mode in ("RGB", "RGBA", "LA"):
-            file.seek(0)
-            if (headers.jpeg_2000_depth(file.read(_BEGINNING)) or 16) > 8:
-                return imagecodecs.jpeg2k_decode, facts
+        coloured = image.format == "JPEG2000" and image.mode in ("RGB", "RGBA", "LA")
+        if coloured and (headers.jpeg_2000_depth(_beginning(file)) or 16) > 8:
+            return imagecodecs.jpeg2k_decode, facts
         return _converted(image, facts)
+
+
+def _beginning(file: BinaryIO) -> bytes:
+    """The first bytes of a file, whose position stays."""
+    place = file.tell()
+    file.seek(0)
+    found = file.read(_BEGINNING)
+    file.seek(place)
+    return found
 
 
 def _check_scans(path: Path) -> None:

@@ -14,6 +14,8 @@ _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 
 """Width to height of JPEG XL, where the width is not stored."""
 _SIDES = ((1, 9), (1, 13), (1, 18), (1, 30))
 """Least value and further bits of the four ways to store a side."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Colour type of PNG → number of its channels."""
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG that begin a frame."""
 
@@ -130,6 +132,14 @@ def webp(data: bytes) -> tuple[int, int] | None:
         return (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1
     width, height = struct.unpack_from("<HH", data, 26)
     return width & 0x3FFF, height & 0x3FFF
+
+
+def png_bytes(data: bytes) -> int:
+    """Bytes of the pixels of a PNG before they were packed, by its first 26 bytes; 0 if it is none."""
+    if len(data) < 26 or data[12:16] != b"IHDR":
+        return 0
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    return height * (width * depth * _CHANNELS.get(colour, 1) + 7) // 8
 
 
 def jpeg_2000_depth(data: bytes) -> int | None:

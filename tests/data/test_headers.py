@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -182,3 +183,16 @@ def test_a_jpeg_of_endless_scans(tmp_path):
     (tmp_path / "a.jpg").write_bytes(content[:-2] + 600 * scan + content[-2:])
     with pytest.raises(UserError, match=r"a\.jpg.* scans"):
         read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_png_of_one_colour_is_as_dense_as_can_be(tmp_path, mode):
+    """Whatever is sound passes; a file that can't hold what its header claims is refused at once."""
+    Image.new(mode, (3000, 2000)).save(tmp_path / "a.png", compress_level=9)
+    assert read_image(tmp_path / "a.png").shape == (2000, 3000, 3)
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 20_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.png.*so few bytes"):
+        read_image(tmp_path / "a.png")
