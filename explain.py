@@ -84,6 +84,7 @@ from common.files import check_regular, check_writable, entries, files_below, wr
 from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import Group, Matcher
 from common.forensics.learned import learned_matcher
+from common.process import end_with_parent
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.tables import markdown_table, spreadsheet_cell
 
@@ -556,6 +557,7 @@ def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, 
     """Draw the picture of an image if anything is found in it; its file, its rows of findings.csv and its pictures."""
     from common.papers.shots import take_shots
 
+    end_with_parent()
     cv2.setNumThreads(1)
     blank: Row = {"image": task.name, "file": task.file, "score": "", "note": ""}
     if task.content is None:

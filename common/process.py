@@ -23,7 +23,7 @@ from types import FrameType
 
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, readable
 
 # glibc's mallopt parameters, <malloc.h>
 M_TRIM_THRESHOLD = -1
@@ -120,7 +120,7 @@ def _show_exception(kind, error, traceback) -> None:
     elif issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
-        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        print(f"error: {readable(str(error.filename or 'writing'))}: {error.strerror}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
     else:

@@ -485,7 +485,7 @@ def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
     learned = {"text_tokens": len(weights.get("text", ())), "text_head": "fusion.to_text.weight" in weights}
     if missing := set(SPAI_FIELDS) - set(config) - set(learned):
         raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
-    arguments = {field: config[field] for field in SPAI_FIELDS if field not in learned} | learned
+    arguments: dict[str, Any] = {field: config[field] for field in SPAI_FIELDS if field not in learned} | learned
     network = build_fitting(lambda: Spai(**arguments), weights, path)
     try:
         network.load_state_dict(weights)

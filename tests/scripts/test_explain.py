@@ -331,7 +331,7 @@ def test_the_wording_of_prompts_is_the_checkpoints(program, portrait, tmp_path, 
     ("image", "checkpoint", "message"),
     [
         ("image.png", "none.pth", "none.pth does not exist"),
-        ("image.png", "text.png", "text.png can't be read as a checkpoint"),
+        ("image.png", "text.png", "text.png holds more than weights and plain values, or is damaged"),
         ("image.png", "member.pth", "member.pth is no checkpoint of this project, or not of the kind needed here"),
         ("broken.png", "member.pth", "broken.png cannot be read as an image"),
     ],
