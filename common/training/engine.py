@@ -105,7 +105,8 @@ def fit(
         The metrics of the best epoch.
 
     Raises:
-        UserError: The training diverged, or a continuation finds another configuration or other data.
+        UserError: The training diverged, a continuation finds another configuration or other data, or a process that
+            loads images was killed.
     """
     accelerator = _accelerator(config, some_unused=some_unused)
     optimizer = torch.optim.AdamW(
@@ -161,6 +162,13 @@ def fit(
                 if not accelerator.is_main_process:  # the launcher passes the interrupt on to all; one reports it
                     raise SystemExit(1) from None
                 raise KeyboardInterrupt(run.advice()) from None
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError(
+                    "a process that loads images was killed, perhaps because memory ran out. Use fewer --workers; "
+                    f"{run.advice()}."
+                ) from error
     # Not `end_training`: it would end the process group, which a script may still need.
     for tracker in accelerator.trackers:
         tracker.finish()

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from accelerate.utils import set_seed
@@ -45,6 +46,13 @@ class Small(nn.Module):
 
     def forward(self, x):
         return self.head(self.body(unit_range(x)))
+
+
+class Dropping(Small):
+    """The same with dropout, whose draws come from torch's generator."""
+
+    def forward(self, x):
+        return self.head(nn.functional.dropout(self.body(unit_range(x)), 0.3, self.training))
 
 
 class Interrupting(CombinedLoss):
@@ -127,8 +135,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedul
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_no_weight(train, tmp_path, workers):
-    """Neither in one go, nor where a run goes on: the network has dropout, whose draws must stay the same."""
-    train(network=build_network, epochs=3)
+    """Neither in one go, nor where a run goes on: the draws of dropout must stay the same."""
+    train(network=Dropping, epochs=3)
     alone = weights(tmp_path / "tiny_last.pth")
     for names in (("whole",), ("broken", "resumed")):
         for path in tmp_path.glob("tiny*"):
@@ -136,9 +144,36 @@ def test_workers_change_no_weight(train, tmp_path, workers):
         for name in names:
             loss = Interrupting(step=8) if name == "broken" else None  # three steps an epoch: in the third
             with pytest.raises(KeyboardInterrupt) if loss else nullcontext():
-                train(loss, network=build_network, epochs=3, workers=workers, resume=name == "resumed")
+                train(loss, network=Dropping, epochs=3, workers=workers, resume=name == "resumed")
         for name, weight in weights(tmp_path / "tiny_last.pth").items():
             assert torch.equal(weight, alone[name]), (names, name)
+
+
+class KillingWorkers(CombinedLoss):
+    """In the second epoch, the system kills a process that loads images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def forward(self, logits, target):
+        self.steps += 1
+        if self.steps == 4:
+            for child in psutil.Process().children():
+                child.kill()
+        return super().forward(logits, target)
+
+
+def test_a_killed_worker_costs_no_finished_epoch(train, tmp_path):
+    train(epochs=4)
+    alone = weights(tmp_path / "tiny_last.pth")
+    for path in tmp_path.glob("tiny*"):
+        path.unlink()
+    message = r"a process that loads images was killed.*fewer --workers; .*tiny_last\.pth holds the run up to epoch \d"
+    with pytest.raises(UserError, match=message):
+        train(KillingWorkers(), epochs=4, workers=1)
+    train(epochs=4, workers=1, resume=True)
+    assert all(torch.equal(alone[name], weight) for name, weight in weights(tmp_path / "tiny_last.pth").items())
 
 
 def test_interrupted_before_anything_was_saved(train, tmp_path):
