@@ -230,6 +230,8 @@ def _loaded(path: Path, page: int, take: _Take) -> Decoded | tuple[Callable[[byt
             _check_scans(path)
         if image.format == "PNG" and headers.png_bytes(_beginning(file)) > _DENSEST * path.stat().st_size:
             raise ValueError("it is truncated: so few bytes can't hold its pixels")
+        if image.format == "JPEG2000" and headers.part_of_tiff(_beginning(file)) not in (None, image.size):
+            raise ValueError("its headers contradict each other")
         take(check_pixels(*image.size), max(4, _IN_DECODER.get(image.format or "", lambda _: own)(channels)))
         image.load()
         facts: dict[str, Any] = {

@@ -196,3 +196,16 @@ def test_a_png_of_one_colour_is_as_dense_as_can_be(tmp_path, mode):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png.*so few bytes"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("place", ["box", "codestream"])
+def test_a_jpeg_2000_whose_headers_differ_is_not_decoded(tmp_path, monkeypatch, place):
+    content = bytearray(imagecodecs.jpeg2k_encode(np.zeros((40, 56, 3), np.uint8), codecformat="jp2"))
+    (tmp_path / "a.jp2").write_bytes(content)
+    assert read_image(tmp_path / "a.jp2").shape == (40, 56, 3)
+    start = content.find(b"ihdr") + 4 if place == "box" else content.find(b"\xff\x4f\xff\x51") + 8
+    content[start : start + 8] = struct.pack(">II", 15_000, 15_000)
+    (tmp_path / "a.jp2").write_bytes(content)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match=r"a\.jp2.*contradict"):
+        read_image(tmp_path / "a.jp2")
