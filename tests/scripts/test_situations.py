@@ -238,6 +238,30 @@ def test_a_map_that_can_not_be_written_costs_no_row_and_is_not_passed_over(call_
     assert (tmp_path / "maps" / "b_mask.png").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["make_submission.py", "script_1_highres_no_ela.py", "prepare_data.py"])
+def test_of_two_programs_with_one_output_one_is_refused(program, copied_images, pairs_dir, empty, tmp_path):
+    for number, image in enumerate(copied_images * 3):
+        write(tmp_path / "in" / f"{number}.png", image)
+    flags = {
+        "make_submission.py": ("--input", tmp_path / "in", "--output", tmp_path / "s.csv", "--models-dir", empty),
+        "script_1_highres_no_ela.py": ("--data-dir", pairs_dir, "--models-dir", tmp_path / "m", "--tracker", "none"),
+        "prepare_data.py": ("demo", "--output", tmp_path / "data", "--overwrite"),
+    }[program]
+    more = {"make_submission.py": ("--allow-missing",), "script_1_highres_no_ela.py": ("--profile", "quick")}
+    quick = ("--encoder-weights", "none", "--epochs", "1") if program.startswith("script") else ()
+    command = [sys.executable, program, *map(str, (*flags, *more.get(program, ()), *quick))]
+    runs = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=ROOT) for _ in range(2)]
+    said = [run.communicate(timeout=300)[1] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 1], said
+    (refused,) = (text for text, run in zip(said, runs, strict=True) if run.returncode)
+    assert refused.splitlines()[-1].startswith("error: ")
+    assert "is being written by another program: process " in refused
+    if program == "make_submission.py":
+        rows = (tmp_path / "s.csv").read_text().splitlines()
+        assert len(rows) == 1 + 3 * len(copied_images) and not list(tmp_path.glob("*.parts*"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_place_that_can_not_be_written_is_named_before_the_work(submit, copied_images, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
