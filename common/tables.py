@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ def csv_rows(path: Path, columns: Iterable[str] = (), *, errors: str = "strict")
         with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
             reader = csv.reader(file, strict=True)
             head = next(reader, [])
-            if twice := sorted({name for name in head if head.count(name) > 1}):
+            if twice := sorted(name for name, count in Counter(head).items() if count > 1):
                 raise UserError(f"{path} has the column {', '.join(twice)} twice. Rename or remove one.")
             plain = [place for place, name in enumerate(head) if name in set(columns)]
             yield head

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from common.data.arrays import load_array
+from common.data.decoding import decode
 from common.data.masks import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError, listing, readable
@@ -231,14 +232,10 @@ def read_map(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         UserError: The file cannot be read, is not a map, or does not have the given (height, width).
     """
     if path.suffix.lower() == ".npy":
-        try:
-            check_regular(path)
-            probs = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} cannot be read as a map ({error}). Write it again.") from error
+        probs = load_array(path, "a map")
     else:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
-        if pixels is None or pixels.dtype != np.uint8:
+        pixels = decode(path).values
+        if pixels.dtype != np.uint8:
             raise UserError(f"{path} is not an 8-bit image. Write the map as .npy or as 8-bit PNG.")
         probs = pixels / np.float32(255)
     if probs.ndim != 2 or not np.issubdtype(probs.dtype, np.floating) or not probs.size:

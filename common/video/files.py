@@ -21,7 +21,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from common.data.images import read_image
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import check_regular, entries, written_whole
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -286,7 +286,10 @@ def _read_file(video: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarra
             for frame in _decode(stream, packet):
                 index = index + 1 if positions is None else positions.get(frame.pts, index)
                 if index in remaining:
-                    image = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+                    try:
+                        image = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+                    except (av.FFmpegError, OSError, MemoryError) as error:
+                        raise UserError(f"{video.path}: a frame can't be converted ({first_line(error)}).") from error
                     yield index, cv2.rotate(image, _TURNS[video.rotation]) if video.rotation else image
                     remaining.discard(index)
                 if not remaining:
