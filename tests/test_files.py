@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import resource
@@ -135,6 +136,18 @@ def fill(kind):
             np.save(file, np.zeros(500_000)) if kind == "numpy" else file.write(bytes(2_000_000))
 
     return write
+
+
+def test_a_broken_disk_costs_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with pytest.raises(UserError, match=r"a\.csv can't be written \(Input/output error"), written_whole(path) as file:
+        file.write("new")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    # Of another file that is read meanwhile, the error is its own.
+    with pytest.raises(OSError, match=r"source\.csv"), written_whole(path) as file:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "source.csv")
+    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")

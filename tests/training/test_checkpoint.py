@@ -1,5 +1,10 @@
+import importlib
+import os
 import pickle
 import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +13,7 @@ from safetensors.torch import save_file
 from common.config.segmentation import TrainConfig
 from common.errors import UserError
 from common.networks.segmentation import build_network, load_network
+from common.networks.weight_files import read_state_dict
 from common.training.checkpoint import PLACES, REQUIRED_KEYS, load_checkpoint, save_checkpoint, save_release
 
 CONFIG = TrainConfig(
@@ -43,6 +49,57 @@ def test_plain_types_only(tmp_path, checkpoint):
     with pytest.raises(UserError, match=r"evil\.pth holds more than weights and plain values") as caught:
         load_checkpoint(path)
     assert "weights_only" not in str(caught.value) and "False" not in str(caught.value)
+
+
+CALLS = {
+    "os.system": (os.system, ("touch {0}",)),
+    "exec": (exec, ("open({0!r}, 'w').close()",)),
+    "eval": (eval, ("open({0!r}, 'w').close()",)),
+    "open": (open, ("{0}", "w")),
+    "subprocess": (subprocess.check_call, (["touch", "{0}"],)),
+    "os.mkdir": (os.mkdir, ("{0}",)),
+    "import": (importlib.import_module, ("antigravity",)),
+    "path": (Path.touch, (Path("{0}"),)),
+}
+
+
+class Call:
+    """Pickled, it is a call."""
+
+    def __init__(self, function, arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def filled(argument, marker):
+    if isinstance(argument, list):
+        return [filled(entry, marker) for entry in argument]
+    return type(argument)(str(argument).format(marker))
+
+
+@pytest.mark.parametrize("form", ["archive", "before archives", "bare pickle", "under the weights"])
+@pytest.mark.parametrize("name", CALLS)
+def test_no_file_of_weights_runs_code(tmp_path, checkpoint, name, form):
+    """Neither as a checkpoint nor as first weights of an encoder, whatever its suffix."""
+    marker = tmp_path / "ran"
+    function, arguments = CALLS[name]
+    call = Call(function, tuple(filled(argument, marker) for argument in arguments))
+    evil = checkpoint | ({"model_state_dict": {"weight": call}} if form == "under the weights" else {"metrics": call})
+    for suffix in (".pth", ".safetensors"):
+        path = tmp_path / f"evil{suffix}"
+        with path.open("wb") as file:
+            if form == "bare pickle":
+                pickle.dump(evil, file)
+            else:
+                torch.save(evil, file, _use_new_zipfile_serialization=form != "before archives")
+        for read in (load_checkpoint, read_state_dict):
+            with suppress(UserError):  # plain weights beside what is not run may be read
+                read(path)
+            assert not marker.exists()
+    with pytest.raises(UserError, match=r"evil\.pth holds more than weights"):
+        load_checkpoint(tmp_path / "evil.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"text", pickle.dumps({"a": 1})])
