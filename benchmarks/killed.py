@@ -1,10 +1,11 @@
-"""Trainings that are killed again and again, and must end with the weights of one that was not.
+"""Trainings and submissions that are killed again and again, and must end as those that were not.
 
     python -m benchmarks.killed --kills 10 --workers 0 2
 
 Scripts 1, 2, 7 and 8 in their smallest form, on images that are made here. Each is started, killed (SIGKILL) at a
 random moment, and continued as its messages say, so many times, and then left to end. A row says how many kills fell
-before the first checkpoint, and whether all weights of the last checkpoint are those of the unbroken run, to the bit.
+before anything was saved, and whether all weights of the last checkpoint are those of the unbroken run, to the bit. A
+submission of 40 images with copy-move evidence, in parts of 2, must end with the same tables, byte for byte.
 """
 
 from common.process import prepare
@@ -85,6 +86,43 @@ def start(member: str, data: Path, models: Path, workers: int) -> subprocess.Pop
     )
 
 
+def start_submission(images: Path, output: Path) -> subprocess.Popen:
+    """Begin a submission, or continue it."""
+    models = images.parent / "none"
+    models.mkdir(exist_ok=True)
+    command = [sys.executable, "make_submission.py", "--input", str(images), "--output", str(output)]
+    flags = ["--models-dir", str(models), "--allow-missing", "--part-size", "2", "--batch-size", "2", "--workers", "2"]
+    return subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def killed_submission(folder: Path, kills: int, seed: int) -> list[str]:
+    """The table's row of a submission."""
+    images, rng = folder / "submitted", np.random.default_rng(seed)
+    for number in range(40):
+        image = cv2.GaussianBlur(rng.integers(0, 256, (192, 256, 3), dtype=np.uint8), (0, 0), 1.5)
+        image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+        if number % 2:
+            image[100:180, 140:240] = image[10:90, 10:110]
+        write_image(images / f"{number}.png", image)
+    started, outputs = time.perf_counter(), (folder / "unbroken" / "s.csv", folder / "broken" / "s.csv")
+    finish(start_submission(images, outputs[0]))
+    seconds, early = time.perf_counter() - started, 0
+    for _ in range(kills):
+        run = start_submission(images, outputs[1])
+        time.sleep(rng.uniform(0.3, 0.9) * seconds)
+        run.kill()
+        run.communicate()
+        early += not list(outputs[1].parent.glob("s.csv*"))
+    finish(start_submission(images, outputs[1]))
+    same = all(
+        (output.parent / name).read_bytes() == (outputs[0].parent / name).read_bytes()
+        for output in outputs[1:]
+        for name in ("s.csv", "scores.csv")
+    )
+    left = sorted(path.name for path in outputs[1].parent.iterdir() if path.suffix != ".csv")
+    return ["submission", "2", str(kills), str(early), "yes" if same else "NO", ", ".join(left) or "none"]
+
+
 def finish(run: subprocess.Popen) -> None:
     """Wait for a training.
 
@@ -146,7 +184,10 @@ def main(
                     [member, str(count), str(kills), str(early), "yes" if same else "NO", ", ".join(left) or "none"]
                 )
                 print(*rows[-1], flush=True)
-    print(markdown_table(["member", "workers", "kills", "before a checkpoint", "equal weights", "leftovers"], rows))
+        rows.append(killed_submission(folder, kills, seed))
+        print(*rows[-1], flush=True)
+        lost += rows[-1][4] != "yes"
+    print(markdown_table(["run", "workers", "kills", "before anything was saved", "equal", "leftovers"], rows))
     if lost:
         raise SystemExit(1)
 
