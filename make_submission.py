@@ -40,7 +40,6 @@ import tyro
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.files import check_writable
 from common.locks import hold, locks_end
 from common.submission.config import SubmissionConfig, summary
 from common.submission.parts import Parts
@@ -57,7 +56,7 @@ def main(config: SubmissionConfig) -> None:
     """
     # Imported here, not above: torch takes seconds, and --help needs none of it.
     from common.devices import main_process_prints, process_state
-    from common.submission.inputs import open_parts
+    from common.submission.inputs import hold_outputs, open_parts
 
     state = process_state()
     index, count = state.process_index, state.num_processes
@@ -66,12 +65,11 @@ def main(config: SubmissionConfig) -> None:
             raise UserError("--num-shards is for workers that are started one by one, not by a launcher.")
         index, count = config.shard_index, config.num_shards
     with main_process_prints():
-        check_writable(config.output)
         if config.num_shards is None:
-            hold(config.output)
+            hold_outputs(config)
         parts = open_parts(config)
         if config.num_shards is not None:  # shared by the workers of one submission
-            hold(config.output, together=f"{parts.run} {count}")
+            hold_outputs(config, together=f"{parts.run} {count}")
             hold(config.output.with_name(f"{config.output.name}.shard_{index}"))
         own = parts.parts[index::count]
         try:

@@ -30,8 +30,7 @@ from tqdm import tqdm
 
 import common
 from common.errors import UserError
-from common.files import check_writable
-from common.locks import hold, locks_end
+from common.locks import locks_end
 from common.submission.config import SubmissionConfig, summary
 from common.submission.parts import Parts
 from common.submission.sources import Kind, Part
@@ -71,11 +70,10 @@ def main(config: RayConfig) -> None:
         UserError: Ray is not installed, there is no cluster, it is too small, or as make_submission.py.
     """
     # Imported here, not above: torch takes seconds, and --help needs none of it.
-    from common.submission.inputs import open_parts
+    from common.submission.inputs import hold_outputs, open_parts
 
     ray = _import_ray()
-    check_writable(config.output)
-    hold(config.output)
+    hold_outputs(config)
     parts = open_parts(config)
     if todo := parts.remaining(parts.parts):
         _connect(ray, config)

@@ -1,7 +1,6 @@
 """Listing of folders, which leaves nothing out in silence, and atomic writing of files."""
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,11 @@ from tempfile import TemporaryFile
 from typing import IO, NoReturn
 
 from common.errors import UserError
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows: files are not locked
+    flock = None
 
 
 def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -73,7 +77,7 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 _LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.partial$")
-_FRESH = 60.0
+_FRESH = 2.0
 """Seconds within which a file of another program may not be locked yet."""
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -101,7 +105,7 @@ def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
     try:
         with file:
             with suppress(OSError):  # some file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells it from what a killed program left
+                lock(file)  # tells it from what a killed program left
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -119,9 +123,20 @@ def written_whole(path: Path, mode: str = "w") -> Generator[IO]:
         temporary.unlink(missing_ok=True)
 
 
+def lock(file: IO) -> None:
+    """Lock an open file, as long as it is open.
+
+    Raises:
+        OSError: Another program has locked it, or the system has no locks.
+    """
+    if flock is None:
+        raise OSError("this system has no locks")
+    flock(file, LOCK_EX | LOCK_NB)
+
+
 def _failed_write(error: BaseException | None) -> OSError | None:
     """The refusal to write that an error is or comes from; libraries raise their own kinds after it."""
-    while error is not None:
+    while error is not None and not isinstance(error, UserError):  # which speaks for itself
         # Of a write there is no file name.
         numpy_says = f"{error}".endswith(" written")  # "9 requested and 4 written", without a number
         if isinstance(error, OSError) and error.filename is None and (error.errno in _FAILED_WRITES or numpy_says):
@@ -150,11 +165,13 @@ def check_writable(path: Path) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what killed programs left of `written_whole`: files that none has locked."""
     for path in folder.iterdir():
-        if not _LEFTOVER.search(path.name) or time.time() - path.stat().st_mtime < _FRESH:
+        if not _LEFTOVER.search(path.name):
             continue
-        with suppress(OSError), path.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with suppress(OSError):  # another program may have finished it meanwhile, or hold its lock
+            if time.time() - path.stat().st_mtime > _FRESH:
+                with path.open("r+b") as file:
+                    lock(file)
+                    path.unlink()
 
 
 def _not_writable(path: Path, error: OSError) -> UserError:

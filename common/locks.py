@@ -1,7 +1,6 @@
 """Locks on what a program writes, which end with the program, however it ends."""
 
 import atexit
-import fcntl
 import json
 import os
 import socket
@@ -12,17 +11,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
+from common.process import rank
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked
+    fcntl = None
 
 _PATIENCE = 2.0
-"""Seconds in which a holder has written who it is."""
+"""Seconds after which a lock that can't be shared is another program's."""
 _held: dict[Path, int] = {}
 
 
 def hold(path: Path, *, together: str = "") -> None:
-    """Lock a file or folder that is to be written until `release`, or until this program ends.
+    """Lock a file or folder that is to be written, until `release` or until this program ends.
 
     The lock is a hidden file beside it. It binds programs of this project alone, on all machines that share the folder;
-    a file system without locks has none. Of the processes of a launcher only the main one needs it. Twice is once.
+    a file system without locks has none. Of a launcher's processes only the main one takes it. To hold what is held
+    already has no effect.
 
     Args:
         path: Its folder exists.
@@ -31,15 +37,18 @@ def hold(path: Path, *, together: str = "") -> None:
     Raises:
         UserError: Another program holds it, which is named; or the folder can't be written.
     """
-    lock = path.absolute().with_name(f".{path.name}.lock")
-    if int(os.environ.get("RANK", 0)) > 0 or lock in _held:
+    lock = _lock_of(path)
+    if fcntl is None or rank() > 0 or lock in _held:
         return
     started = time.monotonic()
     while True:
         try:
             file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise UserError(f"{path} can't be written ({error.strerror}). Choose another place.") from error
+            left = f" If no program writes it, remove {lock}." if lock.exists() else ""
+            raise UserError(f"{path} can't be locked ({error.strerror}).{left} Or choose another place.") from error
+        with suppress(OSError):  # for others who share the folder, whatever this user's mask is
+            os.fchmod(file, 0o666)
         try:
             # Not flock: worker processes would inherit the lock, and could outlive this one.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,7 +57,8 @@ def hold(path: Path, *, together: str = "") -> None:
             if together and owner.get("together") == together and _shares(file) and _is_there(lock, file):
                 break
             os.close(file)
-            if not owner and time.monotonic() - started < _PATIENCE:
+            # A holder is alone for a moment while it says who it is, and when it gives up.
+            if (together or not owner) and time.monotonic() - started < _PATIENCE:
                 time.sleep(0.05)
                 continue
             raise UserError(
@@ -72,7 +82,12 @@ def hold(path: Path, *, together: str = "") -> None:
 
 def release(path: Path) -> None:
     """Give up a lock of `hold`, and remove its file if no other program shares it."""
-    _release({path.absolute().with_name(f".{path.name}.lock")} & set(_held))
+    _release({_lock_of(path)} & set(_held))
+
+
+def _lock_of(path: Path) -> Path:
+    # With the folder's own name: a lock ends when the process closes its file, under whatever name that was opened.
+    return path.parent.resolve() / f".{path.name}.lock"
 
 
 def _release(locks: set[Path]) -> None:

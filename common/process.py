@@ -55,12 +55,15 @@ def prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = _show_exception
-    alone = (
-        current_process().name == "MainProcess" and int(os.environ.get("RANK", 0)) == 0
-    )  # a launcher ends the others
+    alone = current_process().name == "MainProcess" and rank() == 0  # a launcher ends the others
     if alone and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     atexit.register(_flush)
+
+
+def rank() -> int:
+    """Number of this process among those of a launcher (`torchrun`, `accelerate launch`); 0 for the main one."""
+    return int(os.environ.get("RANK") or 0)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -112,7 +115,7 @@ def _keep_freed_memory() -> None:
 
 
 def _show_exception(kind, error, traceback) -> None:
-    if int(os.environ.get("RANK", 0)) > 0:
+    if rank() > 0:
         # The main process most likely reports the same; the launcher then ends the others before they do.
         time.sleep(2)
     if issubclass(kind, BrokenPipeError):

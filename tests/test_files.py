@@ -138,6 +138,18 @@ def fill(kind):
     return write
 
 
+def test_a_read_that_fails_is_no_failed_write(tmp_path):
+    def read():
+        try:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError as error:
+            raise UserError("source.png can't be read.") from error
+
+    with pytest.raises(UserError, match=r"^source\.png can't be read"), written_whole(tmp_path / "a.csv"):
+        read()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_broken_disk_costs_nothing(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("old")

@@ -89,6 +89,27 @@ def test_workers_of_one_output_share_it(tmp_path):
     assert ask(path, "run 2") == "held"
 
 
+def test_workers_that_start_and_end_together_are_never_refused(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom common.locks import hold, release\n"
+        "for _ in range(100):\n hold(Path(sys.argv[1]), together='run')\n release(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "x")]
+    runs = [subprocess.Popen(command, stderr=-1, text=True, cwd=ROOT) for _ in range(3)]
+    assert [run.communicate(timeout=60)[1] for run in runs] == [""] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_file_by_two_names_is_one_lock(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    hold(tmp_path / "real" / "x")
+    hold(tmp_path / "link" / "x")
+    assert "another program" in ask(tmp_path / "real" / "x")
+    release(tmp_path / "link" / "x")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
 def test_many_at_once_are_one(tmp_path):
     """Some of them remove the file of the lock while others wait for it."""
     path = tmp_path / "x"
@@ -125,5 +146,5 @@ def test_what_a_function_locks_ends_with_it(tmp_path):
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"x can't be written \(No such file or directory\)"):
+    with pytest.raises(UserError, match=r"x can't be locked \(No such file or directory\)"):
         hold(tmp_path / "missing" / "x")

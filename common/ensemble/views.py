@@ -29,6 +29,7 @@ from common.data.tiles import (
 )
 from common.data.transforms import resize_image, resize_map, to_channels, to_tensor
 from common.ensemble.choices import TTA
+from common.networks.pixels import probabilities
 
 Network = Callable[[Tensor], Tensor]
 """Logits (N, 1, S, S) of images (N, C, S, S) uint8: a module in evaluation mode, or one of `common.ensemble.backends`.
@@ -192,7 +193,7 @@ def extract_pieces(
 @torch.inference_mode()
 def predict_views(network: Network, images: Tensor, tta: TTA) -> Tensor:
     """A network's mean probabilities (N, S, S), float32, over the views of images (N, C, S, S)."""
-    probs = [view.undo(torch.sigmoid(network(view.apply(images)).float())[:, 0]) for view in VIEWS[tta]]
+    probs = [view.undo(probabilities(network(view.apply(images)).float())[:, 0]) for view in VIEWS[tta]]
     return torch.stack(probs).mean(dim=0)
 
 

@@ -13,6 +13,7 @@ from common.generated.network import ImageScore, Spai, load_spai
 from common.generated.published import load_detector_checkpoint
 from common.metrics.calibration import calibrated
 from common.metrics.conformal import fit_bounds
+from common.networks.pixels import probabilities
 from common.training.checkpoint import find_checkpoint
 
 DETECTOR = "spai"
@@ -71,7 +72,7 @@ class Detector:
         )
         found = []
         for score in scores:
-            raw = torch.sigmoid(torch.tensor(score.logit, dtype=torch.float64)).item()
+            raw = probabilities(torch.tensor(score.logit, dtype=torch.float64)).item()
             probability = calibrated(raw, **self.calibration)
             found.append(Generated(probability, self.bounds.verdict(probability), score))
         return found

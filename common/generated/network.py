@@ -486,7 +486,7 @@ def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
     if missing := set(SPAI_FIELDS) - set(config) - set(learned):
         raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
     arguments: dict[str, Any] = {field: config[field] for field in SPAI_FIELDS if field not in learned} | learned
-    network = build_fitting(lambda: Spai(**arguments), weights, path)
+    network = build_fitting(lambda: Spai(**arguments), arguments, weights, path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -92,7 +92,8 @@ def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
         UserError: The weights are not those of the configuration's network; the message names `path`.
     """
     weights = checkpoint["model_state_dict"]
-    network = build_fitting(lambda: build_network(checkpoint["config"]), weights, path)
+    sizes = {field: checkpoint["config"].get(field) for field in NETWORK_FIELDS}
+    network = build_fitting(lambda: build_network(sizes), sizes, weights, path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

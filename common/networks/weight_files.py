@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -14,28 +14,42 @@ from torch import Tensor, nn
 from common.errors import UserError, first_line
 
 Network = TypeVar("Network", bound=nn.Module)
+LARGEST = 4096
+"""Width, side or number of layers of a network; those that exist are below."""
 WRAPPERS = ("model_state_dict", "state_dict", "model", "model_ema", "state_dict_ema", "net")
 """Names under which training programs keep the weights, beside the optimiser's state and the like."""
 
 
-def build_fitting(build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path) -> Network:
+def build_fitting(
+    build: Callable[[], Network], sizes: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
+) -> Network:
     """Build the network that a file describes, if the file's own weights have its shapes.
 
-    It is built without memory first: a wrong or hostile description may be of any size.
+    It is built without memory first: a wrong or hostile description may be of any size. Names that only the network or
+    only the file has are left to the caller, who loads the weights.
 
     Args:
-        build: Of the file's configuration.
-        weights: Of the file; names that one of the two lacks are for the caller.
+        build: Builds the network from `sizes`.
+        sizes: The file's description of the network, by argument.
+        weights: Of the file.
         path: The file, for the message.
 
     Raises:
         UserError: There is no such network, or its weights have other shapes.
     """
+    large = [name for name, value in sizes.items() if isinstance(value, int) and value > LARGEST]
+    if large:  # it would take minutes even without memory
+        raise UserError(f"{path}: no network can be built from its config ({large[0]} is {sizes[large[0]]}).")
     try:
-        with torch.device("meta"):
-            wanted = build().state_dict()
+        try:
+            with torch.device("meta"):
+                wanted = build().state_dict()
+        except Exception as error:
+            if "meta tensor" not in str(error):
+                raise
+            wanted = build().state_dict()  # an encoder that reads values while it is built
     except Exception as error:  # a configuration of any values
-        raise UserError(f"{path}: no network can be built of its config ({first_line(error)}).") from error
+        raise UserError(f"{path}: no network can be built from its config ({first_line(error)}).") from error
     both = wanted.keys() & weights.keys()
     if other := sorted(name for name in both if wanted[name].shape != weights[name].shape):
         raise UserError(f"{path}: the weights do not fit the network of its config ({other[0]} is of another shape).")

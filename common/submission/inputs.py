@@ -10,6 +10,7 @@ from pathlib import Path
 from common.ensemble.members import SETTINGS_FILE, identities
 from common.errors import UserError, readable
 from common.files import check_writable
+from common.locks import hold
 from common.submission.config import SCORE_COLUMNS, SUBMISSION_COLUMNS, SubmissionConfig
 from common.submission.parts import Parts
 from common.submission.row_order import find_sample, sample_order
@@ -21,6 +22,18 @@ from common.video import find_video_detector
 _FREE = {"input", "output", "sample_submission", "models_dir", "allow_missing", "videos", "workers", "batch_size"} | {
     "feature_batch", "part_size", "num_shards", "shard_index"
 }  # fmt: skip
+
+
+def hold_outputs(config: SubmissionConfig, *, together: str = "") -> None:
+    """Lock the tables and the folder of maps (`common.locks.hold`).
+
+    Raises:
+        UserError: Another program writes one of them, or it can't be written.
+    """
+    for path in (config.output, config.scores_path, config.maps):
+        if path is not None:
+            check_writable(path)
+            hold(path, together=together)
 
 
 def open_parts(config: SubmissionConfig) -> Parts:

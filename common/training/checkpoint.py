@@ -96,7 +96,10 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
         if "name" in config:
             raise UserError(f"{path} is a checkpoint of {config['name']}, not of the kind needed here: {lacking}.")
         raise UserError(f"{path} is no checkpoint of this project, or not of the kind needed here: {lacking}.")
-    for name, value in checkpoint.get("model_state_dict", {}).items():
+    weights = checkpoint.get("model_state_dict", {})
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path} can't be read as a checkpoint (its weights are no names and tensors). Train it again.")
+    for name, value in weights.items():
         if not value.isfinite().all():
             raise UserError(f"{path} holds weights that are not finite ({name}). Train it again.")
     for name in SETTINGS:
@@ -138,7 +141,7 @@ def _read_release(path: Path) -> dict[str, Any]:
         header = file.metadata() or {}
         checkpoint = json.loads(header["checkpoint"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
-    if header["crc32"] != str(_crc32(weights)):
+    if "crc32" in header and header["crc32"] != str(_crc32(weights)):  # early releases have none
         raise ValueError("the checksum of the weights is wrong")
     single = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
     return checkpoint | {"model_state_dict": single}

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from common.config.run import RunConfig
 from common.devices import process_state
 from common.errors import UserError
+from common.locks import release
 from common.training.optimizing import schedule_of
 from common.training.run_files import Run, Validation
 
@@ -78,10 +79,10 @@ def fit(
 ) -> dict[str, float]:
     """Train, validate after every epoch, keep the best by the validation's score.
 
-    Writes `<name>_best.pth`, `<name>_last.pth` after every epoch, and `<name>_metrics.json` at the end. All randomness
-    of an epoch depends on the seed and its number, so that a run that was interrupted and resumed ends with the same
-    weights on a CPU, whatever its number of workers. With another number of threads (OMP_NUM_THREADS) sums differ in
-    their last bits, and on a GPU from run to run.
+    Writes `<name>_best.pth`, `<name>_last.pth` after every epoch, `<name>_metrics.json` at the end, and gives up the
+    lock that `check_files` took. All randomness of an epoch depends on the seed and its number, so that a run that was
+    interrupted and resumed ends with the same weights on a CPU, whatever its number of workers. With another number of
+    threads (OMP_NUM_THREADS) sums differ in their last bits, and on a GPU from run to run.
 
     Several processes (`torchrun`, `accelerate launch`) each take a batch a step, and train as one process with as many
     times the batch. But batch norm takes its statistics from a process's own batch, and those that are saved, and
@@ -108,6 +109,23 @@ def fit(
         UserError: The training diverged, a continuation finds another configuration or other data, or a process that
             loads images was killed.
     """
+    try:
+        return _fit(config, model, objective, data, before_epoch, parameters, patience_from, some_unused=some_unused)
+    finally:
+        release(config.models_dir / config.name)
+
+
+def _fit(
+    config: RunConfig,
+    model: nn.Module,
+    objective: Objective,
+    data: Data,
+    before_epoch: Callable[[int], bool] | None,
+    parameters: list[dict[str, Any]] | None,
+    patience_from: int,
+    *,
+    some_unused: bool,
+) -> dict[str, float]:
     accelerator = _accelerator(config, some_unused=some_unused)
     optimizer = torch.optim.AdamW(
         model.parameters() if parameters is None else parameters,

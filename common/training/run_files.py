@@ -11,7 +11,7 @@ from torch import nn
 from common.config.run import RunConfig
 from common.errors import UserError
 from common.files import check_writable, write_json
-from common.locks import hold, release
+from common.locks import hold
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
 
 CONTINUATION_KEYS = (
@@ -139,12 +139,11 @@ class Run:
         return self.saved
 
     def finish(self) -> dict[str, float]:
-        """Write the metrics file, and give up the lock; returns the best metrics."""
+        """Write the metrics file; returns the best metrics."""
         if self.accelerator.is_main_process:
             result = self.best_metrics | {"epoch": self.best_epoch, "seconds": round(self._elapsed(), 1)}
             path = self.config.models_dir / f"{self.config.name}_metrics.json"
             write_json(result | {"config": self.config.plain()}, path)
-            release(self.config.models_dir / self.config.name)
         return self.best_metrics
 
     def advice(self) -> str:

@@ -25,6 +25,7 @@ from common.metrics.forgery import (
     pixel_recall,
     recall_at_fpr,
 )
+from common.networks.pixels import probabilities
 from common.sizes import SIZES
 from common.training.run_files import Validation
 
@@ -119,7 +120,7 @@ def predict_maps(model: nn.Module, batch: dict[str, Any]) -> list[np.ndarray]:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> np.ndarray:
-    return torch.sigmoid(model(images).float())[:, 0].cpu().numpy()
+    return probabilities(model(images).float())[:, 0].cpu().numpy()
 
 
 def selection_score(metrics: dict[str, float], recall_weight: float) -> float:

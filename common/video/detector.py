@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.metrics.calibration import calibrated
+from common.networks.pixels import probabilities
 from common.training.checkpoint import find_checkpoint, load_checkpoint
 from common.video.clip_faces import ClipFaces, FaceTrack, extract_faces
 from common.video.config import FaceKind
@@ -167,7 +168,7 @@ class VideoDetector:
 
     def _calibrated(self, logits: Tensor) -> np.ndarray:
         """Probabilities (n,) of logits (n, 2)."""
-        raw = _fake_logit(logits).double().sigmoid()
+        raw = probabilities(_fake_logit(logits).double())
         if not raw.isfinite().all():
             raise UserError("the network's result is not finite. Train it again (script_8_deepfake_video.py).")
         return np.array([calibrated(value, **self.calibration) for value in raw.tolist()])

@@ -391,7 +391,7 @@ def load_spotter(checkpoint: dict[str, Any], path: Path) -> TemporalCNNGRU:
     if missing := {"encoder_name", "image_size", "frames"} - set(config):
         raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
     arguments = {field: config[field] for field in SPOTTER_FIELDS if field in config}
-    network = build_fitting(lambda: TemporalCNNGRU(**arguments), checkpoint["model_state_dict"], path)
+    network = build_fitting(lambda: TemporalCNNGRU(**arguments), arguments, checkpoint["model_state_dict"], path)
     try:
         absent = load_spotter_weights(network, checkpoint["model_state_dict"])
     except RuntimeError as error:

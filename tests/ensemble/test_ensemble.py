@@ -272,19 +272,23 @@ def test_a_fitted_decision_weighs_the_evidence_itself(finds):
 
 
 class Overflowing(nn.Module):
-    """Finite weights whose result is not: nan in bright images."""
+    """Finite weights whose result is not in bright images."""
+
+    def __init__(self, value: float = torch.nan) -> None:
+        super().__init__()
+        self.value = value
 
     def forward(self, x):
-        high = x[:, :1].float() * 3e36
-        return torch.where(x[:, :1] > 128, high * 1e9 - high * 1e9, -high)
+        return torch.where(x[:, :1] > 128, self.value, -5.0)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("role", ["average", "union"])
-def test_what_is_not_finite_is_no_verdict(finds, role):
+def test_what_is_not_finite_is_no_verdict(finds, role, value):
     """Neither of the networks nor, over their heads, of the evidence, whatever the member's weight."""
     finds(0.99)
     member = Member(name="broken", script="script.py", in_channels=3, weight=0.0, role=role)
-    broken = Loaded(member, Overflowing(), loaded("a", 1.0, 0.1).checkpoint)
+    broken = Loaded(member, Overflowing(value), loaded("a", 1.0, 0.1).checkpoint)
     networks = [loaded("a", 1.0, 0.1), broken]
     ensemble = Ensemble([networks], original_settings(networks, copy_move=True), CPU, copy_move=True)
     dark, bright = ensemble.predict(IMAGES)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.locks import hold, release
 from common.networks.pretrained import load_encoder_weights
 from common.networks.segmentation import build_network
 from common.networks.weight_files import WRAPPERS
@@ -238,28 +239,26 @@ def test_a_map_that_can_not_be_written_costs_no_row_and_is_not_passed_over(call_
     assert (tmp_path / "maps" / "b_mask.png").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", ["make_submission.py", "script_1_highres_no_ela.py", "prepare_data.py"])
-def test_of_two_programs_with_one_output_one_is_refused(program, copied_images, pairs_dir, empty, tmp_path):
-    for number, image in enumerate(copied_images * 3):
-        write(tmp_path / "in" / f"{number}.png", image)
-    flags = {
-        "make_submission.py": ("--input", tmp_path / "in", "--output", tmp_path / "s.csv", "--models-dir", empty),
-        "script_1_highres_no_ela.py": ("--data-dir", pairs_dir, "--models-dir", tmp_path / "m", "--tracker", "none"),
-        "prepare_data.py": ("demo", "--output", tmp_path / "data", "--overwrite"),
-    }[program]
-    more = {"make_submission.py": ("--allow-missing",), "script_1_highres_no_ela.py": ("--profile", "quick")}
-    quick = ("--encoder-weights", "none", "--epochs", "1") if program.startswith("script") else ()
-    command = [sys.executable, program, *map(str, (*flags, *more.get(program, ()), *quick))]
-    runs = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=ROOT) for _ in range(2)]
-    said = [run.communicate(timeout=300)[1] for run in runs]
-    assert sorted(run.returncode for run in runs) == [0, 1], said
-    (refused,) = (text for text, run in zip(said, runs, strict=True) if run.returncode)
-    assert refused.splitlines()[-1].startswith("error: ")
-    assert "is being written by another program: process " in refused
-    if program == "make_submission.py":
-        rows = (tmp_path / "s.csv").read_text().splitlines()
-        assert len(rows) == 1 + 3 * len(copied_images) and not list(tmp_path.glob("*.parts*"))
+@pytest.mark.parametrize(
+    ("held", "command"),
+    [
+        ("s.csv", ("make_submission.py", "--input", "{0}/in", "--output", "{0}/s.csv", "--allow-missing")),
+        ("scores.csv", ("make_submission.py", "--input", "{0}/in", "--output", "{0}/other.csv", "--allow-missing")),
+        ("maps", ("make_submission.py", "--input", "{0}/in", "--output", "{0}/s.csv", "--maps", "{0}/maps")),
+        ("models/highres_no_ela", ("script_1_highres_no_ela.py", "--profile", "quick", "--models-dir", "{0}/models")),
+        ("models/ensemble.json", ("fit_ensemble.py", "--models-dir", "{0}/models")),
+        ("data", ("prepare_data.py", "demo", "--output", "{0}/data", "--overwrite")),
+    ],
+)
+def test_what_another_program_writes_is_refused(run_program, empty, tmp_path, held, command):
+    hold(tmp_path / held)
+    try:
+        done = run_program(*(part.format(tmp_path) for part in command))
+    finally:
+        release(tmp_path / held)
+    assert done.returncode == 1
+    said = f"error: {tmp_path / held} is being written by another program: process {os.getpid()} on "
+    assert done.stderr.splitlines()[-1].startswith(said)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -4,11 +4,13 @@ import pickle
 import socket
 import subprocess
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from common.config.segmentation import TrainConfig
 from common.errors import UserError
@@ -191,6 +193,7 @@ def test_weights_of_another_network_are_refused(tmp_path, checkpoint):
         {"encoder_name": 7},
         {"encoder_name": None},
         {"decoder_channels": 10**9},
+        {"decoder_channels": 4096},
         {"decoder_channels": "many"},
         {"segmentation_channels": 32 * 10**9},
         {"segmentation_channels": -32},
@@ -206,7 +209,7 @@ def test_a_config_that_is_not_of_the_weights_builds_nothing(tmp_path, checkpoint
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     path = tmp_path / "x.pth"
-    with pytest.raises(UserError, match=r"x\.pth: (no network can be built of its config|the weights do not fit)"):
+    with pytest.raises(UserError, match=r"x\.pth: (no network can be built from its config|the weights do not fit)"):
         load_network(checkpoint | {"config": checkpoint["config"] | change}, path)
 
 
@@ -228,6 +231,34 @@ def test_a_released_network_is_the_trained_one_in_half_precision(tmp_path, check
     with torch.inference_mode():
         probs = [torch.sigmoid(load_network(load_checkpoint(p), p)(images)) for p in (trained, released)]
     assert (probs[0] - probs[1]).abs().max() < 5e-3
+
+
+def test_a_release_of_before_the_checksum_is_read(tmp_path, checkpoint):
+    new, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
+    save_release(checkpoint, new)
+    with safe_open(new, "pt") as file:
+        header = {"checkpoint": file.metadata()["checkpoint"]}
+    save_file(load_file(new), old, header)
+    weights = load_checkpoint(old)["model_state_dict"]
+    assert all(torch.equal(weights[name], value) for name, value in load_checkpoint(new)["model_state_dict"].items())
+
+
+@pytest.mark.parametrize("weights", [[1], {"a": 1}, "text", None])
+def test_weights_that_are_none_are_named(tmp_path, checkpoint, weights):
+    path = tmp_path / "x_best.pth"
+    save_checkpoint(checkpoint | {"model_state_dict": weights}, path)
+    with pytest.raises(UserError, match=r"x_best\.pth can't be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("encoder", ["mit_b0", "mobilenet_v2", "resnet18", "tu-resnet18", "tu-test_efficientnet"])
+def test_networks_of_all_families_come_back(tmp_path, encoder):
+    """Some can't be built without memory."""
+    config = replace(CONFIG, encoder_name=encoder)
+    path, built = tmp_path / "a_best.pth", build_network(config).state_dict()
+    save_checkpoint(dict.fromkeys(REQUIRED_KEYS, 0) | {"model_state_dict": built, "config": config.plain()}, path)
+    found = load_network(load_checkpoint(path), path).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in built.items())
 
 
 def test_a_broken_release_is_named(tmp_path, checkpoint):
