@@ -22,10 +22,11 @@ Reuse. Prints a row per copy and draws a picture, by default outputs/<folder>/<i
 
 Of several images, a folder or a PDF, by default below outputs/<folder>: a picture for each image in which something
 was found, one for each two panels of different images that show the same, and findings.csv, a row per finding, those to
-look at first on top; each of the other images has a row too. Figures of a PDF come at their own resolution; a page that
-is one image, as scanners make it, is one figure. --library keeps the panels in a folder: what is screened later is
-compared with them. Panels of that folder are named after it. A name that a spreadsheet would take for a formula has an
-apostrophe before it in findings.csv.
+look at first on top; each of the other images has a row too. report.html says the same in plain words, with the
+pictures in it: one file that asks nothing of the network, to read, print and hand on. Figures of a PDF come at their
+own resolution; a page that is one image, as scanners make it, is one figure. --library keeps the panels in a folder:
+what is screened later is compared with them. Panels of that folder are named after it. A name that a spreadsheet would
+take for a formula has an apostrophe before it in findings.csv.
 
 Repetition is found without a network. Images are shown upright, as their EXIF orientation asks for, and positions are
 those of the picture that is shown.
@@ -57,7 +58,8 @@ import csv
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -77,12 +79,13 @@ from common.ensemble.altered import Altered, altered_regions, networks_for
 from common.ensemble.evidence import collected
 from common.errors import UserError, described, readable
 from common.evaluation.explanation import NamedBox, NamedRegion, describe, draw_explanation
+from common.evaluation.findings_page import Examined, Part, evidence, place_of, write_page
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse
 from common.files import check_regular, check_writable, entries, files_below, written_whole
 from common.forensics.blocks import match_blocks
-from common.forensics.copy_move import Group, Matcher
+from common.forensics.copy_move import VERSION, Group, Matcher
 from common.forensics.learned import learned_matcher
 from common.process import end_with_parent
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -90,6 +93,7 @@ from common.tables import markdown_table, spreadsheet_cell
 
 if TYPE_CHECKING:
     from common.papers.across import Across
+    from common.papers.library import Library
     from common.papers.shots import Shot
 
 FLAGS = {
@@ -107,6 +111,7 @@ COLUMNS = (
 EXPLAINED = "_explained.png"
 """End of the name of a picture that is drawn."""
 PDF = ".pdf"
+PAGE = "report.html"
 EMPTY = "no figures with pixels"
 """Note on a paper of which nothing can be compared."""
 MOST_BYTES = 200
@@ -374,12 +379,15 @@ def explain_figure(image: np.ndarray, title: str, config: ExplainConfig) -> Expl
     ]
     regions = [NamedRegion(region.mask, f"altered {n} · {region.score:.2f}") for n, region in enumerate(altered, 1)]
     figure = draw_explanation(image, groups, f"{title}: {verdict}", boxes if several else (), regions)
-    rows = [_row(finding, panels, names) for finding in shown] + rows
+    marks = {id(finding): f"number {n}" for n, finding in enumerate(reused, 1)}
+    rows = [_row(finding, panels, names) | {"mark": marks.get(id(finding), "")} for finding in shown] + [
+        row | {"mark": f"altered {n}"} for n, row in enumerate(rows, 1)
+    ]
     return Explained(text=text, figure=figure, rows=rows, panels=panels, names=names)
 
 
 def _altered_row(region: Altered, panels: Sequence[Panel], names: Sequence[str]) -> Row:
-    """An altered region for findings.csv."""
+    """An altered region for findings.csv, and what report.html says besides."""
     x, y = np.argwhere(region.mask).mean(axis=0)[::-1].round().astype(int)
     return {
         "relation": "altered",
@@ -389,17 +397,25 @@ def _altered_row(region: Altered, panels: Sequence[Panel], names: Sequence[str])
         "x": int(x),
         "y": int(y),
         "area_percent": round(100 * float(region.mask.mean()), 3),
-    }
+    } | place_of(region.mask, _part(region.panel, panels, names, region.mask))
+
+
+def _part(place: int | None, panels: Sequence[Panel], names: Sequence[str], mask: np.ndarray) -> Part:
+    """The panel at a position, or the image of a mask, bool (H, W), if it is its only panel or none holds the mask."""
+    if place is not None and len(panels) > 1:
+        return Part(name=f"panel {names[place]}", box=panels[place].box)
+    return Part(name="the figure" if len(panels) > 1 else "the image", box=(0, 0, *mask.shape[::-1]))
 
 
 def _row(finding: Finding, panels: Sequence[Panel], names: Sequence[str]) -> Row:
-    """A finding for findings.csv."""
+    """A finding for findings.csv, and what report.html says besides."""
     best = finding.group.copies[0]
     (x, y), (x_copy, y_copy) = (
         (np.argwhere(mask).mean(axis=0)[::-1]).round().astype(int) for mask in (best.source, best.target)
     )
     kinds = dict.fromkeys(panels[place].kind for place in finding.panels if place is not None)
-    return {
+    parts = [_part(place, panels, names, best.source) for place in finding.panels]
+    return evidence(finding.group, parts) | {
         "relation": finding.relation,
         "score": round(finding.group.score, 4),
         "panels": _places(finding, names) if len(panels) > 1 else "",
@@ -458,7 +474,7 @@ def explain_many(config: ExplainConfig) -> None:
         if all(row["note"] == EMPTY for row in rows):
             raise UserError(f"{config.source} has no figures with pixels; what lines and words draw is not compared.")
         _write(rows, config)  # what is known already, should the rest be interrupted
-        explained = {str(row["image"]) for row in rows}
+        explained = {str(row["image"]): int(row["n_panels"]) for row in rows}
         panels = sorted(chain.from_iterable(shots.values()), key=lambda shot: (shot.source, shot.box))
         if len(strips(panels)) > MOST_STRIPS:
             print(f"note: of {len(strips(panels))} strips of blots, the first {MOST_STRIPS} are compared across images")
@@ -467,12 +483,14 @@ def explain_many(config: ExplainConfig) -> None:
         across = shared_panels(panels, library, frozenset(digests.values()), least=config.min_score)
         across = collected(across, "Explain fewer images at a time.")
         drawn = [_draw_across(found, number, config.output_path) for number, found in enumerate(across, 1)]
-        joined = {row[name] for row in drawn for name in ("image", "other_image")} & explained
+        joined = {row[name] for row in drawn for name in ("image", "other_image")} & explained.keys()
         rows = [row for row in rows if row["relation"] != "none" or row["image"] not in joined] + drawn
         _write(rows, config)
+        files = {name: digests.get(name, "") for name in sorted(images)}
+        write_page(config.output_path / PAGE, rows, _examined(config, files, explained, library))
         if library is not None:
             library.add([(name, digest, shots[name]) for name, digest in digests.items()])
-    _report(rows, explained, config)
+    _report(rows, explained.keys(), config)
     if config.altered:
         print(networks_for(config.models_dir)[1])
     if library is not None:
@@ -532,7 +550,42 @@ def _write(rows: list[Row], config: ExplainConfig) -> None:
         writer.writerows({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
 
 
-def _report(rows: list[Row], explained: set[str], config: ExplainConfig) -> None:
+def _examined(
+    config: ExplainConfig, files: Mapping[str, str], panels: Mapping[str, int], library: "Library | None"
+) -> Examined:
+    """What the head of the page says.
+
+    Args:
+        config: Of the run.
+        files: Name of every file → its digest, empty where it was not read.
+        panels: Name of every image → how many panels it has.
+        library: What they were compared with.
+    """
+    project = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    flags = [
+        f"--{entry.name.replace('_', '-')}{'' if value is True else f' {value}'}"
+        for entry in fields(config)
+        if entry.name != "sources" and (value := getattr(config, entry.name)) != entry.default
+    ]
+    ensemble, networks = networks_for(config.models_dir) if config.altered else (None, "")
+    known = (
+        "" if library is None else f"library {config.library}, {len(library)} panels of {len(library.sources)} files"
+    )
+    return Examined(
+        sources=[str(source) for source in config.sources],
+        files=files,
+        panels=panels,
+        tool=f"{project['name']} {project['version']}, copy detector version {VERSION}",
+        flags=" ".join(flags),
+        min_score=config.min_score,
+        page=config.page,
+        networks=networks,
+        looked=ensemble is not None,
+        library=known,
+    )
+
+
+def _report(rows: list[Row], explained: Set[str], config: ExplainConfig) -> None:
     """Print the first rows, the counts, and what can't be read."""
     shown = [row for row in rows if row["score"] != ""]
     if shown:
@@ -548,6 +601,7 @@ def _report(rows: list[Row], explained: set[str], config: ExplainConfig) -> None
         f"nothing in {len(images['none'])}, {len(images['unreadable'])} unreadable{across}"
     )
     print(readable(f"findings: {config.output_path / 'findings.csv'}; pictures: {config.output_path}"))
+    print(readable(f"to read or print: {config.output_path / PAGE}"))
     for row in rows:
         if row["relation"] == "unreadable":
             print(f"unreadable: {row['image']}: {row['note']}", file=sys.stderr)
@@ -559,7 +613,7 @@ def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, 
 
     end_with_parent()
     cv2.setNumThreads(1)
-    blank: Row = {"image": task.name, "file": task.file, "score": "", "note": ""}
+    blank: Row = {"image": task.name, "file": task.file, "score": "", "note": "", "n_panels": 0}
     if task.content is None:
         return task.file, [blank | {"relation": "none", "note": EMPTY}], []
     if isinstance(task.content, UserError):
@@ -575,6 +629,7 @@ def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, 
         image = picture.upright
         note = f"page {config.page} of {picture.pages}" if picture.pages > 1 else ""
     explained = explain_figure(image, shortened(Path(task.name).name), config)
+    blank["n_panels"] = len(explained.panels)
     shots = [
         shot.saved(spool / f"{uuid4().hex}.npz")
         for shot in take_shots(image, explained.panels, explained.names, task.name)
@@ -611,6 +666,11 @@ def _draw_across(across: "Across", number: int, folder: Path) -> Row:
     row = _row(across.finding, across.panels, [one.panel, other.panel])
     row["panels"] = f"{one.panel} and {other.panel}"
     del row["area_percent"]  # of two panels, which are no image
+    parts = [
+        Part(name=f"panel {shot.panel}", box=panel.box, enlarged=shot.box[2] / panel.width)
+        for panel, shot in zip(across.panels, (one, other), strict=True)
+    ]
+    row |= evidence(across.finding.group, parts, turned=across.finding.panels != (0, 1))
     return {"image": one.source, "other_image": other.source, "picture": name, "note": ""} | row | across.geometry()
 
 

@@ -2,9 +2,11 @@ from common.process import prepare
 
 prepare()  # as a program does, before torch is imported
 
+import base64
 import io
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -202,3 +204,68 @@ def pictures():
         return cut, page
 
     return cut_out
+
+
+class Report(HTMLParser):
+    """What a `report.html` holds, as a browser reads it; it fails where that would run or load anything."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.images: list[np.ndarray] = []  # uint8 (h, w, 3) BGR
+        self.names: list[str] = []  # of files
+        self.findings: list[dict] = []  # with `title`, `sentence`, `text`, and number of `images`
+        self._texts: dict[str, list[str]] = {"body": []}
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        self.text = self._joined("body")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        known = {"id", "class", "lang", "charset", "http-equiv", "content", "name", "src", "alt", "href"}
+        assert given.keys() <= known and tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        assert given.get("http-equiv", "Content-Security-Policy") == "Content-Security-Policy"
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "br"):
+            self._open.append(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        if "href" in given:
+            assert tag == "a" and given["href"].startswith("#")
+            self.links.append(given["href"])
+        if tag == "article":
+            self.findings.append({"images": 0})
+            self._texts["article"] = []
+        if tag in ("h3", "bdi") or given.get("class") == "sentence":
+            self._texts[tag] = []
+        if tag == "img":
+            head, data = given["src"].split(",")
+            assert head == "data:image/jpeg;base64"
+            self.images.append(cv2.imdecode(np.frombuffer(base64.b64decode(data, validate=True), np.uint8), 1))
+            self.findings[-1]["images"] += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        if tag == "bdi":
+            self.names.append("".join(self._texts.pop(tag)))
+        elif tag in self._texts and self.findings:
+            key = {"h3": "title", "p": "sentence", "article": "text"}.get(tag)
+            if key:
+                self.findings[-1][key] = self._joined(tag)
+                del self._texts[tag]
+
+    def handle_data(self, data: str) -> None:
+        if "body" in self._open:
+            for parts in self._texts.values():
+                parts.append(data)
+
+    def _joined(self, tag: str) -> str:
+        return " ".join("".join(self._texts[tag]).split())
+
+
+@pytest.fixture(scope="session")
+def read_page():
+    """Reads the page that `explain.py` writes."""
+    return Report
