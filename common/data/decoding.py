@@ -37,10 +37,10 @@ SUGGESTIONS = {
 MOST_PAGES = 100_000
 """Pages of a TIFF: in one of 18 MB there can be a million, and each one takes time and memory."""
 MOST_SCANS = 500
-"""Scans of a progressive JPEG, of which cameras and programs write some ten. Each goes over all pixels: without a limit
-a file of a megabyte takes minutes."""
+"""Scans of a JPEG, of which cameras and programs write some ten. Each goes over all pixels, be it progressive or not:
+without a limit a file of a megabyte takes minutes."""
 _DENSEST = 1032
-"""Bytes that one byte of a PNG can become at most, by the way Deflate codes repetitions."""
+"""Most bytes that one byte of a PNG can be unpacked to: Deflate codes a repetition of 258 bytes in two bits."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34677, 50000}
 """Those that Pillow's libtiff decodes, of pages with 8 bits or fewer."""
@@ -53,10 +53,12 @@ _IN_DECODER = {"JPEG2000": lambda channels: 4 * channels, "WEBP": lambda _: 12}
 _SHOWN = 3
 """Bytes of a pixel as it is shown."""
 _BEGINNING = 1 << 16
-"""Bytes of a part of a TIFF that hold its own header."""
+"""Bytes at the beginning of a part of a TIFF within which its header lies."""
 _JPEGS = {6, 7, 34892}
 """Compressions of TIFF whose parts are cut out of a JPEG, and may lack a header."""
-_CODED = {*_JPEGS, 22610, 33003, 33004, 33005, 33007, 34712, 34887, 34933, 34934, 50001, 50002, 52546}
+_LERC = 34887
+"""Compression of TIFF whose parts may be packed once more."""
+_CODED = {*_JPEGS, _LERC, 22610, 33003, 33004, 33005, 33007, 34712, 34933, 34934, 50001, 50002, 52546}
 """Compressions of TIFF whose parts are pictures with headers: JPEG 2000, LERC, PNG, JPEG XR, WebP, JPEG XL.
 The decoders of all others stop at the size that the page says."""
 _Take = Callable[[int, float], None]
@@ -194,8 +196,9 @@ def _formats() -> list[str]:
 
 def _opened(file: BinaryIO, formats: list[str] | None = None) -> Image.Image:
     """A file as Pillow opens it, without decoding; `TooLarge` if it claims too many pixels."""
-    # Pillow's own limit holds for the whole process, and in ours it must not be below the user's.
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limit(PIXELS))
+    # Pillow's own limit holds for the whole process, and in ours it must not be below the user's. None is no limit.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit(PIXELS))
     if size := headers.webp(file.read(30)):  # its decoder takes memory when it is opened
         check_pixels(*size)
     file.seek(0)
@@ -226,7 +229,7 @@ def _loaded(path: Path, page: int, take: _Take) -> Decoded | tuple[Callable[[byt
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and not image.mode.startswith("I")
         channels = len(image.getbands())
         own = channels * (4 if image.mode in ("I", "F") else 1 + deep)
-        if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        if image.format in ("JPEG", "MPO"):
             _check_scans(path)
         if image.format == "PNG" and headers.png_bytes(_beginning(file)) > _DENSEST * path.stat().st_size:
             raise ValueError("it is truncated: so few bytes can't hold its pixels")
@@ -260,8 +263,10 @@ def _beginning(file: BinaryIO) -> bytes:
 
 
 def _check_scans(path: Path) -> None:
-    count = path.read_bytes().count(b"\xff\xda")
-    if count > MOST_SCANS:
+    content = path.read_bytes()
+    # The bytes of the marker may occur in what is appended, too. To walk from marker to marker takes almost as long as
+    # decoding, so that it is done only where they occur often.
+    if content.count(b"\xff\xda") > MOST_SCANS and (count := headers.jpeg_scans(content)) > MOST_SCANS:
         raise ValueError(f"it has {count:,} scans, and a JPEG needs no more than {MOST_SCANS}")
 
 
@@ -317,7 +322,9 @@ def _converted(image: Image.Image, facts: dict[str, Any]) -> Decoded:
     if image.has_transparency_data:
         pixels = np.asarray(image.convert("RGBA"))
         return Decoded(values=pixels[..., :3], alpha=_opacity(pixels[..., 3]), has_alpha=True, **facts)
-    return Decoded(values=np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")), **facts)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return Decoded(values=np.asarray(image), **facts)
 
 
 def _opacity(alpha: np.ndarray) -> np.ndarray | None:
@@ -347,8 +354,8 @@ def _decode_tiff(path: Path, page: int, take: _Take) -> Decoded:
             raise _no_page(path, page)
         entry = tiff.pages[full[page]].aspage()
         pixels = check_pixels(entry.imagewidth, entry.imagelength)
-        _check_parts(entry)
         take(pixels, max(4, entry.nbytes / max(pixels, 1)))
+        _check_parts(entry)
         tag = entry.tags.get(ORIENTATION)
         facts = {"channels": entry.samplesperpixel, "orientation": _valid(tag and tag.value), "pages": len(full)}
         if not _is_simple(entry):
@@ -384,7 +391,8 @@ def _check_parts(page: tifffile.TiffPage) -> None:
 
     Raises:
         TooLarge: They are too large.
-        ValueError: One that is a coded picture is larger than the page says, or of unknown size.
+        ValueError: One that is a coded picture is larger than the page says, of unknown size, or packed in a way that
+            it can't be unpacked within a bound.
     """
     check_bytes(page.nbytes)
     sides = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
@@ -393,9 +401,17 @@ def _check_parts(page: tifffile.TiffPage) -> None:
     check_bytes(round(most * each))
     if int(page.compression) not in _CODED or _is_simple(page):
         return
+    file, is_lerc = page.parent.filehandle, int(page.compression) == _LERC
+    # Of LERC, any number of pictures may follow one another in a part, so that it is read as a whole.
+    longest = file.size if is_lerc else _BEGINNING
     for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
-        page.parent.filehandle.seek(place)
-        size = headers.part_of_tiff(page.parent.filehandle.read(min(length, _BEGINNING)))
+        file.seek(place)
+        part = file.read(min(length, longest))
+        if is_lerc and headers.is_packed(part):
+            part = headers.unpacked(part, 2 * round(most * each) + _BEGINNING)
+        if is_lerc and (layers := headers.lerc_layers(part)) > page.samplesperpixel * page.imagedepth:
+            raise ValueError(f"a part of it has {layers} values of each pixel, more than the page says")
+        size = headers.part_of_tiff(part)
         if size is None and int(page.compression) not in _JPEGS and length:
             raise ValueError(f"compression {getattr(page.compression, 'name', page.compression)}: a part has no header")
         if size is not None and size[0] * size[1] > 2 * most + _BEGINNING:

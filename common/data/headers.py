@@ -1,7 +1,11 @@
-"""Sizes by the headers of coded pictures whose decoders allocate before anybody is asked."""
+"""Sizes in the headers of coded pictures, read before a decoder allocates memory for them."""
 
+import re
 import struct
+import zlib
 from typing import NamedTuple
+
+import imagecodecs
 
 JPEG_XL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _JPEG_2000 = b"\xff\x4f\xff\x51"
@@ -9,7 +13,7 @@ _JPEG_2000 = b"\xff\x4f\xff\x51"
 _BOX = 8
 """Bytes of the header of a box: its length, itself included, and its kind."""
 _ENOUGH = 64
-"""Bytes of a JPEG XL codestream that hold its header as far as it is read here."""
+"""Bytes at the beginning of a JPEG XL codestream that hold what is read of its header here."""
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 """Width to height of JPEG XL, where the width is not stored."""
 _SIDES = ((1, 9), (1, 13), (1, 18), (1, 30))
@@ -18,6 +22,12 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Colour type of PNG → number of its channels."""
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG that begin a frame."""
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""A marker of JPEG that has a length, or is the end; those of restarts and of the start have neither."""
+_SCAN, _END = 0xDA, 0xD9
+"""Markers of JPEG that begin a scan, and end the picture."""
+_LERC_1, _LERC_2 = b"CntZImage ", b"Lerc2 "
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 class JpegXl(NamedTuple):
@@ -159,10 +169,13 @@ def part_of_tiff(data: bytes) -> tuple[int, int] | None:
             return struct.unpack_from(">II", data, 16)
         if data.startswith(JPEG_XL_STARTS):
             return jpeg_xl(data)[:2]
-        if data.startswith(b"Lerc2 "):
+        if data.startswith(_LERC_2):
             (version,) = struct.unpack_from("<i", data, 6)
             height, width = struct.unpack_from("<II", data, 14 if version >= 3 else 10)
             return width, height
+        if data.startswith(_LERC_1):
+            height, width = struct.unpack_from("<ii", data, 18)
+            return max(width, 0), max(height, 0)
         if data.startswith(b"II\xbc"):
             return _jpeg_xr(data)
         if data.startswith(b"\xff\xd8"):
@@ -198,3 +211,49 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
             return width, height
         else:
             place += 2 + length
+
+
+def jpeg_scans(data: bytes) -> int:
+    """Number of scans of a JPEG, up to the end of its picture: what is appended there may hold any bytes."""
+    place = count = 0
+    while found := _MARKER.search(data, place):
+        kind, place = data[found.start(1)], found.end()
+        if kind == _END:
+            break
+        count += kind == _SCAN
+        place += int.from_bytes(data[place : place + 2])
+    return count
+
+
+def lerc_layers(data: bytes) -> int:
+    """Values of each pixel of a part of a TIFF with LERC: of all pictures that follow one another in it."""
+    layers = data.count(_LERC_1)
+    for found in re.finditer(_LERC_2, data):
+        start = found.start()
+        version, layer = int.from_bytes(data[start + 6 : start + 10], "little"), data[start + 22 : start + 26]
+        layers += int.from_bytes(layer, "little") if version >= 4 else 1
+    return layers
+
+
+def is_packed(data: bytes) -> bool:
+    """Whether a part of a TIFF with LERC was packed once more, by Zstandard or zlib, as LercParameters (50674) say."""
+    return data.startswith(_ZSTANDARD) or (
+        len(data) >= 2 and data[0] & 15 == zlib.DEFLATED and int.from_bytes(data[:2]) % 31 == 0
+    )
+
+
+def unpacked(data: bytes, most: int) -> bytes:
+    """What was packed by Zstandard or zlib.
+
+    Raises:
+        ValueError: It is broken, or more than `most` bytes.
+    """
+    try:
+        if data.startswith(_ZSTANDARD):
+            return bytes(imagecodecs.zstd_decode(data, out=most))
+        found = zlib.decompressobj().decompress(data, most + 1)
+        if len(found) > most:
+            raise ValueError("there are more")
+    except (imagecodecs.ZstdError, zlib.error, ValueError) as error:
+        raise ValueError(f"a part of it can't be unpacked into {most:,} bytes ({error})") from error
+    return found

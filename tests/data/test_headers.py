@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.data import headers
+from common.data.decoding import decode
 from common.data.images import read_image, read_picture
 from common.errors import UserError
+from tests.faults.corpus import page, tiff
 
 SIDES = st.one_of(st.integers(1, 40), st.sampled_from([64, 256, 512, 513, 1000, 8192, 8704]))
 
@@ -69,7 +71,7 @@ def test_jpeg_xl_in_pieces():
 
 @given(
     st.binary(max_size=80),
-    st.sampled_from([b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\xd8", b"II\xbc\1", b"Lerc2 "]),
+    st.sampled_from([b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\xd8", b"II\xbc\1", b"Lerc2 ", b"CntZImage "]),
 )
 def test_broken_headers_are_errors_or_unknown(content, start):
     with suppress(ValueError):
@@ -77,6 +79,10 @@ def test_broken_headers_are_errors_or_unknown(content, start):
     headers.part_of_tiff(start + content)
     headers.webp(b"RIFF" + content)
     headers.jpeg_2000_depth(b"\xff\x4f\xff\x51" + content)
+    headers.jpeg_scans(start + content)
+    headers.lerc_layers(start + content)
+    with suppress(ValueError):
+        headers.unpacked(content, 100)
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}, {"quality": 5}])
@@ -107,6 +113,75 @@ def test_depth_of_jpeg_2000():
     for kind in (np.uint8, np.uint16):
         data = imagecodecs.jpeg2k_encode(np.zeros((61, 87, 3), kind), codecformat="jp2")
         assert headers.jpeg_2000_depth(data) == 8 * np.dtype(kind).itemsize
+
+
+PACKERS = {None: bytes, "deflate": zlib.compress, "zstd": imagecodecs.zstd_encode}
+
+
+@pytest.mark.parametrize("packed", PACKERS)
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("tile", [None, (32, 48)])
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+def test_lerc_that_is_packed_once_more(tmp_path, packed, planar, tile, kind):
+    values = np.random.default_rng(0).integers(0, 256, (61, 87, 3)).astype(kind)
+    options = {"photometric": "rgb", "compression": "lerc", "compressionargs": {"compression": packed}, "tile": tile}
+    written = np.moveaxis(values, 2, 0) if planar == "separate" else values
+    tifffile.imwrite(tmp_path / "a.tif", written, planarconfig=planar, **options)
+    np.testing.assert_array_equal(decode(tmp_path / "a.tif").values, values)
+
+
+def lerc_1(values: np.ndarray) -> bytes:
+    """The first version of LERC: no mask, and one block of float32 as they are."""
+    block = b"\0" + values.astype("<f4").tobytes()
+    head = b"CntZImage " + struct.pack("<4id", 11, 8, *values.shape, 0)
+    return head + struct.pack("<3if", 0, 0, 0, 1) + struct.pack("<3if", 1, 1, len(block), values.max()) + block
+
+
+def test_the_first_version_of_lerc(tmp_path):
+    values = np.random.default_rng(0).random((48, 32), np.float32)
+    (tmp_path / "a.tif").write_bytes(lerc_tiff(lerc_1(values)))
+    np.testing.assert_array_equal(decode(tmp_path / "a.tif").values, values)
+    (tmp_path / "a.tif").write_bytes(lerc_tiff(lerc_1(np.zeros((400, 512), np.float32))))
+    with pytest.raises(UserError, match=r"a\.tif.* 512 × 400 pixels, more than the page says"):
+        read_image(tmp_path / "a.tif")
+
+
+def lerc_tiff(part: bytes) -> bytes:
+    """A TIFF of float32 (48, 32) in one strip."""
+    return tiff(page(32, 48, 32, 34887, len(part)) | {339: (3, [3])}, part)
+
+
+@pytest.mark.parametrize("packed", PACKERS)
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("larger", "512 × 400 pixels, more than the page says"),
+        ("layers", "1000 values of each pixel, more than the page says"),
+        ("often", "50 values of each pixel, more than the page says"),
+        ("first version often", "9 values of each pixel, more than the page says"),
+        ("endless", "can't be unpacked into|a part has no header"),
+        ("broken", "can't be unpacked into|a part has no header"),
+    ],
+)
+def test_lerc_that_claims_too_much_is_not_decoded(tmp_path, monkeypatch, packed, what, message):
+    def encoded(*shape: int) -> bytes:
+        return bytes(imagecodecs.lerc_encode(np.zeros(shape, np.float32), planar=False))
+
+    part = {
+        "larger": lambda: encoded(400, 512),
+        "layers": lambda: encoded(48, 32, 1000),
+        "often": lambda: 50 * encoded(48, 32),
+        "first version often": lambda: 9 * lerc_1(np.zeros((48, 32))),
+        "endless": lambda: bytes(50_000_000),
+        "broken": lambda: encoded(48, 32),
+    }[what]()
+    content = bytes(PACKERS[packed](part))
+    if what == "broken":
+        content = content[:4] + b"\xff" * (len(content) - 4)
+    (tmp_path / "a.tif").write_bytes(lerc_tiff(content))
+    monkeypatch.setattr(imagecodecs, "lerc_decode", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match=rf"a\.tif.*({message})"):
+        read_image(tmp_path / "a.tif")
 
 
 COMPRESSIONS = ["jpeg2000", "jpegxl", "webp", "png", "jpegxr", "lerc"]
@@ -182,6 +257,37 @@ def test_a_jpeg_of_endless_scans(tmp_path):
     assert read_image(tmp_path / "a.jpg").shape == (40, 56, 3)
     (tmp_path / "a.jpg").write_bytes(content[:-2] + 600 * scan + content[-2:])
     with pytest.raises(UserError, match=r"a\.jpg.* scans"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+def test_what_is_appended_to_a_jpeg_is_no_scan(tmp_path, progressive):
+    """The video of a phone's motion photo."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (56, 40), "red").save(buffer, "JPEG", progressive=progressive)
+    content = buffer.getvalue()
+    scans = headers.jpeg_scans(content)
+    assert scans == (10 if progressive else 1)
+    (tmp_path / "a.jpg").write_bytes(content + 9000 * b"\xff\xda\0\x0c...")
+    assert headers.jpeg_scans((tmp_path / "a.jpg").read_bytes()) == scans
+    assert read_image(tmp_path / "a.jpg").shape == (40, 56, 3)
+
+
+def test_scans_in_a_thumbnail_and_a_comment_are_not_counted():
+    buffer = io.BytesIO()
+    Image.new("L", (56, 40)).save(buffer, "JPEG", comment=600 * b"\xff\xda\xff\xd9", restart_marker_blocks=1)
+    assert headers.jpeg_scans(buffer.getvalue()) == 1
+
+
+def test_a_plain_jpeg_of_endless_scans(tmp_path):
+    """Without pixels of their own, they go over all pixels of the picture all the same."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (56, 40)).save(buffer, "JPEG")
+    content = buffer.getvalue()
+    start = content.rfind(b"\xff\xda")
+    scan = content[start : start + 2 + int.from_bytes(content[start + 2 : start + 4])]
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + 600 * scan + content[-2:])
+    with pytest.raises(UserError, match=r"a\.jpg.* 601 scans"):
         read_image(tmp_path / "a.jpg")
 
 

@@ -55,6 +55,15 @@ def test_a_limit_above_pillows_own_holds(tmp_path, monkeypatch):
     assert read_image(tmp_path / "a.png").shape == (40, 50, 3)
 
 
+def test_a_notebook_without_pillows_limit_keeps_it_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif").shape == (40, 50, 3) and pixel_count(tmp_path / "a.tif") == 2000
+    assert Image.MAX_IMAGE_PIXELS is None
+    monkeypatch.setenv("FORGERY_MAX_PIXELS", "1999")  # ours holds all the same
+    assert "FORGERY_MAX_PIXELS=2000" in refused(read_image, tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("value", ["many", "0", "-5", "1e9"])
 def test_a_limit_that_is_none(tmp_path, monkeypatch, value):
     Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
