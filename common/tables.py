@@ -17,13 +17,23 @@ if TYPE_CHECKING:
 # What a name must not start within a cell: another cell, HTML, and the address of a link or picture.
 _MARKUP = re.compile(r"(\\*)(\||<(?=[A-Za-z/!?])|(?<=\])\()")
 _FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones count where one writes Chinese or Japanese
+LONGEST_FIELD = 2**31 - 1
+"""Characters that a field may have: the annotation of a noisy mask has megabytes, far above the default of `csv`."""
 
 
 def csv_rows(path: Path, columns: Iterable[str] = (), *, errors: str = "strict") -> Iterator[list[str]]:
-    """The head of a CSV file, and then its rows, as many fields each; missing ones at the end are empty strings.
+    """The head of a CSV file, and then its rows, as `numbered_rows` has them, without the numbers of their lines."""
+    return (row for _, row in numbered_rows(path, columns, errors=errors))
 
-    Blank lines are left out. No row vanishes in another one's field: quotes must be closed and followed by a comma or
-    the line's end.
+
+def numbered_rows(
+    path: Path, columns: Iterable[str] = (), *, errors: str = "strict"
+) -> Iterator[tuple[int, list[str]]]:
+    """The head of a CSV file, and then its rows, each with the number of its first line.
+
+    Rows have as many fields as the head; missing ones at the end are empty strings. Blank lines are left out, and so
+    are columns without a name, which spreadsheets add, as long as they are empty. No row vanishes in another one's
+    field: quotes must be closed and followed by a comma or the line's end.
 
     Args:
         path: The file, in UTF-8.
@@ -31,30 +41,37 @@ def csv_rows(path: Path, columns: Iterable[str] = (), *, errors: str = "strict")
         errors: What to do about bytes that are no UTF-8, as in `open`.
 
     Raises:
-        UserError: The file can't be read, names a column twice, or has a row of more fields or with such a quote.
+        UserError: The file can't be read, names a column twice, or has a row with such a quote or with a field that
+            belongs to no named column.
     """
     check_regular(path)
+    csv.field_size_limit(LONGEST_FIELD)
     line = 0
     try:
         with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
             reader = csv.reader(file, strict=True)
-            head = next(reader, [])
+            found = next(reader, [])
+            named = [place for place, name in enumerate(found) if name.strip()]
+            head = [found[place] for place in named]
             if twice := sorted(name for name, count in Counter(head).items() if count > 1):
                 raise UserError(f"{path} has the column {', '.join(twice)} twice. Rename or remove one.")
             plain = [place for place, name in enumerate(head) if name in set(columns)]
-            yield head
+            yield 1, head
             line = reader.line_num
             for row in reader:
-                if len(row) > len(head):
-                    raise UserError(
-                        f"{path}, line {line + 1}: {len(row)} fields, but the head has {len(head)}. Put a field with "
-                        'commas between quotes (").'
-                    )
+                if row and (len(row) > len(found) or len(head) < len(found)):
+                    if fault := _stray(row, found):
+                        raise UserError(f"{path}, line {line + 1}: {fault}")
+                    row = [row[place] if place < len(row) else "" for place in named]
                 row += [""] * (len(head) - len(row)) if row else []
-                if any("\n" in row[place] or "\r" in row[place] for place in plain if row):
-                    raise csv.Error("a name with a line break")
+                for place in plain if row else ():
+                    if "\n" in row[place] or "\r" in row[place]:
+                        raise UserError(
+                            f"{path}, line {line + 1}: the column {head[place]} has a name with a line break, "
+                            f'{_shortened(row[place])}. Remove the line break, or close the quote (") before it.'
+                        )
                 if row:
-                    yield row
+                    yield line + 1, row
                 line = reader.line_num
     except csv.Error as error:
         raise UserError(
@@ -62,6 +79,23 @@ def csv_rows(path: Path, columns: Iterable[str] = (), *, errors: str = "strict")
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read as a table ({error}). Fix or remove it.") from error
+
+
+def _stray(row: list[str], head: list[str]) -> str:
+    """What is wrong with a row that has a field in no named column; empty if all such fields are empty."""
+    if any(row[len(head) :]):
+        return f'{len(row)} fields, but the head has {len(head)}. Put a field with commas between quotes (").'
+    for name, field in zip(head, row, strict=False):
+        if field and not name.strip():
+            return (
+                f"the field {_shortened(field)} is in a column without a name. Name the column in the first line, or "
+                "remove the field."
+            )
+    return ""
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
@@ -72,7 +106,7 @@ def read_table(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
         columns: Those that it must have; it may have others.
 
     Raises:
-        UserError: The file is missing, is not a table, or lacks a column; or as `csv_rows`.
+        UserError: The file is missing, is not a table, or lacks a column; or as `numbered_rows`.
     """
     # Imported here because it takes half a second, and most submissions read no table.
     import pandas as pd

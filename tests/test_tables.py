@@ -31,7 +31,10 @@ def test_what_is_no_table_is_named(tmp_path, content, message):
             r", line 2: can't be read as a table \(unexpected end .*\)\. Close or remove the quote",
         ),
         ('a.png,1\n"b.png,2\nc.png,"3"\n', r", line 3: can't be read"),
-        ('a.png,1\n"b.png,2\nc.png",3\n', r", line 3: .*a name with a line break"),
+        (
+            'a.png,1\n"b.png,2\nc.png",3\n',
+            r", line 3: the column file has a name with a line break, 'b\.png,2.*\. Remove the line break, or close",
+        ),
         ('a.png,"1"2\n', r", line 2: can't be read"),
         ("a.png,1\n\nb,png,2\n", r", line 4: 3 fields, but the head has 2\. Put a field with commas between quotes"),
     ],
@@ -44,6 +47,22 @@ def test_no_row_vanishes_in_another(tmp_path, rows, message):
     if "line break" not in message:  # which the name of a file in a manifest may have
         with pytest.raises(UserError, match=rf"t\.csv{message}"):
             list(list_files(path))
+
+
+def test_columns_without_a_name_are_left_out_if_they_are_empty(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(",case_id, ,group,,\n,1,,a,,\n\n,2,,\n,3\n,,,,,,,,\n")
+    table = read_table(path, ["case_id"])
+    assert table.to_dict("list") == {"case_id": ["1", "2", "3", ""], "group": ["a", "", "", ""]}
+    path.write_text(f"case_id,,group,\n1,,a,\n\n2,,b,{70 * 'c'}\n")
+    with pytest.raises(UserError, match=r"t\.csv, line 4: the field 'c{60}\.\.\.' is in a column without a name"):
+        read_table(path, ["case_id"])
+
+
+def test_long_fields_are_read(tmp_path):
+    for number, size in enumerate((131_072, 131_073, 3_000_000)):
+        (tmp_path / "t.csv").write_text(f"case_id,text\n{number},{size * 'a'}\n")
+        assert read_table(tmp_path / "t.csv", ["case_id"])["text"].str.len().tolist() == [size]
 
 
 def test_a_column_twice_is_named(tmp_path):

@@ -1,6 +1,5 @@
 """Metrics of a submission against the true masks, computed one image at a time."""
 
-import csv
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,11 +15,12 @@ from common.data.decoding import decode
 from common.data.masks import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError, listing, readable
-from common.files import check_regular, files_below
+from common.files import files_below
 from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.sizes import SIZES, size_of
 from common.suffixes import IMAGE_SUFFIXES
+from common.tables import numbered_rows
 
 # The size of an authentic image is not known, nor needed: its annotation is only parsed.
 UNKNOWN_SIDE = 2**31
@@ -119,38 +119,29 @@ def read_submission(submission: Path, masks: Path, maps: Path | None = None) -> 
 
 def _read_csv(path: Path) -> list[tuple[int, str, str]]:
     """Line, case id and annotation of each row."""
-    csv.field_size_limit(2**31 - 1)  # the annotation of a noisy mask has megabytes, far above the default
-    check_regular(path)
+    rows = numbered_rows(path, ["case_id"])
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. Make it with `python make_submission.py`.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}). Write the submission again.") from error
-    if twice := [column for column in ("case_id", "annotation") if columns.count(column) > 1]:
-        raise UserError(f"{path} has the column {' and '.join(twice)} twice. Rename or remove one.")
+        _, columns = next(rows)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{path} does not exist. Make it with `python make_submission.py`.") from None
+        raise
     if missing := [column for column in ("case_id", "annotation") if column not in columns]:
         raise UserError(
             f"{path} lacks the column {' and '.join(missing)}. Its first line must be `case_id,annotation`; "
             f"it has: {', '.join(columns) or 'nothing'}."
         )
-    if not rows:
+    ids, annotations = columns.index("case_id"), columns.index("annotation")
+    found = [(line, readable(row[ids]), row[annotations]) for line, row in rows]
+    if not found:
         raise UserError(f"{path} has no rows, only a header. Every image needs one.")
-    rows = [(line, row | {"case_id": readable(row["case_id"] or "")}) for line, row in rows]
     lines: dict[str, int] = {}
-    for line, row in rows:
-        if row["annotation"] is None or None in row:
+    for line, case_id, _ in found:
+        if (first := lines.setdefault(case_id, line)) != line:
             raise UserError(
-                f"{path}, line {line}: the row needs {len(columns)} fields. Quote annotations that contain commas."
+                f"{path}, line {line}: case_id {case_id} is already on line {first}. Keep one row per image."
             )
-        if (first := lines.setdefault(row["case_id"], line)) != line:
-            raise UserError(
-                f"{path}, line {line}: case_id {row['case_id']} is already on line {first}. Keep one row per image."
-            )
-    return [(line, row["case_id"], row["annotation"]) for line, row in rows]
+    return found
 
 
 def _files_by_case_id(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, Path]:

@@ -202,6 +202,8 @@ def _read_parquet(manifest: Path) -> Iterator[tuple[str | None, str | None]]:
     try:
         with parquet.ParquetFile(manifest) as file:
             schema = file.schema_arrow
+            if twice := [name for name in ("file", "case_id") if schema.names.count(name) > 1]:
+                raise UserError(f"{manifest} has the column {', '.join(twice)} twice. Rename or remove one.")
             _check_columns(manifest, schema.names)
             columns = [name for name in ("file", "case_id") if name in schema.names]
             for name in columns:
@@ -225,8 +227,6 @@ def _is_text(kind: "pyarrow.DataType") -> bool:
 
 
 def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
-    if twice := [name for name in ("file", "case_id") if columns.count(name) > 1]:
-        raise UserError(f"{manifest} has the column {', '.join(twice)} twice. Rename or remove one.")
     if "file" not in columns:
         raise UserError(
             f"{manifest} needs the column file (and may have case_id); it has {', '.join(columns) or 'none'}."

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from common.data.images import read_image
+from common.data.masks import read_mask
 from common.errors import UserError, readable
 from common.evaluation.report import write_evaluation
 from common.evaluation.scoring import read_map, read_submission, score_submission
@@ -62,8 +64,11 @@ def rows(*rows):
         (write("s.csv", text=""), "it has: nothing"),
         (write("s.csv", text="case_id,annotation\n"), "no rows"),
         (write("s.csv", text="case_id,mask\n1,authentic\n"), "lacks the column annotation"),
-        (write("s.csv", text="case_id,annotation\n1,[101, 102]\n"), "line 2: the row needs 2 fields"),
-        (write("s.csv", text='case_id,annotation\n1,"authentic\n'), "cannot be read as CSV"),
+        (write("s.csv", text="case_id,annotation\n1,[101, 102]\n"), "line 2: 3 fields, but the head has 2"),
+        (write("s.csv", text='case_id,annotation\n1,"authentic\n'), "line 2: can't be read as a table"),
+        (write("s.csv", text="case_id,annotation\n1\n2,authentic\n"), r"line 2 \(case_id 1\): list 1 is ''"),
+        (write("s.csv", text='case_id,annotation\n1,authentic\n"2,authentic\n3",authentic\n'), "line 3: .*line break"),
+        (write("s.csv", text="case_id,annotation,\n\n1,authentic,x\n"), "line 3: the field 'x' is in a column without"),
         (rows(GOOD[0], *GOOD), "line 3: case_id 1 is already on line 2"),
         (write("s.csv", text="case_id,annotation,case_id\n1,authentic,2\n"), "s.csv has the column case_id twice"),
         (rows(GOOD[0], ("2", f"[1, {'9' * 5000}]"), GOOD[2]), "line 3 .*list 1 is .* not a list of numbers"),
@@ -116,6 +121,29 @@ def test_leading_zeros_and_long_annotations_survive(folder):
     write_submission(folder, [*GOOD, ("001", rle.format_annotation([rle.encode(checkerboard)]))])
     table = score_submission(read_submission(folder / "s.csv", folder / "masks")).rows.set_index("case_id")
     assert table.loc["001", "of1"] == 1
+
+
+def test_lines_are_those_where_a_row_begins(folder):
+    write_submission(folder, [("1", "authentic"), ("2", "[1,\n\n 2]"), ("3", "authentic")])
+    rows = read_submission(folder / "s.csv", folder / "masks")
+    assert [row.where.split(", ")[-1] for row in rows] == [
+        f"line {n} (case_id {i})" for n, i in ((2, 1), (3, 2), (6, 3))
+    ]
+
+
+def test_empty_columns_of_a_spreadsheet_are_left_out(folder):
+    (folder / "s.csv").write_text("case_id,,annotation,,\n1,,authentic,,\n2,,authentic\n3,,authentic,,,\n")
+    rows = read_submission(folder / "s.csv", folder / "masks")
+    assert [(row.case_id, row.annotation) for row in rows] == GOOD
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_maps_of_1_bit(folder, suffix):
+    forged = np.random.default_rng(0).random((40, 50)) < 0.3
+    Image.fromarray(forged).save(folder / f"map{suffix}")
+    np.testing.assert_array_equal(read_map(folder / f"map{suffix}", (40, 50)), forged.astype(np.float32))
+    assert read_mask(folder / f"map{suffix}").tolist() == [forged.astype(int).tolist()]
+    assert read_image(folder / f"map{suffix}").tolist() == (255 * forged[..., None].repeat(3, 2)).tolist()
 
 
 def test_maps_of_8_bits(folder):

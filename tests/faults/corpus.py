@@ -1,4 +1,4 @@
-"""Malformed files of all kinds that the programs read: truncated, changed, mislabelled, contradictory, bottomless.
+"""Malformed files of all kinds that the programs read: truncated, changed, mislabelled, contradictory, or endless.
 
 The same bytes each time. `python -m tests.faults.corpus DIR` writes them.
 """
@@ -41,7 +41,7 @@ def make_corpus(folder: Path) -> list[Path]:
 
 
 def damaged(name: str, content: bytes, seeds: int = 3) -> Iterator[tuple[str, bytes]]:
-    """A sound file cut off, with bits turned, with a hole, with its beginning gone, and with rubbish behind it."""
+    """A sound file: truncated, with flipped bits, with zeros inside, without its beginning, and with bytes appended."""
     stem, _, suffix = name.rpartition(".")
     for share in (0.1, 0.5, 0.9):
         yield f"{stem}_cut_{share}.{suffix}", content[: int(share * len(content))]
@@ -60,7 +60,7 @@ def damaged(name: str, content: bytes, seeds: int = 3) -> Iterator[tuple[str, by
 
 
 def nothing_of(suffix: str) -> Iterator[tuple[str, bytes]]:
-    """Files that are nothing of the kind that their name says."""
+    """Files whose content is of another kind than their suffix says."""
     yield f"empty{suffix}", b""
     yield f"zeros{suffix}", bytes(3000)
     yield f"text{suffix}", b"This is no file of that kind.\n" * 20
@@ -73,7 +73,7 @@ def nothing_of(suffix: str) -> Iterator[tuple[str, bytes]]:
 
 
 def picture(kind: type[np.unsignedinteger] = np.uint8) -> np.ndarray:
-    """Colours that are noisy and smooth, (H, W, 3)."""
+    """A smooth gradient of colours with noise, (H, W, 3)."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     noise = np.random.default_rng(1).integers(0, 60, (HEIGHT, WIDTH, 3))
     eight = (np.stack([4 * x, 5 * y, 2 * (x + y)], axis=2) % 190 + noise).astype(np.uint8)
@@ -166,7 +166,7 @@ def header(width: int, height: int, bits: int = 8, colour: int = 2) -> bytes:
 
 
 def wrong_png() -> Iterator[tuple[str, bytes]]:
-    """PNG whose chunks claim what is not so."""
+    """PNG whose chunks contradict their content."""
     pixels, end = chunk(b"IDAT", zlib.compress(bytes(13 * 4))), chunk(b"IEND", b"")
     for name, sides in {
         "huge": (60_000, 60_000),
@@ -227,7 +227,7 @@ def page(width: int, height: int, bits: int = 8, compression: int = 1, size: int
 
 
 def wrong_tiff() -> Iterator[tuple[str, bytes]]:
-    """TIFF whose tags claim what is not so."""
+    """TIFF whose tags contradict their content."""
     small = zlib.compress(bytes(2000))
     for bits in (8, 16):
         yield f"claims_huge_{bits}.tif", tiff(page(60_000, 60_000, bits, 8, len(small)), small)
@@ -252,6 +252,10 @@ def wrong_tiff() -> Iterator[tuple[str, bytes]]:
     for name, (compression, data) in parts.items():
         yield f"part_{name}.tif", tiff(page(64, 64, 16, compression, len(data)), bytes(data))
         yield f"part_text_{name}.tif", tiff(page(64, 64, 16, compression, 400), b"text" * 100)
+    layers = bytes(imagecodecs.lerc_encode(np.zeros((64, 64, 20_000), np.uint16), planar=False))
+    yield "layers_lerc.tif", tiff(page(64, 64, 16, 34887, len(layers)), layers)
+    bomb = _deflated(256 << 20)
+    yield "bomb_lerc.tif", tiff(page(64, 64, 16, 34887, len(bomb)), bomb)
     yield "compression_9999.tif", tiff(page(64, 64, 16, 9999, 400), bytes(400))
     yield "photometric_777.tif", tiff(page(64, 64, 8, 1, 4096, t262=777), bytes(4096))
     yield "bits_77.tif", tiff(page(64, 64, 77, 1, 4096), bytes(4096))
@@ -276,7 +280,7 @@ def _pages(following: list[int]) -> bytes:
 
 
 def wrong_others() -> Iterator[tuple[str, bytes]]:
-    """Files of other formats that claim what is not so."""
+    """Files of other formats whose headers contradict their content."""
     sound = sound_pictures()
     webp = bytearray(sound["frames.webp"])
     place = webp.find(b"VP8X")
@@ -303,6 +307,10 @@ def wrong_others() -> Iterator[tuple[str, bytes]]:
     yield "no_sides.jpg", bytes(jpeg)
     layers = sound["progressive.jpg"]
     scan = layers[layers.rfind(b"\xff\xda") : -2]
+    plain = sound["plain.jpg"]
+    start = plain.rfind(b"\xff\xda")
+    head = plain[start : start + 2 + int.from_bytes(plain[start + 2 : start + 4])]
+    yield "empty_scans_5000.jpg", plain[:-2] + 5000 * head + plain[-2:]
     yield "scans_5000.jpg", layers[:-2] + 5000 * scan + layers[-2:]
     yield "claims_huge.gif", b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0x80, 0, 0) + sound["frames.gif"][13:]
     frame = b"\x21\xf9\x04\0\0\0\0\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x4c\1\0"
@@ -366,7 +374,7 @@ def _array(values: np.ndarray, *, objects: bool = False) -> bytes:
 
 
 def wrong_arrays() -> Iterator[tuple[str, bytes]]:
-    """Masks and maps that are none."""
+    """Arrays that are no valid masks or maps."""
     sound = np.zeros((2, HEIGHT, WIDTH), np.uint8)
     sound[:, 5:20, 7:30] = 1
     yield from damaged("mask.npy", _array(sound))
@@ -408,7 +416,7 @@ def wrong_arrays() -> Iterator[tuple[str, bytes]]:
 
 
 def wrong_tables() -> Iterator[tuple[str, bytes]]:
-    """CSV files that are no tables, or other ones."""
+    """CSV files that are no tables, or have unexpected columns or quotes."""
     sound = b'case_id,annotation,file\n1,authentic,a.png\n2,"[1, 2]",b.png\n'
     yield from damaged("table.csv", sound)
     yield from nothing_of(".csv")
@@ -420,6 +428,7 @@ def wrong_tables() -> Iterator[tuple[str, bytes]]:
     yield "returns.csv", b"case_id,file\r1,a.png\r2,b.png\r"
     yield "more_fields.csv", b"case_id,file\n1,a.png,b,c\n"
     yield "same_columns.csv", b"case_id,case_id,file\n1,2,a.png\n"
+    yield "empty_columns.csv", b"case_id,file,,\n1,a.png,,\n2,b.png,,c\n"
     yield "head_only.csv", b"case_id,file\n"
     yield "no_head.csv", b"\n\n\n1,a.png\n"
     yield "long_field.csv", b"case_id,file\n1," + b"a" * 300_000 + b"\n"
@@ -427,7 +436,7 @@ def wrong_tables() -> Iterator[tuple[str, bytes]]:
 
 
 def wrong_json() -> Iterator[tuple[str, bytes]]:
-    """JSON files that are no settings."""
+    """JSON files that are no valid settings."""
     yield from damaged(
         "settings.json", json.dumps({"members": {"ela": 0.5}, "pixel_threshold": 0.3}, indent=1).encode()
     )
@@ -447,7 +456,7 @@ def wrong_json() -> Iterator[tuple[str, bytes]]:
 
 
 def wrong_papers() -> Iterator[tuple[str, bytes]]:
-    """PDF files."""
+    """Malformed PDF files."""
     buffer = io.BytesIO()
     first, second = Image.fromarray(picture()).resize((300, 200)), Image.fromarray(picture()[::-1]).resize((200, 200))
     first.save(buffer, "PDF", save_all=True, append_images=[second], creationDate=0, modDate=0)
@@ -488,7 +497,7 @@ def _video(form: str, codec: str) -> bytes:
 
 
 def wrong_videos() -> Iterator[tuple[str, bytes]]:
-    """Video files."""
+    """Malformed video files."""
     for form, codec in (("mp4", "libx264"), ("avi", "mpeg4"), ("mkv", "mpeg4"), ("mov", "mjpeg")):
         yield from damaged(f"clip.{form}", _video(form, codec), seeds=3)
     for suffix in (".mp4", ".avi", ".webm"):
@@ -510,7 +519,7 @@ def wrong_videos() -> Iterator[tuple[str, bytes]]:
 
 
 def wrong_checkpoints() -> Iterator[tuple[str, bytes]]:
-    """Checkpoints and compact weights."""
+    """Malformed checkpoints and compact weights."""
     import torch
 
     buffer = io.BytesIO()
@@ -559,7 +568,7 @@ def _torch(value: object, **options: bool) -> bytes:
 
 
 def wrong_shards() -> Iterator[tuple[str, bytes]]:
-    """Tar files."""
+    """Malformed tar files."""
     sound = _tar({"a.png": sound_pictures()["rgb.png"], "sub/b.jpg": b"no picture", "c.txt": b"text"})
     yield from damaged("shard.tar", sound, seeds=6)
     yield from nothing_of(".tar")

@@ -58,6 +58,9 @@ def test_what_is_refused_is_refused_for_what_it_is(attempts):
         ("images/claims_most.webp", "read_image", "refused", "FORGERY_MAX_PIXELS"),
         ("images/circle.tif", "read_image", "refused", "circle"),
         ("images/part_lerc.tif", "read_image", "refused", "more than the page says"),
+        ("images/layers_lerc.tif", "read_image", "refused", "20000 values of each pixel"),
+        ("images/bomb_lerc.tif", "read_image", "refused", "can't be unpacked"),
+        ("images/empty_scans_5000.jpg", "read_image", "refused", "scans"),
         ("images/frames_20000.gif", "read_image", "result", ""),
         ("images/rgb_tail.png", "read_image", "result", ""),
         ("images/rgb_cut_0.5.png", "read_image", "refused", "truncated"),
@@ -67,6 +70,8 @@ def test_what_is_refused_is_refused_for_what_it_is(attempts):
         ("videos/clip_tail.mp4", "open_video", "result", ""),
         ("papers/paper_tail.pdf", "read_figures", "result", ""),
         ("tables/head_only.csv", "read_table", "result", ""),
+        ("tables/long_field.csv", "read_table", "result", ""),
+        ("tables/empty_columns.csv", "read_table", "refused", "line 3: the field 'c'"),
     ]:
         row = outcome[name, reader]
         assert row["kind"] == kind and word in row["note"], row
