@@ -21,6 +21,8 @@ import numpy as np
 import PIL
 
 from common.data.samples import Sample
+from common.errors import UserError
+from common.files import entries
 from common.forensics import ela
 
 VERSION = 1
@@ -129,7 +131,12 @@ class PixelCache:
         """Bytes that this file may take."""
         if self._file < 0:
             return 0.0
-        others = [path for path in self.path.parent.glob("*.pixels") if path != self.path and path.exists()]
+        try:
+            found = entries(self.path.parent)
+        except UserError as error:
+            self.note = f"no decoded image is kept, as other caches can't be counted: {error}"
+            return 0.0
+        others = [path for path in found if path.suffix == ".pixels" and path != self.path and path.exists()]
         own = os.fstat(self._file).st_blocks * 512  # on disk, without slots that are still holes
         taken = sum(path.stat().st_size for path in others)  # with their holes
         return min(bound - taken, own + shutil.disk_usage(self.path.parent).free // 2)

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError, first_line, listing
-from common.files import write_json, written_whole
+from common.files import entries, write_json, written_whole
 from common.video.clip_faces import FaceTrack, extract_faces
 from common.video.clips import Clip, measure
 from common.video.faces import BoxTable, FaceDetector
@@ -159,11 +159,11 @@ class ClipCache:
         return faults
 
     def _write_shard(self, clips: dict[str, tuple[Clip, FaceTrack, tuple[str, ...]]]) -> None:
-        entries, offset = [], 0
+        rows, offset = [], 0
         for key, (clip, face, warnings) in clips.items():
             arrays = {name: getattr(face, name).tolist() for name in ("indices", "found", "boxes")}
             entry = {"key": key, "file": str(clip.path), "offset": offset, **arrays}
-            entries.append(entry | {"coverage": face.coverage, "warnings": warnings})
+            rows.append(entry | {"coverage": face.coverage, "warnings": warnings})
             offset += len(face.found)
         names = (f"shard_{number:05}" for number in count())
         path = self.folder / f"{next(name for name in names if name not in self._shards)}.npy"
@@ -171,17 +171,22 @@ class ClipCache:
         with written_whole(path, "wb") as file:
             np.save(file, np.concatenate([face.crops for _, face, _ in clips.values()]))
         settings = {"version": VERSION, "detector": self.detector.name, "frames": self.frames, "size": self.size}
-        write_json(settings | {"clips": entries}, path.with_suffix(".json"))
+        write_json(settings | {"clips": rows}, path.with_suffix(".json"))
         self._read_shards()
 
     def _read_shards(self) -> None:
         """Read the entries of shards that are new since the last call.
 
         Raises:
-            UserError: One is broken.
+            UserError: One is broken, or the folder can't be listed.
         """
-        for path in sorted(self.folder.glob("shard_*.json")):
-            if path.stem in self._shards or not path.with_suffix(".npy").is_file():
+        try:
+            found = entries(self.folder)
+        except UserError as error:
+            raise UserError(f"{error} Choose another place for the cache if that can't be done.") from error
+        for path in found:
+            is_new = path.match("shard_*.json") and path.stem not in self._shards
+            if not is_new or not path.with_suffix(".npy").is_file():
                 continue
             self._shards.add(path.stem)
             try:

@@ -182,6 +182,19 @@ def test_a_folder_that_cannot_be_made_means_no_cache(tmp_path, samples):
     assert "can't be written (Not a directory)" in cache.note
 
 
+def test_a_folder_that_cannot_be_listed_means_no_cache(tmp_path, samples, monkeypatch):
+    """What others take there can't be counted. Permissions bind no administrator: the refusal is made up."""
+
+    def refuse(place="."):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refuse)
+    cache = PixelCache(tmp_path, samples, WHOLE, 1e9)
+    assert cache.kept == 0 and cache.slots(samples).tolist() == [-1] * 3
+    assert "no decoded image is kept" in cache.note and "can't be read (Permission denied)" in cache.note
+
+
 def test_pixels_of_another_size_than_expected_are_not_put_in(tmp_path, samples):
     cache = PixelCache(tmp_path, samples, WHOLE, 1e9)
     fill(cache, 1)

@@ -308,6 +308,20 @@ def test_a_folder_that_can_not_be_written(clips, tmp_path):
         cache(tmp_path).fill(clips)
 
 
+def test_a_folder_that_can_not_be_listed(clips, tmp_path, monkeypatch):
+    """Its clips would be decoded again. Permissions bind no administrator: the refusal is made up."""
+    filled = cache(tmp_path)
+    filled.fill(clips)
+
+    def refuse(place="."):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(UserError, match=rf"{filled.folder.name} can't be read \(Permission denied\)"):
+        cache(tmp_path)
+
+
 def test_real_faces(shared_data, tmp_path):
     paths = sorted((shared_data / "faces").rglob("*.jpg"))[::100]
     clips = [Clip(path, "fake" in path.parts, "train") for path in paths]
