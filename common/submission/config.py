@@ -151,6 +151,14 @@ def summary(config: SubmissionConfig, counts: Counter[str]) -> str:
     return "\n".join(lines)
 
 
+def exit_status(counts: Counter[str]) -> int:
+    """Exit status of a program that makes a submission: 1 if it failed at any image, by its `counts`, else 0.
+
+    An unreadable file is no failure of the program: its row says what is wrong with it.
+    """
+    return int(counts["failed"] > 0)
+
+
 def _only_row(table: Path) -> str:
     """What the table of scores says of its only image or video."""
     with table.open(encoding="utf-8", newline="") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.submission.config import SubmissionConfig, summary
+from common.submission.config import SubmissionConfig, exit_status, summary
 from common.submission.inputs import find_parts, open_parts
 
 
@@ -121,6 +121,20 @@ def test_what_decides_makes_another_run(config):
         faces.face_model.write_bytes(content)
         runs.append(open_parts(faces).run)
     assert len({plain, *runs}) == 1 + len(decides) + 10
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        ({}, 0),
+        ({"authentic": 5, "unreadable": 2, "failed": 0}, 0),
+        ({"failed": 1}, 1),
+        ({"forged": 9, "failed": 300}, 1),
+    ],
+)
+def test_the_exit_status_says_whether_any_image_failed(counts, status):
+    counts = Counter(counts)
+    assert exit_status(counts) == status and type(exit_status(counts)) is int
 
 
 def test_the_summary_counts_what_there_is(config):
