@@ -126,7 +126,7 @@ SECONDS ?= 300
 fuzz: setup
 	$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(FLAGS_fuzz)
 
-# Known holes in the pinned packages, and risky calls in the code. The tools have an environment of their own.
+# Known vulnerabilities of the pinned packages, and risky calls in the code. The tools have an environment of their own.
 AUDIT := .venv/audit
 audit: setup
 	$(PYTHON) -m venv $(AUDIT)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 # Control characters (ESC starts a terminal's commands), separators of lines, marks that turn the direction of writing,
-# and halves of a pair, which stand for the bytes of a name that are no UTF-8.
+# and lone surrogates, with which Python stands for the bytes of a name that are no UTF-8 (surrogateescape).
 _UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

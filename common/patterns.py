@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from common.errors import UserError
 
 MOST_SECONDS = 10
-"""Within which a pattern must have been searched in all texts; a second more for each 50,000 of them."""
+"""Seconds that the search for a pattern in all texts may take; one more is allowed for each 50,000 texts."""
 _SEARCH = """
 import json, re, sys
 pattern, texts = json.load(sys.stdin)

@@ -1,7 +1,7 @@
 """Limits of what is read: the pixels and bytes of one picture, and the memory that all threads decode into at once.
 
 A file of a hundred bytes can claim a picture of terabytes. What a header claims is held against the limits before
-anything is decoded; whoever trusts his files raises them by environment variables.
+anything is decoded; environment variables raise them for files that are trusted.
 """
 
 import os
@@ -40,7 +40,7 @@ def limit(name: str) -> int:
 
 
 class TooLarge(ValueError):
-    """A claim above a limit. The message goes on behind the file's name, and says how the limit is raised."""
+    """A claim above a limit. The message follows the file's name in a sentence, and says how to raise the limit."""
 
 
 def check_pixels(width: int, height: int) -> int:
@@ -77,10 +77,10 @@ def check_bytes(size: int) -> int:
 
 
 class Room:
-    """Memory that threads share: they wait, in the order in which they ask, until enough of it is free.
+    """A budget of memory that threads share: requests wait, in their order, until enough of it is free.
 
-    Who asks for more than there is gets all of it, alone, and a thread that has some of it gets more at once: so nobody
-    waits for ever.
+    A request larger than the budget waits for the whole budget. A thread that already holds some is granted more at
+    once, so that it never waits for itself.
     """
 
     def __init__(self, size: int):
@@ -97,7 +97,7 @@ class Room:
 
     @contextmanager
     def taken(self, amount: int) -> Generator[None]:
-        """Take some of it, in bytes, until the block ends."""
+        """Reserve some bytes of it until the block ends."""
         own, changed = self._own, self._changed
         if getattr(own, "taken", False):
             yield
@@ -122,4 +122,4 @@ class Room:
 
 
 ROOM = Room(AT_ONCE)
-"""That of all readers of this process."""
+"""The budget of all readers of this process."""

@@ -140,9 +140,8 @@ def _batches(
     """At most `batch_size` sources that have at most `MOST_PIXELS` together, or one large image, and whether it is."""
     batch, room = [], MOST_PIXELS
     for source in sources:
-        if isinstance(
-            source, TarImage
-        ):  # whose bytes are in memory too: of those that say little of their pixels, many
+        if isinstance(source, TarImage):
+            # Its bytes are in memory too, and may be many where the header claims few pixels.
             pixels = max(pixel_count(BytesIO(source.data)), len(source.data) // _MOST_BYTES_A_PIXEL)
         else:
             pixels = pixel_count(Path(source[1]))

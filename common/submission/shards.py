@@ -162,8 +162,8 @@ def _headers(file: BinaryIO, shard: Path) -> Iterator[_Header]:
     """The members of a tar by their headers; extended ones, of GNU tar and POSIX (pax), are joined with their member's.
 
     Raises:
-        TruncatedTar: The tar ends early, or a header has no right checksum.
-        UserError: So does the first one: it is no tar.
+        TruncatedTar: The tar ends early, or the checksum of a header is wrong.
+        UserError: The first header is broken: the file is no tar.
     """
     length, place, last = os.fstat(file.fileno()).st_size, 0, "its start"
     of_all: dict[str, str] = {}
@@ -216,7 +216,7 @@ def _headers(file: BinaryIO, shard: Path) -> Iterator[_Header]:
 
 
 def _fault(kind: int, size: int, left: int, fields: dict[str, str]) -> str:
-    """Why a member whose header is right can't be read; empty if it can. `left` are the bytes to the tar's end."""
+    """Why a member with a valid header can't be read, empty if it can; `left` counts the bytes up to the tar's end."""
     if kind in b"S" or any(name.startswith("GNU.sparse.") for name in fields):
         return "is stored with holes left out, which is not read. Write the tar without --sparse."
     if kind not in _REGULAR:

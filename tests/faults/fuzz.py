@@ -30,7 +30,7 @@ HUNG = 30
 BATCH = 200
 """Inputs that one child process reads."""
 VALUES = (0, 1, 0x7F, 0x80, 0xFF)
-"""Bytes that are at the edge of something."""
+"""Bytes at the ends of the ranges of signed and unsigned numbers."""
 
 
 def _parse(path: Path) -> None:
@@ -47,7 +47,7 @@ TARGETS["annotations"] = {"parse_annotation": _parse}
 
 
 def seeds(target: str) -> list[tuple[str, bytes]]:
-    """Suffix and content of the files that inputs are made of, none of them large."""
+    """Suffix and content of the small files that inputs are mutated from."""
     if target == "annotations":
         texts = ("authentic", "[123, 4, 567, 8];[1653, 98]", "[]", "[1, 2240]", "[5,2,1,1]", "[[1, 2]]", "[1e3, 2]")
         return [(".txt", text.encode()) for text in texts]

@@ -67,7 +67,7 @@ MAPS: dict[str, dict[str, Callable[[Path], object]]] = {
     "images": {"read_map": read_map},
     "masks": {"read_map": read_map},
 }
-"""The reader of probability maps, after all others: what memory it takes is not given back."""
+"""The reader of probability maps. It comes after all others, because the memory that it takes is not freed."""
 
 
 def attempt(read: Callable[[Path], object], path: Path) -> dict[str, object]:
