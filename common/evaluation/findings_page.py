@@ -28,7 +28,7 @@ MOST_PICTURES = 50
 """Pictures on the page, which has less than 25 MB with them: of further findings it names the picture's file."""
 TITLES = {
     "reuse": "Shown again",
-    "altered": "Looks pasted, filled or redrawn",
+    "altered": "Looks altered",
     "same field": "Same field",
     "enlargement": "Enlargement",
     "plot": "Plots set alike",
@@ -113,12 +113,14 @@ def evidence(group: Group, parts: Sequence[Part], *, turned: bool = False) -> di
 
 
 def place_of(region: np.ndarray, part: Part) -> dict[str, Value]:
-    """Where a region, bool (H, W) and not empty, lies in a part of its image, in words and numbers."""
+    """Where a region, bool (H, W), lies in a part of its image, in words and numbers."""
     x, y, width, height = part.box
     count = int(np.count_nonzero(region))
     share = np.count_nonzero(region[y : y + height, x : x + width]) / max(width * height, 1)
     place = next((words for least, words in _COVERS.items() if share >= least), "")
-    if not place:
+    if not place and not count:
+        place = "a place in"
+    elif not place:
         down, across = np.argwhere(region).mean(axis=0)
         row, column = _ROWS[_third((down - y) / height)], _COLUMNS[_third((across - x) / width)]
         place = f"the {' '.join(dict.fromkeys((row, column)))} of"

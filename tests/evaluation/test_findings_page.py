@@ -69,7 +69,7 @@ def test_a_finding_is_said_in_words(folder, read_page):
     assert [finding["title"] for finding in page.findings] == [
         "1. Shown again score 0.90",
         "2. Shown again score over 0.99",
-        "3. Looks pasted, filled or redrawn score 0.97",
+        "3. Looks altered score 0.97",
         "4. Same field natural, not counted",
         "5. Enlargement natural, not counted",
         "6. Plots set alike natural, not counted",
@@ -179,6 +179,7 @@ def test_a_page_is_whole_or_as_it_was(folder, monkeypatch, error):
         (np.s_[20:40, 30:90], "all of"),
         (np.s_[21:40, 30:90], "nearly all of"),
         (np.s_[20:34, 30:90], "most of"),
+        (np.s_[20:20, 30:30], "a place in"),
     ],
 )
 def test_a_place_in_words(window, place):
