@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.locks import hold, locks_end
-from common.submission.config import SubmissionConfig, summary
+from common.submission.config import SubmissionConfig, exit_status, summary
 from common.submission.parts import Parts
 from common.submission.sources import Part
 
@@ -80,8 +80,8 @@ def main(config: SubmissionConfig) -> None:
     counts = parts.merge()
     if counts is not None:
         print(summary(config, counts))
-        if counts["failed"]:
-            raise SystemExit(1)
+        if status := exit_status(counts):
+            raise SystemExit(status)
     elif state.is_main_process:
         print(unfinished(parts, index, count, launched=config.num_shards is None))
 

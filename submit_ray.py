@@ -31,7 +31,7 @@ from tqdm import tqdm
 import common
 from common.errors import UserError
 from common.locks import locks_end
-from common.submission.config import SubmissionConfig, summary
+from common.submission.config import SubmissionConfig, exit_status, summary
 from common.submission.parts import Parts
 from common.submission.sources import Kind, Part
 
@@ -85,6 +85,8 @@ def main(config: RayConfig) -> None:
     if counts is None:
         raise UserError(f"parts in {parts.folder} were removed, or merged by another run. Start again.")
     print(summary(config, counts))
+    if status := exit_status(counts):
+        raise SystemExit(status)
 
 
 class Worker:

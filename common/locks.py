@@ -8,15 +8,15 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.process import rank
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked
-    fcntl = None
+fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None  # on Windows nothing is locked
 
 _PATIENCE = 2.0
 """Seconds after which a lock that can't be shared is another program's."""
