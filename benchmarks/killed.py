@@ -107,11 +107,17 @@ def killed_submission(folder: Path, kills: int, seed: int) -> list[str]:
     started, outputs = time.perf_counter(), (folder / "unbroken" / "s.csv", folder / "broken" / "s.csv")
     finish(start_submission(images, outputs[0]))
     seconds, early = time.perf_counter() - started, 0
-    for _ in range(kills):
+    done = 0
+    while done < kills:
         run = start_submission(images, outputs[1])
-        time.sleep(rng.uniform(0.3, 0.9) * seconds)
+        time.sleep(rng.uniform(0.2, 0.9) * seconds)
+        if run.poll() is not None:  # it ended before: begin anew
+            finish(run)
+            outputs[1].unlink()
+            continue
         run.kill()
         run.communicate()
+        done += 1
         early += not list(outputs[1].parent.glob("s.csv*"))
     finish(start_submission(images, outputs[1]))
     same = all(
@@ -167,11 +173,18 @@ def main(
                 models.mkdir()
                 for name in ("highres_no_ela_best.pth",) if member == "hard_negative" else ():
                     (models / name).write_bytes((unbroken / name).read_bytes())
-                for _ in range(kills):
+                done = 0
+                while done < kills:
                     run = start(member, folder, models, count)
-                    time.sleep(rng.uniform(0.3, 0.9) * seconds)
+                    time.sleep(rng.uniform(0.2, 0.9) * seconds)
+                    if run.poll() is not None:  # it ended before: begin anew
+                        finish(run)
+                        for name in ("last", "best"):
+                            (models / f"{member}_{name}.pth").unlink()
+                        continue
                     run.kill()
                     run.communicate()
+                    done += 1
                     early += not (models / f"{member}_last.pth").exists()
                 finish(start(member, folder, models, count))
                 got = weights_of(models, member)
@@ -179,14 +192,14 @@ def main(
                     expected
                 )
                 left = [path.name for path in models.iterdir() if path.name.endswith((".partial", ".lock"))]
-                lost += not same
+                lost += not same or len(left)
                 rows.append(
                     [member, str(count), str(kills), str(early), "yes" if same else "NO", ", ".join(left) or "none"]
                 )
                 print(*rows[-1], flush=True)
         rows.append(killed_submission(folder, kills, seed))
         print(*rows[-1], flush=True)
-        lost += rows[-1][4] != "yes"
+        lost += rows[-1][4:] != ["yes", "none"]
     print(markdown_table(["run", "workers", "kills", "before anything was saved", "equal", "leftovers"], rows))
     if lost:
         raise SystemExit(1)
