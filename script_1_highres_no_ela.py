@@ -17,10 +17,12 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.config.segmentation import OversamplingConfig
+from common.locks import locks_end
 
 CONFIG = OversamplingConfig(name="highres_no_ela")
 
 
+@locks_end()
 def main(config: OversamplingConfig) -> None:
     """Train the base model on all folds but one and validate on that one."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.

@@ -23,10 +23,12 @@ from functools import partial
 
 from common.config.run import parse_config
 from common.config.segmentation import HardNegativeConfig
+from common.locks import locks_end
 
 CONFIG = HardNegativeConfig(name="hard_negative")
 
 
+@locks_end()
 def main(config: HardNegativeConfig) -> None:
     """Mine the authentic training images, and the user's own, and fine-tune on what was found."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.

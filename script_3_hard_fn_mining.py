@@ -20,10 +20,12 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.config.segmentation import HardFalseNegativeConfig
+from common.locks import locks_end
 
 CONFIG = HardFalseNegativeConfig(name="high_recall")
 
 
+@locks_end()
 def main(config: HardFalseNegativeConfig) -> None:
     """Mine the forged training images and fine-tune on what was missed."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.

@@ -27,10 +27,12 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.config.segmentation import NewForgeriesConfig
+from common.locks import locks_end
 
 CONFIG = NewForgeriesConfig(name="enhanced_aug", lr=1e-4)
 
 
+@locks_end()
 def main(config: NewForgeriesConfig) -> None:
     """Train with new forgeries on all folds but one and validate on that one, as it is."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.

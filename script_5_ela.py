@@ -20,10 +20,12 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.config.segmentation import ElaConfig
+from common.locks import locks_end
 
 CONFIG = ElaConfig(name="ela")
 
 
+@locks_end()
 def main(config: ElaConfig) -> None:
     """Train on four channels, on all folds but one, and validate on that one."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.

@@ -25,10 +25,12 @@ from functools import partial
 from common.config.run import parse_config
 from common.config.segmentation import SpecialistConfig
 from common.errors import UserError
+from common.locks import locks_end
 
 CONFIG = SpecialistConfig(name="small_forgery_specialist")
 
 
+@locks_end()
 def main(config: SpecialistConfig) -> None:
     """Train on crops around the small forgeries of all folds but one, validate on crops of that one."""
     # Imported here, not above: torch takes seconds, and --help needs none of it.

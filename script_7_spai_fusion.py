@@ -27,11 +27,13 @@ prepare()  # before torch is imported
 from common.config.run import parse_config
 from common.files import check_writable, written_whole
 from common.generated.config import ConversionConfig, EvaluationConfig, SpaiConfig
+from common.locks import locks_end
 
 CONFIG = SpaiConfig(name="spai_fusion")
 COMMANDS = {"test": EvaluationConfig, "convert": ConversionConfig}
 
 
+@locks_end()
 def main(config: SpaiConfig | EvaluationConfig | ConversionConfig) -> None:
     """Train and test; or only test; or convert."""
     if isinstance(config, ConversionConfig):

@@ -22,11 +22,13 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 from common.config.run import parse_config
+from common.locks import locks_end
 from common.video.config import EvaluationConfig, VideoConfig
 
 CONFIG = VideoConfig(name="deepfake_video")
 
 
+@locks_end()
 def main(config: VideoConfig | EvaluationConfig) -> None:
     """Train and test, or only test."""
     if isinstance(config, EvaluationConfig):

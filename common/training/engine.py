@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -180,9 +181,11 @@ def _fit(
                 if not accelerator.is_main_process:  # the launcher passes the interrupt on to all; one reports it
                     raise SystemExit(1) from None
                 raise KeyboardInterrupt(run.advice()) from None
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
+                with suppress(RuntimeError):  # of torch's signal handler, which may come a moment after the lost pipe
+                    time.sleep(0.5)
                 raise UserError(
                     "a process that loads images was killed, perhaps because memory ran out. Use fewer --workers; "
                     f"{run.advice()}."
