@@ -87,7 +87,7 @@ from common.files import check_regular, check_writable, entries, files_below, wr
 from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import VERSION, Group, Matcher
 from common.forensics.learned import learned_matcher
-from common.process import end_with_parent
+from common.process import watched
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.tables import markdown_table, spreadsheet_cell
 
@@ -466,7 +466,9 @@ def explain_many(config: ExplainConfig) -> None:
     shots: dict[str, list[Shot]] = {name: [] for name in images}
     with TemporaryDirectory(dir=config.output_path) as spool:
         jobs = (joblib.delayed(_explain_one)(task, config, Path(spool)) for task in _tasks(images))
-        results = joblib.Parallel(os.cpu_count() or 1, return_as="generator_unordered", max_nbytes=None)(jobs)
+        results = joblib.Parallel(os.cpu_count() or 1, return_as="generator_unordered", max_nbytes=None, **watched())(
+            jobs
+        )
         results = collected(results, "Explain fewer images at a time.")
         for file, found, taken in tqdm(results, "images", unit="image", disable=None):
             rows += found
@@ -611,7 +613,6 @@ def _explain_one(task: Task, config: ExplainConfig, spool: Path) -> "tuple[str, 
     """Draw the picture of an image if anything is found in it; its file, its rows of findings.csv and its pictures."""
     from common.papers.shots import take_shots
 
-    end_with_parent()
     cv2.setNumThreads(1)
     blank: Row = {"image": task.name, "file": task.file, "score": "", "note": "", "n_panels": 0}
     if task.content is None:

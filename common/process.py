@@ -17,9 +17,9 @@ import threading
 import time
 import warnings
 from contextlib import suppress
-from functools import cache
 from multiprocessing import current_process
 from types import FrameType
+from typing import Any
 
 from PIL import Image
 
@@ -70,15 +70,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-@cache
-def end_with_parent() -> None:
-    """In a process that works for another one: end it soon after that one has ended, however that was.
+def watched() -> dict[str, Any]:
+    """Options of `joblib.Parallel` with which its processes end soon after this one, however that is.
 
-    A killed program can't end its workers, which would go on to compute or wait. In a main process, nothing happens.
+    A killed program can't end its workers, which would go on to compute, or wait, for ever.
     """
-    if current_process().name == "MainProcess":
-        return
-    parent = os.getppid()
+    return {"initializer": _watch, "initargs": (os.getpid(),)}
+
+
+def _watch(parent: int) -> None:
+    """End this process once it is no child of `parent` any more."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -110,9 +110,34 @@ def test_no_worker_outlives_its_program(name):
             program.kill()
 
 
-def test_a_main_process_watches_no_other():
-    code = f"{PREPARE} import threading; process.end_with_parent(); print(threading.active_count())"
-    assert run(f"from common import process; {code}").stdout == "1\n"
+STARTING = f"""{PREPARE}
+import joblib, time
+from common.process import watched
+def wait(seconds):
+    time.sleep(seconds)
+pool = joblib.Parallel(2, return_as="generator", pre_dispatch=1, **watched())
+for _ in pool(joblib.delayed(wait)(0 if number == 0 else 10**6) for number in range(2)):
+    print("up", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_worker_that_has_no_task_yet_ends_too():
+    """It would wait for one for ever."""
+    with subprocess.Popen([sys.executable, "-c", STARTING], stdout=-1, stderr=-1, text=True, cwd=ROOT) as program:
+        try:
+            assert program.stdout.readline() == "up\n"
+            family = psutil.Process(program.pid).children(recursive=True)
+        finally:
+            program.kill()
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert len(family) >= 3 and alive == []
+
+
+def test_with_one_worker_nothing_is_watched():
+    code = "import joblib, threading; from common.process import watched; f = threading.active_count"
+    calls = "list(joblib.Parallel(1, return_as='generator', **watched())(joblib.delayed(f)() for _ in range(2)))"
+    assert run(f"{code}; print({calls})").stdout == "[1, 1]\n"
 
 
 @pytest.mark.parametrize("error", ["UserError", "KeyboardInterrupt", "RuntimeError"])

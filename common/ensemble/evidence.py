@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import UserError
 from common.figures.reuse import find_reuse
 from common.forensics.copy_move import Group
-from common.process import end_with_parent
+from common.process import watched
 
 Result = TypeVar("Result")
 
@@ -80,13 +80,12 @@ def gather(images: Iterable[np.ndarray], workers: int) -> Iterator[Evidence]:
     if workers == 1:
         return map(examine, images)
     # The images go through pipes: shared files would have to be cleaned up.
-    pool = joblib.Parallel(n_jobs=workers, return_as="generator", max_nbytes=None, batch_size=1)
+    pool = joblib.Parallel(n_jobs=workers, return_as="generator", max_nbytes=None, batch_size=1, **watched())
     results = pool(joblib.delayed(_examine_alone)(image) for image in images)
     return collected(results, "Use fewer (workers).")
 
 
 def _examine_alone(image: np.ndarray) -> Evidence:
-    end_with_parent()
     cv2.setNumThreads(1)  # the other cores have processes of their own
     return examine(image)
 

@@ -14,7 +14,7 @@ from common.papers.across import Across, compare, strips
 from common.papers.index import PanelIndex, Points
 from common.papers.library import Library
 from common.papers.shots import Shot
-from common.process import end_with_parent
+from common.process import watched
 
 MOST_PARTNERS = 8
 """Panels that a panel is compared with in full, those with most votes: bounds the time."""
@@ -42,12 +42,12 @@ def shared_panels(
     """
     pairs = [*_within(shots), *(() if library is None else _with_library(shots, library, digests))]
     jobs = (joblib.delayed(_compare)(one, other, least) for one, other in pairs)
-    results = joblib.Parallel(min(os.cpu_count() or 1, max(len(pairs), 1)), return_as="generator")(jobs)
+    workers = min(os.cpu_count() or 1, max(len(pairs), 1))
+    results = joblib.Parallel(workers, return_as="generator", **watched())(jobs)
     yield from (found for found in tqdm(results, "pairs of panels", len(pairs), disable=None) if found is not None)
 
 
 def _compare(one: Shot, other: Shot, least: float) -> Across | None:
-    end_with_parent()
     cv2.setNumThreads(1)
     found = compare(one, other)
     return None if found is None or found.finding.group.score < least else found
