@@ -466,10 +466,9 @@ def explain_many(config: ExplainConfig) -> None:
     shots: dict[str, list[Shot]] = {name: [] for name in images}
     with TemporaryDirectory(dir=config.output_path) as spool:
         jobs = (joblib.delayed(_explain_one)(task, config, Path(spool)) for task in _tasks(images))
-        results = joblib.Parallel(os.cpu_count() or 1, return_as="generator_unordered", max_nbytes=None, **watched())(
-            jobs
-        )
-        results = collected(results, "Explain fewer images at a time.")
+        workers = os.cpu_count() or 1
+        pool = joblib.Parallel(workers, return_as="generator_unordered", max_nbytes=None, **watched())
+        results = collected(pool(jobs), "Explain fewer images at a time.")
         for file, found, taken in tqdm(results, "images", unit="image", disable=None):
             rows += found
             shots[file] += taken

@@ -104,33 +104,30 @@ def killed_submission(folder: Path, kills: int, seed: int) -> list[str]:
         if number % 2:
             image[100:180, 140:240] = image[10:90, 10:110]
         write_image(images / f"{number}.png", image)
-    started, outputs = time.perf_counter(), (folder / "unbroken" / "s.csv", folder / "broken" / "s.csv")
-    finish(start_submission(images, outputs[0]))
-    seconds, early = time.perf_counter() - started, 0
-    done = 0
+    whole, output = folder / "unbroken" / "s.csv", folder / "broken" / "s.csv"
+    started = time.perf_counter()
+    finish(start_submission(images, whole))
+    seconds, early, done = time.perf_counter() - started, 0, 0
     while done < kills:
-        run = start_submission(images, outputs[1])
+        run = start_submission(images, output)
         time.sleep(rng.uniform(0.2, 0.9) * seconds)
         if run.poll() is not None:  # it ended before: begin anew
             finish(run)
-            outputs[1].unlink()
+            output.unlink()
             continue
         run.kill()
         run.communicate()
         done += 1
-        early += not list(outputs[1].parent.glob("s.csv*"))
-    finish(start_submission(images, outputs[1]))
-    same = all(
-        (output.parent / name).read_bytes() == (outputs[0].parent / name).read_bytes()
-        for output in outputs[1:]
-        for name in ("s.csv", "scores.csv")
-    )
-    left = sorted(path.name for path in outputs[1].parent.iterdir() if path.suffix != ".csv")
+        early += not list(output.parent.glob("s.csv*"))
+    finish(start_submission(images, output))
+    tables = ("s.csv", "scores.csv")
+    same = all((output.parent / name).read_bytes() == (whole.parent / name).read_bytes() for name in tables)
+    left = sorted(path.name for path in output.parent.iterdir() if path.suffix != ".csv")
     return ["submission", "2", str(kills), str(early), "yes" if same else "NO", ", ".join(left) or "none"]
 
 
 def finish(run: subprocess.Popen) -> None:
-    """Wait for a training.
+    """Wait for a program.
 
     Raises:
         RuntimeError: It failed.

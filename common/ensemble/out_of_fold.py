@@ -187,8 +187,9 @@ def _write_maps(ensemble: Ensemble, parts: list[list[Sample]], file: IO) -> None
     with tqdm(total=count, desc=f"views {ensemble.settings.tta}", unit="img", disable=None) as bar:
         for fold, samples in enumerate(parts):
             for start in range(0, len(samples), BATCH_SIZE):
-                images = [read_image(sample.image) for sample in samples[start : start + BATCH_SIZE]]
-                for sample, maps in zip(samples[start:], ensemble.member_maps(images, fold), strict=False):
+                batch = samples[start : start + BATCH_SIZE]
+                images = [read_image(sample.image) for sample in batch]
+                for sample, maps in zip(batch, ensemble.member_maps(images, fold), strict=True):
                     for member, prob in zip(ensemble.networks, maps, strict=True):
                         if not np.isfinite(prob).all():
                             raise UserError(f"{member.name} has no finite result for {sample.image}. Train it again.")
