@@ -1,4 +1,4 @@
-"""Known holes in the pinned packages, as pip-audit knows them; a clear word where it could not ask.
+"""Known vulnerabilities of the pinned packages, as pip-audit lists them; a line that says so where it could not ask.
 
     python -m benchmarks.audit .venv/audit/bin/pip-audit
 
@@ -16,19 +16,9 @@ SERVICES = ("pypi", "osv")
 
 def ask(program: str, service: str) -> list[dict] | None:
     """What a source of advisories says of each package; None if it can't be reached."""
-    command = [
-        program,
-        "-r",
-        str(LOCK),
-        "--no-deps",
-        "--disable-pip",
-        "-s",
-        service,
-        "-f",
-        "json",
-        "--progress-spinner",
-    ]
-    run = subprocess.run([*command, "off"], capture_output=True, text=True, timeout=1800)
+    flags = ["--no-deps", "--disable-pip", "-f", "json", "--progress-spinner", "off"]
+    command = [program, "-r", str(LOCK), "-s", service, *flags]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     try:
         return json.loads(run.stdout)["dependencies"]
     except (ValueError, KeyError):
@@ -36,7 +26,7 @@ def ask(program: str, service: str) -> list[dict] | None:
 
 
 def summary(packages: list[dict] | None) -> tuple[int, list[str]]:
-    """How many packages the source knows, and a line for each hole."""
+    """How many packages the source knows, and a line for each vulnerability."""
     known = [package for package in packages or [] if "skip_reason" not in package]
     holes = [
         f"{package['name']} {package['version']}: {hole['id']}, fixed in {', '.join(hole['fix_versions']) or 'none'}"
