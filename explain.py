@@ -78,8 +78,8 @@ from common.data.images import read_picture, scan_images
 from common.ensemble.altered import Altered, altered_regions, networks_for
 from common.ensemble.evidence import collected
 from common.errors import UserError, described, readable
-from common.evaluation.explanation import NamedBox, NamedRegion, describe, draw_explanation
-from common.evaluation.findings_page import Examined, Part, evidence, place_of, write_page
+from common.explaining.findings_page import Examined, Part, evidence, place_of, write_page
+from common.explaining.pictures import NamedBox, NamedRegion, describe, draw_explanation
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse

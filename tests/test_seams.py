@@ -36,6 +36,7 @@ ROOMS = {
     "ensemble": ("metrics", "forensics", "figures", "networks", "data", "training", "generated"),
     "submission": ("metrics", "data", "ensemble", "generated", "video"),
     "evaluation": ("metrics", "forensics", "data"),
+    "explaining": ("forensics", "figures", "papers", "data", "ensemble"),
 }
 # Rooms that are entered by their `__init__` alone, and the program whose own room each is.
 DOORS = {"generated": "script_7_spai_fusion.py", "video": "script_8_deepfake_video.py"}

@@ -1,1 +1,1 @@
-"""Scoring of a submission against the truth, its report, and the picture that explains copies."""
+"""Scoring of a submission against the truth, and its report."""

@@ -7,8 +7,8 @@ import pypdfium2
 import pytest
 
 from common.errors import UserError
-from common.evaluation import findings_page
-from common.evaluation.findings_page import Examined, Part, embedded, evidence, place_of, write_page
+from common.explaining import findings_page
+from common.explaining.findings_page import Examined, Part, embedded, evidence, place_of, write_page
 from common.forensics.copy_move import Copy, Group
 
 HOSTILE = (

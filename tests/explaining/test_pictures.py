@@ -7,7 +7,7 @@ import pytest
 from matplotlib.text import Text
 
 from common.errors import readable
-from common.evaluation.explanation import (
+from common.explaining.pictures import (
     MOST_LINES,
     MOST_STRIPS,
     NamedBox,
