@@ -19,6 +19,7 @@ from skimage import data
 
 from common.data.images import read_image
 from common.errors import UserError
+from common.explaining.many import images_of
 from common.generated.config import SpaiConfig
 from common.generated.detector import load_detector
 from common.generated.network import Spai
@@ -227,14 +228,14 @@ def test_a_paper_that_can_not_be_read_is_named(call_program, tmp_path, content, 
         (["a"], ["figure.png", "more/figure.png"]),
     ],
 )
-def test_images_of_one_name_are_all_explained_and_each_once(program, tmp_path, named, expected):
+def test_images_of_one_name_are_all_explained_and_each_once(tmp_path, named, expected):
     for name in ("a/figure.png", "a/more/figure.png", "b/figure.png", "a/figure.png_explained.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    found = program["images_of"]([tmp_path / name for name in named], tmp_path / "a")
+    found = images_of([tmp_path / name for name in named], tmp_path / "a")
     assert sorted(found) == expected
     assert len({path.resolve() for path in found.values()}) == len(expected)
-    assert "figure.png_explained.png" in program["images_of"]([tmp_path / "a"], tmp_path / "out")
+    assert "figure.png_explained.png" in images_of([tmp_path / "a"], tmp_path / "out")
 
 
 def test_a_folder_of_drawn_pictures_alone_is_refused(call_program, tmp_path):
