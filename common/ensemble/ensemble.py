@@ -132,7 +132,7 @@ class Ensemble:
         with closing(self._by_batch(self._blend_batch, images)) as batches:
             # `strict` ends the evidence here: while the garbage collector ends it, Python loses a Ctrl-C.
             by_image = zip(chain.from_iterable(batches), evidence, generated, strict=True)
-            return [self._prediction(*own) for own in by_image]
+            return [self.decide(*own) for own in by_image]
 
     def member_maps(self, images: Sequence[np.ndarray], fold: int = 0) -> Iterator[np.ndarray]:
         """The networks' maps of each image, float16 (M, h, w), at the size of the largest (`Pieces.maps`).
@@ -148,6 +148,11 @@ class Ensemble:
         with closing(self._by_batch(work, images)) as batches:
             yield from chain.from_iterable(batches)
 
+    def blends(self, image: np.ndarray) -> tuple[Blend, ...]:
+        """What `decide` takes of an image, RGB, uint8 (H, W, 3): the blend of each fold."""
+        (folds,) = self._blend_batch([image])
+        return folds
+
     def network_map(self, image: np.ndarray) -> np.ndarray:
         """The networks' blend alone, averaged over the folds, float32 (h, w): without evidence, and without a decision.
 
@@ -157,8 +162,7 @@ class Ensemble:
         Raises:
             UserError: A network's result is not finite.
         """
-        (folds,) = self._blend_batch([image])
-        prob = np.asarray(np.mean([blended for blended, _ in folds], axis=0), np.float32)
+        prob = np.asarray(np.mean([blended for blended, _ in self.blends(image)], axis=0), np.float32)
         if not np.isfinite(prob).all():
             raise UserError("a network's result is not finite. Train it again, or leave it out.")
         return prob
@@ -228,8 +232,14 @@ class Ensemble:
         features = map_features(blended, by_name, self.settings.pixel_threshold) if np.isfinite(half).all() else {}
         return blended if half is maps else blend(maps, roles, weights), features
 
-    def _prediction(self, folds: Sequence[Blend], evidence: Evidence | None, generated: Generated | None) -> Prediction:
-        """Of one image, by the blend of each fold, the evidence and the detector of generated images."""
+    def decide(self, folds: Sequence[Blend], evidence: Evidence | None, generated: Generated | None) -> Prediction:
+        """The result for an image, without running any network.
+
+        Args:
+            folds: From `blends`.
+            evidence: The copies that count; None where copy-move detection is off.
+            generated: Whether it is generated; None without a detector.
+        """
         prob = folds[0][0] if len(folds) == 1 else np.mean([blended for blended, _ in folds], axis=0)
         decision, others = self.settings.decision, {}
         decided = all(features for _, features in folds) or not self.networks

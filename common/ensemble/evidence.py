@@ -3,7 +3,7 @@
 Imports little, since each of these processes imports this module.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TypeVar
@@ -43,23 +43,32 @@ class Evidence:
 
 def examine(image: np.ndarray) -> Evidence:
     """Detect copies in an image, uint8 (H, W, 3) RGB."""
-    found = find_reuse(image).reuse
-    groups = tuple(_passing(group) for group in found if group.score >= EVIDENCE_THRESHOLD)
-    prob = np.zeros(image.shape[:2] if groups else (1, 1), np.float16)
+    return evidence_of(find_reuse(image).reuse)
+
+
+def evidence_of(found: Sequence[Group], least: float = EVIDENCE_THRESHOLD) -> Evidence:
+    """The evidence that groups of copies of one image are.
+
+    Args:
+        found: By descending score.
+        least: Score from which a copy passes.
+    """
+    if not found:
+        return Evidence(prob=np.zeros((1, 1), np.float16))
+    groups = tuple(passing(group, least) for group in found if group.score >= least)
+    best = found[0]
+    prob = np.zeros(best.copies[0].source.shape if groups else (1, 1), np.float16)
     for mask in groups:
         prob[mask] = 1
-    if not found:
-        return Evidence(prob=prob)
-    best = found[0]
     share = float(best.mask.mean())
     return Evidence(prob=prob, groups=groups, score=best.score, inliers=best.inliers, area_share=share)
 
 
-def _passing(group: Group) -> np.ndarray:
-    """Mask of the copies of a group that pass, bool (H, W)."""
+def passing(group: Group, least: float) -> np.ndarray:
+    """Mask of the copies of a group with at least a score, bool (H, W)."""
     mask = np.zeros(group.copies[0].source.shape, bool)
     for copy in group.copies:
-        if copy.score >= EVIDENCE_THRESHOLD:
+        if copy.score >= least:
             mask |= copy.source | copy.target
     return mask
 

@@ -188,13 +188,13 @@ def _finding(
         "title": TITLES[relation],
         "natural": relation in NATURAL,
         **parts,
-        "changes": _changes(row),
+        "changes": changes(row),
         "earlier": first,
         "uri": embedded(folder / picture) if first == number else "",
     }
 
 
-def _changes(row: Mapping[str, Value]) -> str:
+def changes(row: Mapping[str, Value]) -> str:
     """How the second place is turned, scaled and mirrored against the first; empty if it is only shifted."""
     turn, scale = round(float(row.get("rotation", 0))), float(row.get("scale", 1))
     changes = [

@@ -309,6 +309,12 @@ def _draw_across(across: "Across", number: int, folder: Path) -> Row:
     figure = draw_explanation(across.image, [across.finding.group], title, boxes)
     with written_whole(folder / name, "wb") as file:
         figure.savefig(file, format="png")
+    return {"image": one.source, "other_image": other.source, "picture": name, "note": ""} | across_row(across)
+
+
+def across_row(across: "Across") -> Row:
+    """A finding between two images for findings.csv, and what report.html says besides, without their names."""
+    one, other = across.one, across.other
     row = finding_row(across.finding, across.panels, [one.panel, other.panel])
     row["panels"] = f"{one.panel} and {other.panel}"
     del row["area_percent"]  # of two panels, which are no image
@@ -317,4 +323,4 @@ def _draw_across(across: "Across", number: int, folder: Path) -> Row:
         for panel, shot in zip(across.panels, (one, other), strict=True)
     ]
     row |= evidence(across.finding.group, parts, turned=across.finding.panels != (0, 1))
-    return {"image": one.source, "other_image": other.source, "picture": name, "note": ""} | row | across.geometry()
+    return row | across.geometry()

@@ -129,7 +129,7 @@ def draw_explanation(
     views = 2 if marked else 1
     columns = 1 if stacked else views
     content = max(columns * wide + (columns - 1) * MARGIN, LEAST_WIDTH - 2 * MARGIN)
-    strips = [_strip(image, group.copies[0], (content - 2 * MARGIN) // 3) for group in groups[:MOST_STRIPS]]
+    strips = [copy_strip(image, group.copies[0], (content - 2 * MARGIN) // 3) for group in groups[:MOST_STRIPS]]
 
     head, strip_head = (62 if marked else 42), 56
     total = head + views // columns * (high + MARGIN) + sum(strip_head + len(strip[0]) for strip in strips) + MARGIN
@@ -240,15 +240,21 @@ def _spotlit(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(inside, picture, grey[..., None])
 
 
-def _strip(image: np.ndarray, copy: Copy, side: int) -> list[np.ndarray]:
+def copy_strip(image: np.ndarray, copy: Copy, wide: int, high: int = CROP_HEIGHT) -> list[np.ndarray]:
     """The source, the copy warped onto it, twice their difference, each uint8 (h, w, 3), and the source's mask.
 
     Before the difference, the copy's brightness and contrast within the region are fitted to the source's.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        copy: Found in it.
+        wide: Largest width of each picture in pixels.
+        high: Largest height.
     """
     rows, columns = (np.flatnonzero(copy.source.any(axis=axis))[[0, -1]] for axis in (1, 0))
     margin = 4 + round(0.15 * max(np.ptp(rows), np.ptp(columns)))
     # As wide as the page allows, to show that the surroundings of the region do not agree.
-    wanted = (np.ptp(rows) + 2 * margin) * side / CROP_HEIGHT
+    wanted = (np.ptp(rows) + 2 * margin) * wide / high
     aside = max(margin, int(wanted - np.ptp(columns)) // 2)
     y0, x0 = max(rows[0] - margin, 0), max(columns[0] - aside, 0)
     window = (slice(y0, rows[1] + margin + 1), slice(x0, columns[1] + aside + 1))
@@ -261,7 +267,7 @@ def _strip(image: np.ndarray, copy: Copy, side: int) -> list[np.ndarray]:
     fitted = np.stack([_fitted(laid[..., c], source[..., c], known) for c in range(3)], axis=2)
     distance = np.abs(fitted - source).mean(axis=2)
     difference = np.repeat((2 * distance).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    scale = min(side / mask.shape[1], CROP_HEIGHT / mask.shape[0])
+    scale = min(wide / mask.shape[1], high / mask.shape[0])
     shown = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
     crops = (resized(np.ascontiguousarray(crop), shown) for crop in (source, laid, difference))
     return [*crops, resized_mask(mask, shown)]

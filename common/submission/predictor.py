@@ -270,32 +270,18 @@ def image_row(
     """
     height, width = image.shape[:2]
     evidence, generated = prediction.evidence, prediction.generated
-    annotation, area_share, n_instances = AUTHENTIC, 0.0, 0
-    labels = np.zeros((height, width), np.uint8)
     try:
-        forged = is_forged(prediction.forged_probability, config.mode)
+        labels = find_regions(config, settings, image, prediction)
     except UserError as error:
         return Row(
-            case_id, "image", {"error": described(error), "height": height, "width": width}, annotation, failed=True
+            case_id, "image", {"error": described(error), "height": height, "width": width}, AUTHENTIC, failed=True
         )
-    if forged:
-        labels = find_instances(
-            resize_map(prediction.prob, height, width),
-            settings.pixel_threshold,
-            settings.min_area_share,
-            config.instances,
-            image,
-            settings.cleanup,
-            evidence.groups if evidence else (),
-        )
-        instances = encode_labels(labels)
-        area_share, n_instances = np.count_nonzero(labels) / labels.size, len(instances)
-        annotation = format_annotation(instances)
+    instances = encode_labels(labels)
     scores: Scores = {
         "forged_probability": round(prediction.forged_probability, 6),
         "threshold": MODE_THRESHOLDS[config.mode],
-        "area_share": round(area_share, 6),
-        "n_instances": n_instances,
+        "area_share": round(np.count_nonzero(labels) / labels.size, 6),
+        "n_instances": len(instances),
         "height": height,
         "width": width,
     }
@@ -308,7 +294,27 @@ def image_row(
             _write_maps(config, case_id, image, resize_map(prediction.prob, height, width), labels)
         except UserError as error:
             scores["error"] = described(error)
-    return Row(case_id, "image", scores, annotation, failed="error" in scores)
+    return Row(case_id, "image", scores, format_annotation(instances), failed="error" in scores)
+
+
+def find_regions(config: SubmissionConfig, settings: Settings, image: np.ndarray, prediction: Prediction) -> np.ndarray:
+    """The instances that the row of an image, uint8 (H, W, 3) RGB, reports: int (H, W), 0 where it is authentic.
+
+    Raises:
+        UserError: There is no verdict.
+    """
+    height, width = image.shape[:2]
+    if not is_forged(prediction.forged_probability, config.mode):
+        return np.zeros((height, width), np.uint8)
+    return find_instances(
+        resize_map(prediction.prob, height, width),
+        settings.pixel_threshold,
+        settings.min_area_share,
+        config.instances,
+        image,
+        settings.cleanup,
+        prediction.evidence.groups if prediction.evidence else (),
+    )
 
 
 def _write_maps(

@@ -192,7 +192,7 @@ def test_an_interrupt_drops_what_has_not_begun(torch_threads, monkeypatch, threa
     def interrupted(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ensemble, "_prediction", interrupted)
+    monkeypatch.setattr(ensemble, "decide", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ensemble.predict([np.zeros((90, 70, 3), np.uint8)] * 20)
     sleep(0.5)
