@@ -88,7 +88,7 @@ demo: setup
 		print("oF1: all-authentic {of1_all_authentic:.4f}, untrained %.4f, trained {of1:.4f}, with copy-move evidence %.4f" \
 			.format(**trained) % (untrained["of1"], joined["of1"])); \
 		sys.exit(trained["of1"] <= max(trained["of1_all_authentic"], untrained["of1"]) and "the training did not help")'
-	@echo "look at $(DEMO)/report/predictions.png"
+	@echo "look at $(DEMO)/report/report.html"
 
 # Two processes, a file of tests in one: most of the time goes into starting programs.
 test: setup

@@ -4,8 +4,9 @@
     python evaluate.py --submission submission.csv --masks data/test_masks --maps outputs/maps \\
         --json outputs/evaluation.json --report outputs/report
 
-An image without a mask file is authentic. The metric is that of the competition (data/README.md); compare submissions
-by lift, the oF1 above that of calling every image authentic.
+The report is one page, report.html: tables, what other modes would score, calibration, recall by size and kind, and
+images, the largest error first. An image without a mask file is authentic. The metric is that of the competition
+(data/README.md); compare submissions by lift, the oF1 above that of calling every image authentic.
 """
 
 from common.process import prepare
@@ -14,12 +15,16 @@ prepare()  # before torch is imported
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from common.data.images import find_images
 from common.errors import UserError, readable
 from common.files import check_writable, write_json
+
+if TYPE_CHECKING:
+    from common.evaluation.scoring import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +37,13 @@ class EvaluateConfig:
     """Folder of the true masks: <case_id>.npy for each forged image, none for an authentic one."""
     maps: Path | None = None
     """Folder of probability maps (`make_submission.py --maps`), for the metrics that need no threshold."""
+    scores: Path | None = None
+    """Table of the images' probabilities, for calibration and thresholds; by default scores.csv beside the submission,
+    if it belongs to it."""
     json: Path | None = None
     """File to write the metrics to, as JSON; undefined ones are null."""
     report: Path | None = None
-    """Folder to write a report to: report.md with tables, plots and pictures."""
+    """Folder to write a report to: report.html, to open in a browser, and images.csv."""
     images: Path | None = None
     """Folder of the images, for the report's pictures; by default beside the masks (test_masks → test_images)."""
 
@@ -43,26 +51,51 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     """Score, print the tables, write the JSON file and the report."""
     # Imported here, not above: matplotlib and scikit-learn take seconds, and --help needs none of them.
-    from common.evaluation.report import tables, write_evaluation
+    from common.evaluation.report import PAGE, tables, write_report
     from common.evaluation.scoring import read_submission, score_submission, summarize
 
     if config.json and config.json.is_dir():
         raise UserError(f"--json {config.json} is a folder. Name a file in it.")
     if config.report and config.report.is_file():
         raise UserError(f"--report {config.report} is a file. Name a folder.")
-    for path in (config.json, config.report and config.report / "report.md"):
+    if config.scores and not config.scores.is_file():
+        raise UserError(f"--scores {config.scores} is not a file. Name the scores.csv that make_submission.py wrote.")
+    for path in (config.json, config.report and config.report / PAGE):
         if path:
             check_writable(path)
     images = _find_images(config) if config.report else {}
     submission = read_submission(config.submission, config.masks, config.maps)
     if not any(row.mask for row in submission):
         print(f"note: {config.masks} holds no masks, so every image counts as authentic\n")
-    evaluation = score_submission(submission)
+    evaluation, scores = _with_scores(config, score_submission(submission))
     if config.json:
         write_json(summarize(evaluation), config.json)
     print(tables(evaluation))
     if config.report:
-        print(f"\nreport: {write_evaluation(config.report, evaluation, submission, images)}")
+        files = {
+            "Submission": config.submission,
+            "True masks": config.masks,
+            "Maps": config.maps,
+            "Probabilities": scores,
+        }
+        files = {name: path for name, path in files.items() if path}
+        print(f"\nreport: {write_report(config.report, evaluation, submission, images, files)}")
+
+
+def _with_scores(config: EvaluateConfig, evaluation: "Evaluation") -> tuple["Evaluation", Path | None]:
+    """The evaluation with probabilities, and their table: the one that is named, or the one beside the submission."""
+    from common.evaluation.scoring import with_probabilities
+
+    scores = config.scores or config.submission.with_name("scores.csv")
+    if not (config.scores or scores.is_file()):
+        return evaluation, None
+    try:
+        return with_probabilities(evaluation, scores), scores
+    except UserError as error:
+        if config.scores:
+            raise
+        print(f"note: no probabilities: {error}\n")
+        return evaluation, None
 
 
 def _find_images(config: EvaluateConfig) -> dict[str, Path]:

@@ -12,6 +12,7 @@ GROUND = (
     "devices",
     "errors",
     "files",
+    "html",
     "locks",
     "page",
     "patterns",
@@ -35,7 +36,7 @@ ROOMS = {
     "video": ("config", "metrics", "networks", "data", "training"),
     "ensemble": ("metrics", "forensics", "figures", "networks", "data", "training", "generated"),
     "submission": ("metrics", "data", "ensemble", "generated", "video"),
-    "evaluation": ("metrics", "forensics", "data"),
+    "evaluation": ("metrics", "data", "ensemble"),
     "explaining": ("forensics", "figures", "papers", "data", "ensemble"),
 }
 # Rooms that are entered by their `__init__` alone, and the program whose own room each is.

@@ -1,55 +1,75 @@
-"""Report of an evaluation: Markdown tables, plots, and a sheet of predictions beside the truth."""
+"""Report of an evaluation: tables for the terminal, and one HTML page with plots and pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
+from tqdm import tqdm
 
 from common.data.images import read_image
-from common.errors import UserError, readable
+from common.ensemble.choices import MODE_THRESHOLDS
+from common.errors import UserError
+from common.evaluation import plots
 from common.evaluation.scoring import Evaluation, SubmissionRow, read_map, read_truth, summarize
+from common.evaluation.thresholds import at_thresholds
+from common.files import written_whole
+from common.html import filled, picture_uri, plot_uri
 from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.page import outlined
 from common.sizes import SIZES
 from common.tables import markdown_table
 
-# Blue and orange are distinct for colour-blind readers (Okabe and Ito 2008), and on grey figures.
-TRUTH_COLOUR, PREDICTED_COLOUR, GREY = "#0072B2", "#D55E00", "#8a8f98"
+PAGE = "report.html"
+MOST_EXAMPLES = 48
+"""Images in the gallery."""
 PICTURE_SIDE = 480
-"""Long side of a picture on the sheet, in pixels. Outlines are drawn after resizing, so that they stay visible."""
+"""Long side of a picture in the gallery, in pixels. Outlines are drawn after resizing, so that they stay visible."""
+PICTURE_BYTES = 60_000
+"""Of a picture in the gallery, as JPEG: the page has less than 16 MB."""
+
+Row = Sequence[str | int | float]
 
 
 def tables(evaluation: Evaluation) -> str:
     """The metrics as Markdown tables, readable in a terminal too."""
+    return "\n\n".join(markdown_table(head, rows) for head, rows in _tables(evaluation))
+
+
+def _tables(evaluation: Evaluation) -> list[tuple[list[str], list[Row]]]:
+    """Head and rows of each table: all images, forged images by size, and by kind if there are any."""
     summary, rows = summarize(evaluation), evaluation.rows
     head, keys = ["images", "oF1", "lift", "pixel F1", "recall"], ["n", "of1", "lift", "pixel_f1", "image_recall"]
     if evaluation.curves:
         head, keys = [*head, "pixel AUC", "best pixel F1"], [*keys, "pixel_auc", "pixel_f1_best"]
-    by_size = [[size, *(row[key] for key in keys)] for size, row in summary["by_size"].items() if row["n"]]
-    parts = [
-        markdown_table(["", "value"], _headline(summary, evaluation)),
-        markdown_table(["forged, by size", *head], by_size),
+    by_size: list[Row] = [[size, *(row[key] for key in keys)] for size, row in summary["by_size"].items() if row["n"]]
+    found: list[tuple[list[str], list[Row]]] = [
+        (["", "value"], _headline(summary, evaluation)),
+        (["forged, by size", *head], by_size),
     ]
     head = head[:6]  # without the best pixel F1, whose curves are summed by size
-    by_kind = [
-        [str(kind), len(group), *[group["of1"].mean()] * 2, group["pixel_f1"].mean(), (group["n_predicted"] > 0).mean()]
+    by_kind: list[Row] = [
+        [kind, len(group), *[group["of1"].mean()] * 2, group["pixel_f1"].mean(), (group["n_predicted"] > 0).mean()]
         + [group["pixel_auc"].mean()] * (len(head) == 6)
-        for kind, group in rows[(rows["kind"] != "") & (rows["n_truth"] > 0)].groupby("kind")
+        for kind, group in _by_kind(rows)
     ]
-    if by_kind:
-        parts.append(markdown_table(["forged, by kind", *head], by_kind))
-    return "\n\n".join(parts)
+    return [*found, (["forged, by kind", *head], by_kind)] if by_kind else found
 
 
-def _headline(summary: dict, evaluation: Evaluation) -> list[list]:
-    rows = [
+def _by_kind(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The forged images of each kind that is known."""
+    return [(str(kind), group) for kind, group in rows[(rows["kind"] != "") & (rows["n_truth"] > 0)].groupby("kind")]
+
+
+def _headline(summary: dict, evaluation: Evaluation) -> list[Row]:
+    rows: list[Row] = [
         ["images", f"{summary['n_forged']} forged, {summary['n_authentic']} authentic"],
         ["oF1", summary["of1"]],
         ["oF1 of all-authentic", summary["of1_all_authentic"]],
@@ -67,101 +87,129 @@ def _headline(summary: dict, evaluation: Evaluation) -> list[list]:
             ["pixel AUC of the maps", summary["pixel_auc"]],
             [f"pixel F1 of the maps at {evaluation.threshold:.3f}, best for the set", summary["pixel_f1_best"]],
         ]
-    if not math.isnan(auc := metrics.image_auc(*_image_scores(evaluation))):
+    if not math.isnan(auc := metrics.image_auc(*_scores(evaluation, "image_score"))):
         rows.append(["image AUC of the maps' 99.9 % quantile", auc])
+    if evaluation.rows["probability"].notna().any():
+        rows += [
+            ["image AUC of the probabilities", summary["image_auc"]],
+            ["calibration error of the probabilities", summary["calibration_error"]],
+        ]
     return rows
 
 
-def _image_scores(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """Score, and whether it is forged, of each image with a map."""
-    scored = evaluation.rows.dropna(subset="image_score")
-    return scored["image_score"].to_numpy(), scored["n_truth"].to_numpy() > 0
+def _scores(evaluation: Evaluation, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A score, `image_score` or `probability`, and whether it is forged, of each image that has one."""
+    scored = evaluation.rows.dropna(subset=column)
+    return scored[column].to_numpy(), scored["n_truth"].to_numpy() > 0
 
 
-def write_evaluation(
-    folder: Path, evaluation: Evaluation, submission: Sequence[SubmissionRow], images: dict[str, Path]
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    submission: Sequence[SubmissionRow],
+    images: Mapping[str, Path],
+    files: Mapping[str, object],
 ) -> Path:
-    """Write `report.md`, its pictures, and `images.csv` with the metrics of every image into a folder.
+    """Write `report.html`, one page with all in it, and `images.csv` with the metrics of every image into a folder.
 
     Args:
-        folder: Made if missing; files of an older report are replaced.
+        folder: Made if missing.
         evaluation: The metrics of `submission`.
-        submission: For the sheet of predictions.
+        submission: For the gallery.
         images: Case id → image file, as far as known. An image without a file is drawn grey.
+        files: What was scored, for the page's head: what it is → file or folder.
 
     Returns:
-        The path of `report.md`.
+        The path of `report.html`.
+
+    Raises:
+        UserError: An image can't be read or has another size than its mask, or the folder can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    evaluation.rows.to_csv(folder / "images.csv", index=False)
-    text = f"# Evaluation\n\n{tables(evaluation)}\n\n"
-    for name, title, figure in (
-        ("sizes.png", "oF1 by size of the forgery", plot_sizes(evaluation)),
-        ("scores.png", "Scores of the images", plot_scores(evaluation)),
-        (
-            "predictions.png",
-            "Predictions beside the truth (probabilities from 0, dark, to 1, bright)",
-            draw_predictions(evaluation, submission, images),
-        ),
-    ):
-        (folder / name).unlink(missing_ok=True)
-        if figure is not None:
-            figure.savefig(folder / name, dpi=110, facecolor="white")
-            text += f"## {title}\n\n![{title}]({name})\n\n"
-    (folder / "report.md").write_text(f"{text}All images: [images.csv](images.csv).\n", encoding="utf-8")
-    return folder / "report.md"
-
-
-def plot_sizes(evaluation: Evaluation) -> Figure:
-    """Mean oF1 by size of the forgery, beside that of all-authentic."""
-    sizes = [name for name in ("authentic", *SIZES) if (evaluation.rows["size"] == name).any()]
-    parts = [evaluation.rows.loc[evaluation.rows["size"] == name, "of1"] for name in sizes]
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    axes = figure.subplots()
-    positions = np.arange(len(sizes))
-    baseline = axes.bar(
-        positions - 0.19, [float(name == "authentic") for name in sizes], 0.36, color=GREY, label="all-authentic"
+    with written_whole(folder / "images.csv") as file:
+        evaluation.rows.to_csv(file, index=False)
+    rows = evaluation.rows
+    forged, called = rows["n_truth"] > 0, rows["n_predicted"] > 0
+    head, *groups = _tables(evaluation)
+    modes = at_thresholds(rows, MODE_THRESHOLDS.values(), evaluation.mode_threshold)
+    page = filled(
+        Path(__file__).with_name(PAGE),
+        summary=summarize(evaluation),
+        files={name: str(path) for name, path in files.items()},
+        date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M (UTC%z)}",
+        headline=head[1],
+        groups=groups,
+        recall=_recall_by_kind(rows[forged]),
+        sizes=SIZES,
+        modes=[{"mode": mode} | row for mode, row in zip(MODE_THRESHOLDS, modes.to_dict("records"), strict=True)],
+        evaluation=evaluation,
+        plots={name: plot_uri(figure) for name, figure in _plots(evaluation).items()},
+        examples=_gallery(evaluation, submission, images),
+        wrong_or_forged=(forged | called).sum(),
     )
-    axes.bar_label(baseline, fmt="%.0f", padding=3, fontsize=9)
-    bars = axes.bar(
-        positions + 0.19, [part.mean() for part in parts], 0.36, color=PREDICTED_COLOUR, label="this submission"
+    with written_whole(folder / PAGE) as file:
+        file.write(page)
+    return folder / PAGE
+
+
+def _plots(evaluation: Evaluation) -> dict[str, Figure]:
+    """The plots that there are numbers for."""
+    rows, found = evaluation.rows, {}
+    forged = rows[rows["n_truth"] > 0]
+    if len(forged):
+        by_size = [(size, forged[forged["size"] == size]) for size in SIZES if (forged["size"] == size).any()]
+        found["groups"] = plots.plot_groups([*by_size, *_by_kind(rows)])
+    probabilities, truths = _scores(evaluation, "probability")
+    if len(probabilities):
+        found["verdicts"] = plots.plot_verdicts(evaluation)
+        found["calibration"] = plots.plot_calibration(probabilities, truths)
+    if evaluation.curves:
+        found["pixels"] = plots.plot_pixel_thresholds(evaluation)
+    scores, truths = (probabilities, truths) if len(probabilities) else _scores(evaluation, "image_score")
+    if not math.isnan(metrics.image_auc(scores, truths)):
+        found["scores"] = plots.plot_scores(scores, truths, with_modes=len(probabilities) > 0)
+    return found
+
+
+def _recall_by_kind(forged: pd.DataFrame) -> dict[str, dict[str, tuple[int, int]]]:
+    """Kind → size → how many of the images were called forged, and how many there are; without kinds, nothing."""
+    found = {}
+    for kind, group in _by_kind(forged):
+        sizes = {str(size): part["n_predicted"] > 0 for size, part in group.groupby("size")}
+        found[kind] = {size: (calls.sum(), len(calls)) for size, calls in sizes.items()}
+    return found
+
+
+def _gallery(
+    evaluation: Evaluation, submission: Sequence[SubmissionRow], images: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """What the page shows of the chosen images, the largest error (1 − oF1) first.
+
+    Raises:
+        UserError: An image can't be read or does not have the size of its mask.
+    """
+    by_id = {row.case_id: row for row in submission}
+    verdicts = dict(choose_examples(evaluation.rows, MOST_EXAMPLES))
+    rows = evaluation.rows[evaluation.rows["case_id"].isin(verdicts.keys())]
+    # Among equal errors those first that the probabilities are most certain of, and then the largest forgeries.
+    surprise = ((rows["n_truth"] > 0) - rows["probability"]).abs()
+    rows = rows.assign(surprise=surprise).sort_values(
+        ["of1", "surprise", "area_share"], ascending=[True, False, False], kind="stable"
     )
-    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    axes.set_xticks(positions, [f"{name}\nn = {len(part)}" for name, part in zip(sizes, parts, strict=True)])
-    axes.set(ylim=(0, 1.1), ylabel="mean oF1")
-    axes.legend(frameon=False, loc="upper right" if sizes[0] == "authentic" else "best")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    examples = []
+    for row in tqdm(rows.to_dict("records"), "report", unit="img", leave=False, disable=None):
+        case_id = row["case_id"]
+        pictures = _pictures(by_id[case_id], images.get(case_id))
+        uris = [picture_uri(picture, most_wide=PICTURE_SIDE, most_bytes=PICTURE_BYTES) for picture in pictures]
+        shown = dict(zip(("image", "truth", "prediction", "probability of each pixel"), uris, strict=False))
+        examples.append({"row": row, "verdict": verdicts[case_id], "pictures": shown})
+    return examples
 
 
-def plot_scores(evaluation: Evaluation) -> Figure | None:
-    """Histogram and ROC curve of the image scores; None unless there are maps of both classes."""
-    scores, forged = _image_scores(evaluation)
-    auc = metrics.image_auc(scores, forged)
-    if math.isnan(auc):
-        return None
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    bins = np.linspace(0, 1, 26)
-    left.hist(scores[~forged], bins, color=TRUTH_COLOUR, alpha=0.6, label=f"authentic ({(~forged).sum()})")
-    left.hist(scores[forged], bins, color=PREDICTED_COLOUR, alpha=0.6, label=f"forged ({forged.sum()})")
-    left.set(xlabel="image score (99.9 % quantile of the map)", ylabel="images", xlim=(0, 1))
-    left.legend(frameon=False)
-    right.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    fpr, tpr, _ = roc_curve(forged, scores)
-    right.plot(fpr, tpr, color=PREDICTED_COLOUR, linewidth=2)
-    right.set(xlabel="authentic images called forged", ylabel="forged images found", title=f"ROC, AUC {auc:.3f}")
-    right.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def choose_examples(rows: pd.DataFrame, most: int = 8) -> list[tuple[str, str]]:
-    """Case ids for the sheet, each with its verdict: hits, poor hits, misses and false alarms in turn.
+def choose_examples(rows: pd.DataFrame, most: int) -> list[tuple[str, str]]:
+    """Case ids for the gallery, each with its verdict: hits, poor hits, misses and false alarms in turn.
 
     Of each, one image of every size before a second one of any: the best first among hits, the worst first among poor
-    hits, the largest first among misses.
+    hits, the largest first among misses, the most probable first among false alarms.
     """
     forged, called, good = rows["n_truth"] > 0, rows["n_predicted"] > 0, rows["of1"] >= 0.5
 
@@ -173,7 +221,7 @@ def choose_examples(rows: pd.DataFrame, most: int = 8) -> list[tuple[str, str]]:
         "hit": each_size_first(rows[forged & called & good], "of1"),
         "poor hit": each_size_first(rows[forged & called & ~good], "of1", ascending=True),
         "miss": each_size_first(rows[forged & ~called], "area_share"),
-        "false alarm": rows[~forged & called],
+        "false alarm": rows[~forged & called].sort_values("probability", ascending=False, kind="stable"),
     }
     ranked = [
         (rank, order, case_id, verdict)
@@ -184,54 +232,8 @@ def choose_examples(rows: pd.DataFrame, most: int = 8) -> list[tuple[str, str]]:
     return [(case_id, verdict) for _, _, case_id, verdict in chosen]
 
 
-def draw_predictions(
-    evaluation: Evaluation, submission: Sequence[SubmissionRow], images: dict[str, Path]
-) -> Figure | None:
-    """A sheet with one example per row: image, truth, prediction and, if there are maps, probabilities.
-
-    Returns None if no image is forged or called forged.
-
-    Raises:
-        UserError: An image cannot be read or does not have the size of its mask.
-    """
-    by_id = {row.case_id: row for row in submission}
-    scores = {score["case_id"]: score for score in evaluation.rows.to_dict("records")}
-    columns = ["image", "truth", "prediction"] + ["probability"] * any(row.map is not None for row in submission)
-    panels = []
-    for case_id, verdict in choose_examples(evaluation.rows):
-        if pictures := _pictures(by_id[case_id], images.get(case_id)):
-            panels.append((_title(verdict, scores[case_id]), pictures[: len(columns)]))
-    if not panels:
-        return None
-    heights = [min(max(len(pictures[0]) / pictures[0].shape[1], 0.35), 1.1) for _, pictures in panels]
-    figure = Figure(figsize=(2.9 * len(columns), 2.9 * sum(heights) + 0.5 * len(heights) + 0.3), layout="constrained")
-    rows = figure.subfigures(len(panels), squeeze=False, height_ratios=[2.9 * height + 0.5 for height in heights])
-    colours = {"truth": TRUTH_COLOUR, "prediction": PREDICTED_COLOUR}
-    for row, (title, pictures) in zip(rows[:, 0], panels, strict=True):
-        row.suptitle(title, x=0.02, ha="left", fontsize=10.5, parse_math=False)
-        for axes, name, picture in zip(row.subplots(1, len(columns)), columns, pictures, strict=True):
-            axes.imshow(picture)
-            axes.set_axis_off()
-            axes.set_title(name, fontsize=9, color=colours.get(name, "black"))
-    return figure
-
-
-def _title(verdict: str, score: dict) -> str:
-    """Title of an example: case id, verdict and metrics."""
-    parts = [score["case_id"], verdict, f"oF1 {score['of1']:.2f}"]
-    if score["n_truth"]:
-        parts += [
-            f"pixel F1 {score['pixel_f1']:.2f}",
-            f"{score['size']}, {100 * score['area_share']:.2g} % of the image",
-            f"{score['n_predicted']} predicted for {score['n_truth']}",
-        ]
-    if not math.isnan(score["image_score"]):
-        parts.append(f"score {score['image_score']:.2f}")
-    return readable("   ·   ".join(parts))
-
-
 def _pictures(row: SubmissionRow, image: Path | None) -> list[np.ndarray]:
-    """Image, truth, prediction and probabilities, each uint8 (h, w, 3); empty if the size of the image is unknown."""
+    """Image, truth, prediction and, with a map, probabilities, uint8 (h, w, 3); empty if no file tells the size."""
     truth = np.logical_or.reduce(read_truth(row.mask)) if row.mask else None
     probs = read_map(row.map) if row.map else None
     pixels = read_image(image) if image else None
@@ -249,13 +251,12 @@ def _pictures(row: SubmissionRow, image: Path | None) -> list[np.ndarray]:
     scale = PICTURE_SIDE / max(size)
     sides = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
     picture = cv2.resize(pixels, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    heat = np.full_like(picture, 255)
+    shown = [
+        picture,
+        outlined(picture, truth, plots.BLUE),
+        outlined(picture, predicted, plots.ORANGE),
+    ]
     if probs is not None:
         small = cv2.resize(probs.astype(np.float32), sides, interpolation=cv2.INTER_AREA)
-        heat = (matplotlib.colormaps["magma"](small)[..., :3] * 255).astype(np.uint8)
-    return [
-        picture,
-        outlined(picture, truth, TRUTH_COLOUR),
-        outlined(picture, predicted, PREDICTED_COLOUR),
-        heat,
-    ]
+        shown.append((matplotlib.colormaps["magma"](small)[..., :3] * 255).astype(np.uint8))
+    return shown

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from common.errors import UserError, listing, readable
 from common.files import files_below
 from common.metrics import forgery as metrics
 from common.metrics import rle
+from common.metrics.detection import calibration_error
 from common.sizes import SIZES, size_of
 from common.suffixes import IMAGE_SUFFIXES
-from common.tables import numbered_rows
+from common.tables import numbered_rows, read_table
 
 # The size of an authentic image is not known, nor needed: its annotation is only parsed.
 UNKNOWN_SIDE = 2**31
@@ -63,6 +64,8 @@ class Score:
     """Of the probability map; nan without one."""
     image_score: float
     """99.9 % quantile of the probability map; nan without one."""
+    probability: float = math.nan
+    """Calibrated probability that the image is forged, in [0, 1]; nan without one (`with_probabilities`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class Evaluation:
     """One row per image in the submission's order, with the fields of `Score` as columns."""
     curves: dict[str, np.ndarray]
     """Size → sum of `metrics.pixel_f1_curve` over its images; empty without maps."""
+    mode_threshold: float = math.nan
+    """Probability from which the submission calls an image forged; nan without probabilities."""
 
     @property
     def threshold(self) -> float:
@@ -172,6 +177,36 @@ def score_submission(rows: Iterable[SubmissionRow]) -> Evaluation:
     return Evaluation(rows=pd.DataFrame(scores), curves=curves)
 
 
+def with_probabilities(evaluation: Evaluation, scores: Path) -> Evaluation:
+    """Add the probabilities of the table that `make_submission.py` writes beside a submission.
+
+    Raises:
+        UserError: The table can't be read, has a value that is none, or is of another submission.
+    """
+    columns = ["case_id", "forged_probability", "threshold", "n_instances"]
+    table = read_table(scores, columns)
+    table = table[(table["forged_probability"] != "") & ~table["case_id"].duplicated()]  # videos have none
+    table["case_id"] = table["case_id"].map(readable)
+    numbers = table[columns[1:]].apply(pd.to_numeric, errors="coerce")
+    wrong = numbers.isna().any(axis=1) | ~numbers[["forged_probability", "threshold"]].apply(
+        lambda column: column.between(0, 1)
+    ).all(axis=1)
+    if wrong.any():
+        case_id = table.loc[wrong.idxmax(), "case_id"]
+        raise UserError(f"{scores}: the row of {case_id} has a value that is no probability or number. {_RENEW}")
+    found = numbers.set_axis(table["case_id"], axis="index").reindex(evaluation.rows["case_id"])
+    counts = evaluation.rows["n_predicted"].to_numpy()
+    other = found["n_instances"].notna().to_numpy() & (found["n_instances"].to_numpy() != counts)
+    if other.any() or found["n_instances"].isna().all():
+        example = f": {found.index[other][0]} has other regions there" if other.any() else ""
+        raise UserError(f"{scores} is not of this submission{example}. {_RENEW}")
+    rows = evaluation.rows.assign(probability=found["forged_probability"].to_numpy())
+    return replace(evaluation, rows=rows, mode_threshold=float(found["threshold"].max()))
+
+
+_RENEW = "Write both in one run of make_submission.py, or name the right table (--scores)."
+
+
 def _score(row: SubmissionRow) -> tuple[Score, np.ndarray | None]:
     """Metrics of one image, and its `metrics.pixel_f1_curve` if it is forged and has a map."""
     truth = None if row.mask is None else read_truth(row.mask)
@@ -249,9 +284,10 @@ def summarize(evaluation: Evaluation) -> dict:
 
     Returns:
         of1, of1_all_authentic (that of `authentic` in every row) and lift, their difference; image_precision,
-        image_recall, image_f1, image_fpr, image_mcc; n_forged, n_authentic; and as means over forged images pixel_f1
-        and pixel_iou (0 for those called authentic), pixel_auc of the maps, and pixel_f1_best, that of the maps at
-        `Evaluation.threshold`. by_size: the same, as far as defined, for each of the five sizes.
+        image_recall, image_f1, image_fpr, image_mcc; image_auc and calibration_error of the probabilities; n_forged,
+        n_authentic; and as means over forged images pixel_f1 and pixel_iou (0 for those called authentic), pixel_auc of
+        the maps, and pixel_f1_best, that of the maps at `Evaluation.threshold`. by_size: the same, as far as defined,
+        for each of the five sizes.
     """
     rows, forged = evaluation.rows, evaluation.rows["size"] != "authentic"
     best = np.searchsorted(metrics.PIXEL_THRESHOLDS, evaluation.threshold)
@@ -268,11 +304,15 @@ def summarize(evaluation: Evaluation) -> dict:
         return verdicts | {"image_recall": float((part["n_predicted"] > 0).mean())} | figures(part, [size])
 
     of1, of1_all_authentic = float(rows["of1"].mean()), float((~forged).mean())
+    rated = rows["probability"].notna()
+    probabilities, truths = rows.loc[rated, "probability"].to_numpy(), forged[rated].to_numpy()
     return {
         "of1": of1,
         "of1_all_authentic": of1_all_authentic,
         "lift": of1 - of1_all_authentic,
         **metrics.image_metrics(rows["n_predicted"] > 0, forged),
+        "image_auc": metrics.image_auc(probabilities, truths),
+        "calibration_error": calibration_error(probabilities, truths),
         **figures(rows[forged], SIZES),
         "n_forged": len(rows[forged]),
         "n_authentic": len(rows[~forged]),

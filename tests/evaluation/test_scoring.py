@@ -1,4 +1,5 @@
 import csv
+import math
 import os
 import re
 import shutil
@@ -12,8 +13,8 @@ from PIL import Image
 from common.data.images import read_image
 from common.data.masks import read_mask
 from common.errors import UserError, readable
-from common.evaluation.report import write_evaluation
-from common.evaluation.scoring import read_map, read_submission, score_submission
+from common.evaluation.report import write_report
+from common.evaluation.scoring import read_map, read_submission, score_submission, summarize, with_probabilities
 from common.metrics import rle
 
 GOOD = [("1", "authentic"), ("2", "authentic"), ("3", "authentic")]
@@ -174,7 +175,44 @@ def test_masks_and_maps_of_any_name_belong_to_the_case_ids_of_a_submission(folde
     assert [row.case_id for row in rows][3:] == [r"a\nb", r"\x1b[31m", r"caf\xe9", "=1+1", "|$x$<b>"]
     evaluation = score_submission(rows)
     assert (evaluation.rows["pixel_f1"][3:7] > 0).all()
-    report = write_evaluation(folder / "report", evaluation, rows, {}).read_text()
+    report = write_report(folder / "report", evaluation, rows, {}, {}).read_text()
     assert "\x1b" not in report
     table = pd.read_csv(folder / "report" / "images.csv", dtype=str, keep_default_na=False)
     assert table["case_id"].tolist() == [row.case_id for row in rows]
+
+
+HEAD = "case_id,kind,forged_probability,threshold,n_instances,error\n"
+
+
+def test_probabilities_belong_to_their_images(folder):
+    write_submission(folder, [("3", "[1, 1]"), ("2", "[1, 4];[9, 2]"), ("1", "authentic"), ("clip", "authentic")])
+    evaluation = score_submission(read_submission(folder / "s.csv", folder / "masks"))
+    assert math.isnan(evaluation.mode_threshold) and math.isnan(summarize(evaluation)["image_auc"])
+    lines = ["1,image,0.25,0.7,0,", "2,image,1.0,0.7,2,", "clip,video,,,,", "3,image,0.75,0.7,1,", "4,image,0.5,0.7,3,"]
+    (folder / "scores.csv").write_text(HEAD + "\n".join(lines) + "\n")
+    evaluation = with_probabilities(evaluation, folder / "scores.csv")
+    assert evaluation.rows["probability"].tolist()[:3] == [0.75, 1.0, 0.25]
+    assert math.isnan(evaluation.rows["probability"][3])
+    assert evaluation.mode_threshold == 0.7
+    figures = summarize(evaluation)
+    assert figures["image_auc"] == 0.5  # of 1.0 and 0.25 forged, 0.75 authentic
+    assert figures["calibration_error"] == pytest.approx((0.75 + 0 + 0.75) / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case_id,kind\n1,image\n", "needs the columns case_id, forged_probability"),
+        (HEAD + "1,image,1.5,0.65,0,\n", "the row of 1 has a value that is no probability"),
+        (HEAD + "2,image,0.5,0.65,0,\n1,image,high,0.65,0,\n", "the row of 1 has a value"),
+        (HEAD + "1,image,0.5,0.65,,\n", "the row of 1 has a value"),
+        (HEAD + "1,image,0.9,0.65,1,\n", "is not of this submission: 1 has other regions there"),
+        (HEAD + "9,image,0.9,0.65,1,\n", "is not of this submission. Write both in one run"),
+        (HEAD, "is not of this submission"),
+    ],
+)
+def test_faults_of_the_table_of_probabilities_are_named(folder, text, message):
+    (folder / "scores.csv").write_text(text)
+    evaluation = score_submission(read_submission(folder / "s.csv", folder / "masks"))
+    with pytest.raises(UserError, match=message):
+        with_probabilities(evaluation, folder / "scores.csv")

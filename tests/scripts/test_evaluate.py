@@ -15,7 +15,8 @@ SAMPLE = ROOT.parent / "shared" / "data" / "competition_sample"
 FLAGS = ("--submission", "s.csv", "--masks", "data/test_masks")
 KEYS = {
     "of1", "of1_all_authentic", "lift", "image_precision", "image_recall", "image_fpr", "image_f1", "image_mcc",
-    "pixel_f1", "pixel_iou", "pixel_auc", "pixel_f1_best", "n_forged", "n_authentic", "by_size",
+    "image_auc", "calibration_error", "pixel_f1", "pixel_iou", "pixel_auc", "pixel_f1_best", "n_forged", "n_authentic",
+    "by_size",
 }  # fmt: skip
 
 
@@ -94,7 +95,8 @@ def test_hand_known_figures(folder):
     assert sizes["small"]["of1"] is None
     assert "| copymove        |      1 | 0.9951 | 0.9951 |" in done.stdout
     assert "best for the set" in done.stdout and "0.750" in done.stdout
-    assert (folder / "out" / "report" / "predictions.png").exists()
+    assert "report: out/report/report.html" in done.stdout
+    assert "data:image/jpeg" in (folder / "out" / "report" / "report.html").read_text()
 
 
 def test_without_maps_their_figures_are_null(evaluate, folder):
@@ -124,6 +126,23 @@ def test_no_masks_at_all_is_said(evaluate, folder):
     assert done.returncode == 0, done.stderr
     assert "note: data/test_masks holds no masks" in done.stdout
     assert json.loads((folder / "figures.json").read_text())["image_fpr"] == 0.5
+
+
+def test_the_table_beside_the_submission_is_used_if_it_belongs_to_it(evaluate, folder):
+    head = "case_id,kind,forged_probability,threshold,n_instances\n"
+    (folder / "scores.csv").write_text(head + "1,image,0.9,0.65,1\n2,image,0.3,0.65,0\n4,image,0.7,0.65,2\n")
+    done = evaluate("--json", "figures.json", "--report", "report")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "figures.json").read_text())["image_auc"] == 0.5
+    assert "scores.csv</bdi>" in (folder / "report" / "report.html").read_text()
+    (folder / "scores.csv").write_text(head + "1,image,0.9,0.65,7\n")
+    done = evaluate("--json", "figures.json")
+    assert done.returncode == 0 and "note: no probabilities: scores.csv is not of this submission: 1 has" in done.stdout
+    assert json.loads((folder / "figures.json").read_text())["image_auc"] is None
+    done = evaluate("--scores", "scores.csv")
+    assert done.returncode == 1 and "error: scores.csv is not of this submission" in done.stderr
+    done = evaluate("--scores", "nowhere.csv")
+    assert done.returncode == 1 and "--scores nowhere.csv is not a file" in done.stderr
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the competition's sample pairs are not at hand")
