@@ -28,7 +28,8 @@ from typing import Literal
 import tyro
 
 from common.errors import UserError
-from common.files import files_below
+from common.files import check_writable, files_below
+from common.locks import hold, locks_end
 from common.tables import markdown_table
 
 
@@ -44,6 +45,7 @@ class ExportConfig:
     """Form of the exported networks."""
 
 
+@locks_end()
 def main(config: ExportConfig) -> None:
     """Export the networks and print the table.
 
@@ -83,6 +85,8 @@ def write_release(models_dir: Path, output: Path) -> None:
     there = files_below(output) if output.exists() else []
     if foreign := [p for p in there if p.name.endswith((".safetensors", "_best.pth")) and p not in targets]:
         raise UserError(f"{output} holds other networks: {foreign[0]}. Name an empty folder, or remove them.")
+    check_writable(output / SETTINGS_FILE)
+    hold(output / SETTINGS_FILE)
     (output / SETTINGS_FILE).unlink(missing_ok=True)
     for path, target in zip(paths, targets, strict=True):
         save_release(load_checkpoint(path, mapped=True), target)

@@ -247,10 +247,13 @@ def test_a_map_that_can_not_be_written_costs_no_row_and_is_not_passed_over(call_
         ("maps", ("make_submission.py", "--input", "{0}/in", "--output", "{0}/s.csv", "--maps", "{0}/maps")),
         ("models/highres_no_ela", ("script_1_highres_no_ela.py", "--profile", "quick", "--models-dir", "{0}/models")),
         ("models/ensemble.json", ("fit_ensemble.py", "--models-dir", "{0}/models")),
+        ("out/findings.csv", ("explain.py", "{0}/in", "--output", "{0}/out")),
         ("data", ("prepare_data.py", "demo", "--output", "{0}/data", "--overwrite")),
     ],
 )
-def test_what_another_program_writes_is_refused(run_program, empty, tmp_path, held, command):
+def test_what_another_program_writes_is_refused(run_program, empty, copied_images, tmp_path, held, command):
+    write(tmp_path / "in" / "a.png", copied_images[1])
+    (tmp_path / held).parent.mkdir(exist_ok=True)
     hold(tmp_path / held)
     try:
         done = run_program(*(part.format(tmp_path) for part in command))
