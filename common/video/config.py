@@ -110,6 +110,7 @@ class VideoConfig(ClipsConfig, RunConfig):
     multi_scale: Suppress[bool] = True
     temporal: Suppress[bool] = True
     freeze_batch_norm: Suppress[bool] = False
+    steps: Suppress[Natural] = 0  # of the GRU; `start_spotter` sets the number of frames. Earlier versions had none.
     # The loss: see `common.video.training.ClipStep`.
     focal_gamma: Suppress[NonNegative] = 2.0
     frame_weight: Suppress[NonNegative] = 0.2

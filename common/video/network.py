@@ -144,7 +144,7 @@ class TemporalCNNGRU(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 the plain values of a checkpoint
         self,
         encoder_name: str = "tf_efficientnet_b0",
         *,
@@ -155,6 +155,7 @@ class TemporalCNNGRU(nn.Module):
         multi_scale: bool = True,
         temporal: bool = True,
         freeze_batch_norm: bool = False,
+        steps: int = 0,
     ) -> None:
         """Build the network with random weights; parts that are switched off have no parameters.
 
@@ -168,12 +169,16 @@ class TemporalCNNGRU(nn.Module):
             temporal: GRU over time; without it each frame is classified and the logits are averaged.
             freeze_batch_norm: Keep the batch statistics of the backbone even while it trains (scales and shifts train),
                 for small batches.
+            steps: Time steps of the GRU for every clip, the most frames that a clip may have. A shorter clip's frames
+                are each held for several of them, so that a frame has the same probability once and repeated. 0, as
+                in checkpoints of earlier versions, is a step a frame, which the number of frames has a part in.
 
         Raises:
             UserError: The encoder can't be used.
         """
         super().__init__()
         self.encoder_name = encoder_name
+        self.steps = steps
         self.freeze_batch_norm = freeze_batch_norm
         self.train_backbone = True
         self.features = MultiScaleFeatureExtractor(encoder_name, multi_scale=multi_scale)
@@ -202,21 +207,30 @@ class TemporalCNNGRU(nn.Module):
             return_frames: Also return the logits of each frame.
 
         Returns:
-            Logits (B, 2) of real and fake; with `return_frames` also (B, T, 2), the logits that a clip would get whose
-            every time step is that frame's. Those of padding are meaningless; a clip of one frame has the same twice.
+            Logits (B, 2) of real and fake; with `return_frames` also (B, T, 2), the logits that a clip would get all of
+            whose time steps were those of that frame. Those of padding are meaningless; a clip of one frame has the
+            same twice.
 
         Raises:
-            ValueError: A length is not in 1 to T.
+            ValueError: A length is not in 1 to T, or more than the network's steps.
         """
         valid = _valid_frames(x, lengths)
         temporal = self.time_steps(x, valid)
-        logits = self._clip_logits(temporal, valid)
-        if not return_frames:
-            return logits
-        return logits, self.head(temporal if self.gru is None else torch.cat([temporal, temporal], dim=-1))
+        if self.gru is None:
+            frames = self.head(temporal)
+            logits = _masked_mean(frames, valid)
+        else:
+            shown = _shown_frames(valid, self.steps)
+            logits = self.head(_pooled(temporal, shown.any(2)))
+            if not return_frames:
+                return logits
+            frames = self.head(_pooled(temporal[:, None], shown.transpose(1, 2)))
+        return (logits, frames) if return_frames else logits
 
     def time_steps(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Features of each time step, (B, T, 2·hidden), without a GRU the frames' vectors; zero for padding.
+        """Features of each time step, (B, `steps` or T, 2·hidden); without a GRU, the frames' vectors (B, T, F).
+
+        Steps of padding are zero.
 
         Args:
             x: Frames, as of `forward`.
@@ -226,7 +240,12 @@ class TemporalCNNGRU(nn.Module):
         vectors = self._frame_vectors(x[valid])
         temporal = vectors.new_zeros(*valid.shape, vectors.shape[1])
         temporal[valid] = vectors
-        return temporal if self.gru is None else _over_time(self.gru, temporal, valid)
+        if self.gru is None:
+            return temporal
+        shown = _shown_frames(valid, self.steps)
+        if self.steps:
+            temporal = temporal.gather(1, shown.long().argmax(2)[..., None].expand(-1, -1, temporal.shape[2]))
+        return _over_time(self.gru, temporal, shown.any(2))
 
     def set_stage(self, *, train_backbone: bool) -> None:
         """Freeze or unfreeze the backbone; attention, fusion, GRU and head always train.
@@ -256,13 +275,6 @@ class TemporalCNNGRU(nn.Module):
         if self.attention is not None:
             features = self.attention(features)
         return features.float().mean((2, 3))
-
-    def _clip_logits(self, temporal: Tensor, valid: Tensor) -> Tensor:
-        """(B, 2) from time steps (B, T, ·)."""
-        if self.gru is None:
-            return _masked_mean(self.head(temporal), valid)
-        greatest = temporal.masked_fill(~valid[..., None], -torch.inf).amax(1)
-        return self.head(torch.cat([_masked_mean(temporal, valid), greatest], dim=-1))
 
 
 def load_backbone_weights(model: TemporalCNNGRU, source: str) -> str:
@@ -361,10 +373,36 @@ def _over_time(gru: nn.GRU, vectors: Tensor, valid: Tensor) -> Tensor:
         return pad_packed_sequence(gru(packed)[0], batch_first=True, total_length=vectors.shape[1])[0]
 
 
+def _shown_frames(valid: Tensor, steps: int) -> Tensor:
+    """Which frame each time step shows, bool (B, `steps` or T, T).
+
+    Args:
+        valid: Which frames are no padding, bool (B, T).
+        steps: For each of which a clip's frames are held for nearly equal times; 0 for a step a frame.
+
+    Raises:
+        ValueError: A clip has more frames than steps.
+    """
+    frames = torch.arange(valid.shape[1], device=valid.device)
+    if steps == 0:
+        return (frames[:, None] == frames) & valid[:, None]
+    lengths = valid.sum(1)
+    if lengths.max() > steps:
+        raise ValueError(f"a clip has {int(lengths.max())} frames, and the network {steps} time steps")
+    position = torch.arange(steps, device=valid.device) * lengths[:, None] // steps
+    return position[..., None] == frames
+
+
+def _pooled(temporal: Tensor, chosen: Tensor) -> Tensor:
+    """Mean and maximum (..., 2·D) over the chosen (..., S) of time steps (..., S, D); zero where none is chosen."""
+    greatest = temporal.masked_fill(~chosen[..., None], -torch.inf).amax(-2)
+    return torch.cat([_masked_mean(temporal, chosen), greatest.masked_fill(~chosen.any(-1)[..., None], 0)], dim=-1)
+
+
 def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Means (B, D) over the valid of values (B, T, D)."""
+    """Means (..., D) over the valid of values (..., S, D); zero where none is valid."""
     weights = valid[..., None].to(values.dtype)
-    return (values * weights).sum(1) / weights.sum(1)
+    return (values * weights).sum(-2) / weights.sum(-2).clamp(min=1)
 
 
 def _from_torchvision(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:

@@ -459,3 +459,62 @@ def test_any_other_gap_or_surplus_is_refused():
         load_spotter_weights(make_spotter(attention=False), weights)
     with pytest.raises(RuntimeError, match="size mismatch"):
         load_spotter_weights(make_spotter(hidden=4), weights)
+
+
+# The number of frames
+
+
+@torch.no_grad()
+def test_a_frame_repeated_has_the_probability_of_the_frame(clips):
+    """And a step a frame, as in earlier versions, is where its number has a part in it."""
+    even, uneven = (moved(make_spotter(steps=steps, layers=2)) for steps in (24, 0))
+    for gru in (even.gru, uneven.gru):
+        torch.manual_seed(2)
+        for parameter in gru.parameters():
+            nn.init.normal_(parameter, std=0.5)
+    for model, largest in ((even, 1e-6), (uneven, None)):
+        found = []
+        for count in (1, 8, 24):
+            logits, frames = model(clips[:, :1].expand(-1, count, -1, -1, -1), return_frames=True)
+            found.append(logits.softmax(1)[:, 1])
+            if model is even:
+                torch.testing.assert_close(frames.softmax(2).mean(1), logits.softmax(1), atol=0.02, rtol=0)
+        apart = (torch.stack(found) - found[0]).abs().max()
+        assert apart < largest if largest else apart > 1e-3
+    torch.testing.assert_close(even(clips.repeat_interleave(4, dim=1)), even(clips))
+
+
+@torch.no_grad()
+def test_a_clip_of_all_frames_is_scored_as_without_steps(clips):
+    """The original design, for as many frames as it was made for."""
+    for found, expected in zip(
+        make_spotter(steps=3)(clips, return_frames=True), make_spotter()(clips, return_frames=True), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_frames_of_a_shorter_clip_are_held(clips):
+    """Three frames for seven steps: of three, two and two."""
+    held = [0, 0, 0, 1, 1, 2, 2]
+    model = make_spotter(steps=7)
+    temporal = steps(model, clips)
+    torch.testing.assert_close(temporal, steps(make_spotter(), clips[:, held], (7, 7)))
+    logits, frames = model(clips, return_frames=True)
+    torch.testing.assert_close(logits, model.head(torch.cat([temporal.mean(1), temporal.amax(1)], dim=1)))
+    second = temporal[:, 3:5]
+    torch.testing.assert_close(frames[:, 1], model.head(torch.cat([second.mean(1), second.amax(1)], dim=1)))
+
+
+def test_padding_changes_nothing_where_frames_are_held(clips):
+    model = moved(make_spotter(steps=4))
+    logits, frames = model(clips, torch.tensor([1, 3]), return_frames=True)
+    for clip, length in enumerate((1, 3)):
+        alone = model(clips[clip : clip + 1, :length], return_frames=True)
+        torch.testing.assert_close(logits[clip : clip + 1], alone[0])
+        torch.testing.assert_close(frames[clip, :length], alone[1][0])
+    assert frames.isfinite().all()
+    frames[0, :1].sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+    with pytest.raises(ValueError, match="3 frames, and the network 2 time steps"):
+        make_spotter(steps=2)(clips)
