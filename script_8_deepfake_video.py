@@ -21,9 +21,15 @@ from common.process import prepare
 
 prepare()  # before torch is imported
 
+from typing import TYPE_CHECKING
+
 from common.config.run import parse_config
 from common.locks import locks_end
 from common.video.config import EvaluationConfig, VideoConfig
+
+if TYPE_CHECKING:
+    from common.video.cache import ClipCache
+    from common.video.clips import Clip
 
 CONFIG = VideoConfig(name="deepfake_video")
 
@@ -33,12 +39,9 @@ def main(config: VideoConfig | EvaluationConfig) -> None:
     """Train and test, or only test."""
     if isinstance(config, EvaluationConfig):
         # Imported here, not above: torch takes seconds, and --help needs none of it.
-        from common.devices import process_state
-        from common.metrics.detection import format_table
-        from common.video.training import evaluate_spotter, load_test_clips
+        from common.video.training import load_test_clips
 
-        table = evaluate_spotter(config, *load_test_clips(config))
-        process_state().print(format_table(table))
+        test(config, *load_test_clips(config))
     else:
         train(config)
 
@@ -47,21 +50,32 @@ def train(config: VideoConfig) -> None:
     """Train, and test if the test split has both classes."""
     from common.data.splits import of_split
     from common.devices import process_state
-    from common.metrics.detection import format_table
     from common.training.run_files import check_files
-    from common.video.training import evaluate_spotter, load_clips, start_spotter, train_spotter
+    from common.video.training import load_clips, start_spotter, train_spotter
 
     check_files(config)
     say = process_state().print
     clips, cache = load_clips(config)
     model, config = start_spotter(config)
     metrics = train_spotter(config, model, clips, cache)
-    test = config.evaluation()
-    say(f"{config.name}: validation AUC {metrics['auc']:.4f}, frames {metrics['frame_auc']:.4f} → {test.checkpoint}")
+    again = config.evaluation()
+    say(f"{config.name}: validation AUC {metrics['auc']:.4f}, frames {metrics['frame_auc']:.4f} → {again.checkpoint}")
     if {clip.fake for clip in of_split(clips, "test")} == {False, True}:
-        say(format_table(evaluate_spotter(test, clips, cache)))
+        test(again, clips, cache)
     else:
         say(f"{config.name}: not tested, since the test split lacks a class")
+
+
+def test(config: EvaluationConfig, clips: list["Clip"], cache: "ClipCache") -> None:
+    """Print the metrics of the test split, and whether its probabilities hold for shorter clips."""
+    from common.devices import process_state
+    from common.metrics.detection import format_table
+    from common.video.training import evaluate_spotter, reliability_by_length
+
+    say = process_state().print
+    say(format_table(evaluate_spotter(config, clips, cache)))
+    say("the same clips with at most so many frames:")
+    say(format_table(reliability_by_length(config, clips, cache)))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class Clip:
     """`train`, `val` or `test`."""
     identities: tuple[str, ...] = ()
     """The people who are seen in it or whose face was put into it, as far as they are known."""
+    self_blended: bool = False
+    """Whether it is the fake that `common.video.blending` makes of the real clip at `path`."""
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -198,6 +200,13 @@ def check_clips(clips: Sequence[Clip]) -> None:
             raise
         hint = f"The largest group that shares identities has {largest} of the {len(clips)} clips and stays together."
         raise UserError(f"{error} {hint}") from error
+
+
+def with_self_blended(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips, and for each of a split without fakes the fake that is made of it."""
+    have_fakes = {clip.split for clip in clips if clip.fake}
+    made = [replace(clip, fake=True, self_blended=True) for clip in clips if clip.split not in have_fakes]
+    return [*clips, *made]
 
 
 def _copies(clips: Sequence[Clip]) -> list[str]:

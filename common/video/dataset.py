@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from common.data.transforms import reseed
+from common.video.blending import self_blended
 from common.video.cache import ClipCache
 from common.video.clips import Clip
 
@@ -19,19 +20,27 @@ from common.video.clips import Clip
 class ClipDataset(Dataset):
     """The face crops of clips."""
 
-    def __init__(self, clips: Sequence[Clip], cache: ClipCache, augmentation: A.Compose | None = None) -> None:
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        cache: ClipCache,
+        augmentation: A.Compose | None = None,
+        most_frames: int | None = None,
+    ) -> None:
         """Find the clips in the cache; crops are read with each item.
 
         Args:
             clips: Cached clips.
             cache: Cache of their crops.
             augmentation: Applied to items requested with a seed, by one draw for all frames of a clip.
+            most_frames: Of clips with more frames only so many are taken, evenly spaced; all by default.
 
         Raises:
             UserError: A clip is not in the cache, or has changed since.
         """
         self.clips = clips
         self.augmentation = augmentation
+        self.most_frames = most_frames
         # Not the cache itself: its detector would have to be pickled for the loader's workers.
         self._cached = [cache.read(clip) for clip in clips]
 
@@ -41,7 +50,8 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """Item of an index, or of `(index, seed)` as the training sampler draws it.
 
-        The augmentation depends on the seed alone, not on the number of workers or where a run was interrupted.
+        Augmentation and self-blending depend on the seed alone, not on the number of workers or where a run was
+        interrupted. Without a seed a clip is blended with itself in the same way each time.
 
         Returns:
             frames: uint8 (T, 3, S, S), T as many as the clip has; label: int64 (), 1 = fake; index: position in
@@ -49,6 +59,11 @@ class ClipDataset(Dataset):
         """
         index, seed = index if isinstance(index, tuple) else (index, None)
         crops = self._cached[index].crops
+        count = len(crops)
+        if self.most_frames is not None and count > self.most_frames:
+            crops = crops[(2 * np.arange(self.most_frames) + 1) * count // (2 * self.most_frames)]
+        if self.clips[index].self_blended:
+            crops = self_blended(crops, index if seed is None else seed)
         if self.augmentation is not None and seed is not None:
             reseed(self.augmentation, seed)
             crops = self.augmentation(images=crops)["images"]

@@ -38,8 +38,11 @@ class TrackScore:
     """Calibrated probability of each frame in the context of the others: float64 (n,). Without a GRU, on its own."""
     faces: FaceTrack
     heatmaps: np.ndarray | None = None
-    """Class activation maps of fake, float32 (n, 28, 28) in [0, 1], each of its whole crop; 1 where all scales have
-    their maximum in this clip. None for faces that don't decide, and where no maps were requested."""
+    """Class activation maps of fake, float32 (n, 28, 28) in [0, 1], each of its whole crop: 1 where all scales have
+    their maximum in this clip, 0 outside the face's box. None for faces that don't decide, and where no maps were
+    requested."""
+    heat_outside: float = 0.0
+    """Share of the maps that lay outside the boxes and was removed, in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,8 @@ class VideoScore:
     probability: float
     """Calibrated probability, in (0, 1), that the clip is fake: that of its deciding face."""
     verdict: str
-    """`fake`, `real`, or `inconclusive`: faces were found in too few of the frames, or none of them in enough."""
+    """`fake`, `real`, or `inconclusive`: faces were found in too few of the frames, or none of them in enough, or the
+    network knows single images alone."""
     threshold: float
     """Probability from which the verdict is fake."""
     checkpoint: str
@@ -83,7 +87,8 @@ class VideoDetector:
 
         Args:
             model: In evaluation mode. Its parameters are frozen here, so that heatmaps need little memory.
-            checkpoint: Its `calibration`, `config` and, if present, `face_detector`, the name of the training's.
+            checkpoint: Its `calibration`, `config` and, if present, `face_detector`, the name of the training's,
+                `stills_only` and `self_blended` (`common.video.training.train_spotter`).
             checkpoint_hash: See `VideoScore.checkpoint`.
             device: Device of the network.
             faces: Detects the faces.
@@ -97,10 +102,14 @@ class VideoDetector:
         self.frames, self.size = config["frames"], config["image_size"]
         self.threshold = config["threshold"] if threshold is None else threshold
         self.min_coverage = config["min_coverage"] if min_coverage is None else min_coverage
+        self.stills_only = checkpoint.get("stills_only")  # None: of an earlier version, which did not note it
         self._explain = MultiScaleGradCAM(self.model, self.model.features.tap_layers, size=HEAT_SIZE)
         self._warnings = []
         if (trained := checkpoint.get("face_detector", faces.name)) != faces.name:
             self._warnings.append(f"the faces of the training came from: {trained}; these from: {faces.name}")
+        if checkpoint.get("self_blended"):
+            made_of = "real faces blended with themselves, not deepfakes"
+            self._warnings.append(f"trained and calibrated on {made_of}: the network knows traces of blending alone")
         if self.calibration["slope"] == 0:
             reason = "the network did not separate the classes in its validation"
             self._warnings.append(f"{reason}: every clip gets the same probability")
@@ -121,6 +130,9 @@ class VideoDetector:
         faces = extract_faces(path, self.faces, frames=self.frames, size=self.size)
         tracks = [self._score(number, track) for number, track in enumerate(faces.tracks, 1)]
         warnings = (*faces.warnings, *self._warnings)
+        if self.stills_only is None and len(faces.indices) > 1:
+            what = "whether it was trained on clips or on single images"
+            warnings = (*warnings, f"the checkpoint does not say {what}: if on images, the probability is wrong")
         if (reason := self._undecided(faces)) is None:
             track = max((t for t in tracks if faces.may_decide(t.faces)), key=lambda track: track.probability)
             verdict = "fake" if track.probability >= self.threshold else "real"
@@ -128,8 +140,10 @@ class VideoDetector:
             track, verdict = tracks[0], "inconclusive"
             warnings = (*warnings, f"inconclusive: {reason}")
         if explain:
-            maps = self._explain(self._crops(track.faces), target=_fake_logit, clips=1)
-            track = replace(track, heatmaps=maps.fused.float().cpu().numpy())
+            maps = self._explain(self._crops(track.faces), target=_fake_logit, clips=1).fused.float().cpu().numpy()
+            inside = maps * box_shares(track.faces.boxes, track.faces.areas)
+            outside = 1 - float(inside.sum() / maps.sum()) if maps.any() else 0.0
+            track = replace(track, heatmaps=inside, heat_outside=outside)
             tracks[track.number - 1] = track
         return VideoScore(
             path=path,
@@ -147,6 +161,8 @@ class VideoDetector:
     def _undecided(self, faces: ClipFaces) -> str | None:
         """Why there is no verdict on a clip; None if there is one."""
         sampled = len(faces.indices)
+        if self.stills_only and sampled > 1:
+            return f"the network was trained or calibrated on single images, and this clip has {sampled} sampled frames"
         if faces.coverage < self.min_coverage:
             wanted = f"a verdict needs {100 * self.min_coverage:.3g}% of them"
             return f"a face was found in {faces.found.sum()} of {sampled} sampled frames, {wanted}"
@@ -172,6 +188,25 @@ class VideoDetector:
         if not raw.isfinite().all():
             raise UserError("the network's result is not finite. Train it again (script_8_deepfake_video.py).")
         return np.array([calibrated(value, **self.calibration) for value in raw.tolist()])
+
+
+def box_shares(boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Share of each cell of a heatmap that lies in the face's box.
+
+    Args:
+        boxes: Left, top, right, bottom of the faces, (n, 4).
+        areas: Those of the crops that the heatmaps cover, in the same unit, (n, 4).
+
+    Returns:
+        float32 (n, 28, 28) in [0, 1].
+    """
+    shares = []
+    for start, cells in ((1, HEAT_SIZE[0]), (0, HEAT_SIZE[1])):
+        first, last = areas[:, start, None], areas[:, start + 2, None]
+        edges = first + (last - first) * np.arange(cells + 1) / cells
+        within = edges.clip(boxes[:, start, None], boxes[:, start + 2, None])
+        shares.append(np.diff(within) / np.diff(edges))
+    return (shares[0][:, :, None] * shares[1][:, None]).astype(np.float32)
 
 
 def _fake_logit(logits: Tensor) -> Tensor:

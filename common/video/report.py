@@ -68,7 +68,8 @@ def write_clip_results(score: VideoScore, folder: Path) -> None:
     heatmaps, faces = score.track.heatmaps, score.track.faces
     if heatmaps is None:
         raise ValueError(f"{score.path} was scored without heatmaps")
-    notes = (EXPLAINED[score.verdict], *score.warnings)
+    hidden = f"{score.track.heat_outside:.0%} of the heat lay outside the face's box and is not shown."
+    notes = (EXPLAINED[score.verdict], *([hidden] if score.track.heat_outside > 0 else []), *score.warnings)
     sheet = draw_contact_sheet(score, heatmaps, title=_title(score), notes=notes)
     _write_figure(sheet, folder / "contact_sheet.png")
     _write_figure(_timeline(score), folder / "timeline.png")
@@ -89,6 +90,7 @@ def clip_results(score: VideoScore) -> dict:
         "threshold": score.threshold,
         "checkpoint": score.checkpoint,
         "track": score.track.number,
+        "heat_outside": round(score.track.heat_outside, 4),
         "coverage": round(score.faces.coverage, 4),
         "duration_s": round(len(video.times) / video.fps, 3),
         "frame_rate": round(video.fps, 3),

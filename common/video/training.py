@@ -27,7 +27,15 @@ from common.training.optimizing import freeze_unused
 from common.training.run_files import Validation
 from common.video.cache import ClipCache
 from common.video.clip_faces import MIN_FOUND
-from common.video.clips import Clip, check_clips, clip_key, fingerprint, read_clip_folders, read_clip_table
+from common.video.clips import (
+    Clip,
+    check_clips,
+    clip_key,
+    fingerprint,
+    read_clip_folders,
+    read_clip_table,
+    with_self_blended,
+)
 from common.video.config import ClipsConfig, EvaluationConfig, VideoConfig
 from common.video.dataset import ClipDataset, clip_augmentation, collate_clips
 from common.video.faces import NoFace, make_face_detector
@@ -37,15 +45,34 @@ from common.video.network import SPOTTER_FIELDS, VIDEO_KEYS, TemporalCNNGRU, loa
 def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
     """List the labelled clips of a training, and decode into the cache those that are not there yet.
 
+    If neither training nor validation has fakes, they are made of the real clips (`common.video.blending`), with a
+    printed note; in the test split too, if it has none.
+
     Returns:
-        The clips that could be read, and the cache of their crops.
+        The clips that could be read, with those that are made of them, and the cache of their crops.
 
     Raises:
-        UserError: As `make_face_detector`, the readers and `check_clips` of `common.video.clips`, and `ClipCache.fill`.
+        UserError: As `make_face_detector`, the readers and `check_clips` of `common.video.clips`, and `ClipCache.fill`;
+            or fakes are to be made where no faces are found.
     """
     clips, cache = _read_clips(config, config.identity, config.seed, config.frames, config.image_size)
-    check_clips(clips)  # before decoding, which may take hours
+    blend = not any(clip.fake for clip in clips if clip.split != "test")
+    check_clips(with_self_blended(clips) if blend else clips)  # before decoding, which may take hours
+    if blend:
+        if isinstance(cache.detector, NoFace):
+            raise UserError(
+                "there are no fakes to train on. They can be made of the real clips by blending each face with itself, "
+                f"but not with the face detector {cache.detector.name}, which finds no faces. Choose another, or give "
+                "fake clips."
+            )
+        tested = sum(clip.fake for clip in clips)
+        alone = f" (the {tested} that there are belong to the test split)" if tested else ""
+        process_state().print(
+            f"note: there are no fake clips to train on{alone}; they are made of the real ones, by blending each face "
+            "with itself. The network learns the traces of blending, and no others"
+        )
     clips = _with_crops(clips, cache, skip_bad_files=config.skip_bad_files)
+    clips = with_self_blended(clips) if blend else clips
     check_clips(clips)
     return clips, cache
 
@@ -53,16 +80,25 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
 def load_test_clips(config: EvaluationConfig) -> tuple[list[Clip], ClipCache]:
     """As `load_clips` for the test split, with the checkpoint's seed and identities, frames and crops.
 
+    Without fakes it has self-blended ones if the network was trained on such; this is printed.
+
     Raises:
         UserError: As `load_clips`; or the checkpoint is missing or of another kind.
     """
-    trained = load_checkpoint(config.checkpoint, VIDEO_KEYS)["config"]
+    checkpoint = load_checkpoint(config.checkpoint, VIDEO_KEYS)
+    trained = checkpoint["config"]
     if missing := {"identity", "seed", "frames", "image_size"} - trained.keys():
         lacking = ", ".join(sorted(missing))
         raise UserError(f"{config.checkpoint} is no checkpoint of script 8: its config lacks {lacking}.")
     settings = trained["identity"], trained["seed"], trained["frames"], trained["image_size"]
     clips, cache = _read_clips(config, *settings)
-    return _with_crops(of_split(clips, "test"), cache, skip_bad_files=config.skip_bad_files), cache
+    clips = _with_crops(of_split(clips, "test"), cache, skip_bad_files=config.skip_bad_files)
+    if checkpoint.get("self_blended") and not any(clip.fake for clip in clips):
+        process_state().print(
+            "note: there are no fake clips to test on; they are made of the real ones, as in training"
+        )
+        clips = with_self_blended(clips)
+    return clips, cache
 
 
 def _read_clips(config: ClipsConfig, identity: str, seed: int, frames: int, size: int) -> tuple[list[Clip], ClipCache]:
@@ -94,11 +130,12 @@ def _with_crops(clips: Sequence[Clip], cache: ClipCache, *, skip_bad_files: bool
 
 
 def start_spotter(config: VideoConfig) -> tuple[TemporalCNNGRU, VideoConfig]:
-    """The network with its first weights, and the configuration with the source of the weights that were loaded.
+    """The network with its first weights, and the configuration with its steps and the source of those weights.
 
     Raises:
         UserError: There is no such encoder, or its weights can't be fetched.
     """
+    config = replace(config, steps=config.frames)
     network = {field: getattr(config, field) for field in SPOTTER_FIELDS}
     model = build_seeded(config.seed, lambda: TemporalCNNGRU(**network))
     loaded = config.encoder_weights
@@ -155,7 +192,16 @@ def train_spotter(
         val=make_loader(ClipDataset(val, cache), config.batch_size, config.workers, collate=collate_clips),
         fingerprint=f"{fingerprint(clips)} {cache.detector.name}",
     )
-    kept = {"face_detector": cache.detector.name, "seen": sorted({clip_key(clip.path) for clip in [*train, *val]})}
+    kept = {
+        "face_detector": cache.detector.name,
+        "seen": sorted({clip_key(clip.path) for clip in [*train, *val]}),
+        "self_blended": not any(clip.fake and not clip.self_blended for clip in [*train, *val]),
+        "stills_only": _stills_only([*train, *val], cache),
+    }
+    if kept["stills_only"]:
+        process_state().print(
+            "note: one class has single images alone in training or validation: the network gives no verdicts on clips"
+        )
 
     def set_stage(epoch: int) -> bool:
         model.set_stage(train_backbone=epoch >= config.frozen_epochs)
@@ -176,6 +222,12 @@ def train_spotter(
         some_unused=config.frozen_epochs > 0,
         patience_from=config.frozen_epochs,
     )
+
+
+def _stills_only(clips: Sequence[Clip], cache: ClipCache) -> bool:
+    """Whether some class of some split has no clip of several frames."""
+    moving = {(clip.split, clip.fake) for clip in clips if len(cache.read(clip).found) > 1}
+    return moving != {(clip.split, clip.fake) for clip in clips}
 
 
 @torch.no_grad()
@@ -251,27 +303,68 @@ def evaluate_spotter(config: EvaluationConfig, clips: Sequence[Clip], cache: Cli
     Raises:
         UserError: There is no checkpoint, it was trained on clips of the split, or the split lacks a class.
     """
+    checkpoint, clips, fake = _checked_test(config, clips, cache)
+    if (then := checkpoint.get("face_detector")) != (now := cache.detector.name):
+        process_state().print(
+            f"note: the faces that {config.checkpoint} was trained on came from: {then}; those of this test from: {now}"
+        )
+    scores, frame_scores = _test_scores(config, _trained(config, checkpoint), ClipDataset(clips, cache))
+    threshold = checkpoint["config"]["threshold"] if config.threshold is None else config.threshold
+    metrics = partial(clip_metrics, calibration=checkpoint["calibration"], threshold=threshold)
+    rows = {"clips": metrics(scores, fake), "frames": metrics(*of_frames(frame_scores, fake))}
+    table = pd.DataFrame([{"of": name, **values} for name, values in rows.items()])
+    return table.rename(columns={"n_real": "real", "n_generated": "fake"})
+
+
+def reliability_by_length(config: EvaluationConfig, clips: Sequence[Clip], cache: ClipCache) -> pd.DataFrame:
+    """Whether the probabilities of the test split's clips hold if the clips are shorter.
+
+    Returns:
+        A row for the clips with all their frames, with at most a third of the checkpoint's number, and with one:
+        `frames` (at most so many), `clips`, `mean probability`, `share of fakes`, which it should equal, and `auc` and
+        `calibration_error` of `detection_metrics`. Without clips of several frames, one row.
+
+    Raises:
+        UserError: As `evaluate_spotter`.
+    """
+    checkpoint, clips, fake = _checked_test(config, clips, cache)
+    longest = max(len(cache.read(clip).found) for clip in clips)
+    model, rows = _trained(config, checkpoint), []
+    for most in sorted({1, min(-(-longest // 3), longest), longest}):
+        scores, _ = _test_scores(config, model, ClipDataset(clips, cache, most_frames=most))
+        probs = np.array([calibrated(score, **checkpoint["calibration"]) for score in scores])
+        metrics = clip_metrics(scores, fake, checkpoint["calibration"])
+        row = {"frames": most, "clips": len(clips), "mean probability": probs.mean(), "share of fakes": fake.mean()}
+        rows.append(row | {name: metrics[name] for name in ("calibration_error", "auc")})
+    return pd.DataFrame(rows)
+
+
+def _checked_test(
+    config: EvaluationConfig, clips: Sequence[Clip], cache: ClipCache
+) -> tuple[dict[str, Any], list[Clip], np.ndarray]:
+    """The checkpoint, the test split, and which of its clips are fake, after a check that they fit each other."""
     path = config.checkpoint
     checkpoint = load_checkpoint(path, VIDEO_KEYS)
     clips = of_split(clips, "test")
     seen = [clip.path for clip in clips if clip_key(clip.path) in set(checkpoint.get("seen", ()))]
     if seen:
         raise UserError(f"{path} was trained on {len(seen)} of the {len(clips)} clips to test, such as {seen[0]}.")
-    if (then := checkpoint.get("face_detector")) != (now := cache.detector.name):
-        process_state().print(
-            f"note: the faces that {path} was trained on came from: {then}; those of this test from: {now}"
-        )
     fake = np.array([clip.fake for clip in clips], bool)
     if fake.all() or not fake.any():
         raise UserError("the test split needs real and fake clips.")
+    return checkpoint, clips, fake
+
+
+def _trained(config: EvaluationConfig, checkpoint: dict[str, Any]) -> TemporalCNNGRU:
+    with main_process_prints():
+        return load_spotter(checkpoint, config.checkpoint)
+
+
+def _test_scores(
+    config: EvaluationConfig, model: TemporalCNNGRU, data: ClipDataset
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """As `score_clips`, for a data set."""
     process_state()  # before the accelerator, which would take several processes without a GPU for several runs
     accelerator = Accelerator()
-    loader = make_loader(ClipDataset(clips, cache), config.batch_size, config.workers, collate=collate_clips)
-    with main_process_prints():
-        model = load_spotter(checkpoint, path).to(accelerator.device)
-    scores, frame_scores = score_clips(accelerator, model, accelerator.prepare(loader))
-    threshold = checkpoint["config"]["threshold"] if config.threshold is None else config.threshold
-    metrics = partial(clip_metrics, calibration=checkpoint["calibration"], threshold=threshold)
-    rows = {"clips": metrics(scores, fake), "frames": metrics(*of_frames(frame_scores, fake))}
-    table = pd.DataFrame([{"of": name, **values} for name, values in rows.items()])
-    return table.rename(columns={"n_real": "real", "n_generated": "fake"})
+    loader = make_loader(data, config.batch_size, config.workers, collate=collate_clips)
+    return score_clips(accelerator, model.to(accelerator.device), accelerator.prepare(loader))

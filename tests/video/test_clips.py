@@ -16,6 +16,7 @@ from common.video.clips import (
     measure,
     read_clip_folders,
     read_clip_table,
+    with_self_blended,
 )
 
 FFPP = r"(\d{3})(?:_(\d{3}))?"
@@ -369,3 +370,9 @@ def test_real_clips(shared_data):
     }
     assert [c.fake for c in clips] == [False, False, True, True]
     assert found["ffpp_c23_004.mp4"].split == found["ffpp_c23_004_982.mp4"].split
+
+
+def test_fakes_are_made_for_splits_that_have_none():
+    clips = [Clip(Path("a"), False, "train", ("x",)), Clip(Path("b"), False, "test"), Clip(Path("c"), True, "test")]
+    made = Clip(Path("a"), True, "train", ("x",), self_blended=True)
+    assert with_self_blended(clips) == [*clips, made]

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from common.data.dataset import make_loader
 from common.data.sampling import EpochSampler
 from common.data.transforms import reseed
 from common.errors import UserError
+from common.video.blending import self_blended
 from common.video.cache import ClipCache
 from common.video.clips import Clip, read_clip_folders
 from common.video.dataset import ClipDataset, clip_augmentation, collate_clips
@@ -83,6 +85,24 @@ def test_one_draw_serves_all_frames_of_a_clip(clips, cache):
             reseed(augmentation, seed)
             frames.append(augmentation(image=frame.permute(1, 2, 0).numpy())["image"])
         assert np.array_equal(dataset[1, seed]["frames"].permute(0, 2, 3, 1), np.stack(frames))
+
+
+def test_the_fake_that_is_made_of_a_real_clip(clips, cache):
+    """It differs with the seed, and without one it is the same each time."""
+    real = clips[0]
+    dataset = ClipDataset([real, replace(real, fake=True, self_blended=True)], cache)
+    first, made = dataset[0]["frames"], dataset[1]["frames"]
+    assert [int(dataset[index]["label"]) for index in (0, 1)] == [0, 1]
+    np.testing.assert_array_equal(made.permute(0, 2, 3, 1), self_blended(first.permute(0, 2, 3, 1).numpy(), 1))
+    assert torch.equal(dataset[1]["frames"], made) and torch.equal(dataset[0, 7]["frames"], first)
+    drawn = {dataset[1, seed]["frames"].numpy().tobytes() for seed in range(5)}
+    assert len(drawn) == 5
+
+
+def test_fewer_frames_are_evenly_spaced(clips, cache):
+    whole = ClipDataset(clips, cache)[1]["frames"]  # five frames
+    for most, taken in ((1, [2]), (2, [1, 3]), (3, [0, 2, 4]), (5, range(5)), (9, range(5))):
+        assert torch.equal(ClipDataset(clips, cache, most_frames=most)[1]["frames"], whole[list(taken)])
 
 
 def test_augmentation_keeps_what_is_up(clips):

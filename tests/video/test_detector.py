@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.metrics.calibration import calibrated
 from common.training.checkpoint import load_checkpoint
 from common.video.clip_faces import extract_faces
-from common.video.detector import find_video_detector, load_video_detector
+from common.video.detector import box_shares, find_video_detector, load_video_detector
 from common.video.files import open_video, read_frames, write_video
 from common.video.gradcam import MultiScaleGradCAM
 from common.video.network import load_spotter
@@ -35,7 +35,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(save_video_detector, tmp_path_factory):
-    return save_video_detector(tmp_path_factory.mktemp("models") / "deepfake_video_best.pth")
+    return save_video_detector(tmp_path_factory.mktemp("models") / "deepfake_video_best.pth", stills_only=False)
 
 
 @pytest.fixture
@@ -81,15 +81,34 @@ def test_maps_explain_fake_against_real_whatever_the_verdict(load, save_video_de
     found = detector.predict(clip)
     cam = MultiScaleGradCAM(detector.model, detector.model.features.tap_layers)
     crops = torch.from_numpy(found.track.faces.crops).permute(0, 3, 1, 2)[None]
-    wanted = cam(crops, target=lambda logits: logits[:, 1] - logits[:, 0], clips=1).fused
+    wanted = cam(crops, target=lambda logits: logits[:, 1] - logits[:, 0], clips=1).fused.numpy()
     heatmaps = found.track.heatmaps
-    np.testing.assert_allclose(heatmaps, wanted, atol=1e-5)
+    in_box = wanted * box_shares(found.track.faces.boxes, found.track.faces.areas)
+    np.testing.assert_allclose(heatmaps, in_box, atol=1e-5)
+    assert found.track.heat_outside == pytest.approx(1 - in_box.sum() / wanted.sum(), abs=1e-5)
+    assert 0 < found.track.heat_outside < 1
     assert heatmaps.shape == (6, 28, 28) and heatmaps.dtype == np.float32
     assert heatmaps.max() > 0
     calibration = {"slope": 1.5, "intercept": -100.0}
     real = load(save_video_detector(tmp_path / "real.pth", calibration=calibration)).predict(clip)
     assert (found.verdict, real.verdict) == ("fake" if found.probability >= 0.5 else "real", "real")
     np.testing.assert_allclose(real.track.heatmaps, heatmaps, atol=1e-6)
+
+
+def test_heat_outside_the_box_is_removed(load, clip):
+    """Beside a narrow, high box: of its crop of 52 px, the face has the middle 32 columns and the 40 rows between."""
+    found = load(left=range(0)).predict(clip)
+    face = found.track.faces
+    shares = box_shares(face.boxes, face.areas)
+    assert shares.shape == found.track.heatmaps.shape
+    left, top, right, bottom = (face.boxes[0] - np.tile(face.areas[0, :2], 2)) / 28 * 28
+    side = face.areas[0, 2] - face.areas[0, 0]
+    assert shares[0].sum() == pytest.approx((right - left) * (bottom - top) / side**2 * 28**2, rel=1e-5)
+    outside = np.arange(28) + 1 <= left / side * 28
+    assert outside.any() and not found.track.heatmaps[:, :, outside].any()
+    np.testing.assert_array_equal(box_shares(np.array([[3.0, 4, 7, 8]]), np.array([[3, 4, 7, 8]])), 1)
+    whole = load(kind="crops").predict(clip)
+    assert whole.track.heat_outside == pytest.approx(0, abs=1e-6)
 
 
 def test_only_the_deciding_face_is_explained(load, clip):
@@ -114,7 +133,8 @@ def test_without_maps_the_scores_are_the_same(load, clip):
 def test_of_the_faces_that_may_decide_the_most_suspicious_does(load, save_video_detector, tmp_path, clip):
     """One face in all frames, the other, more suspicious one in three or two of the six that are sampled."""
     # These random weights find fewer frames less suspicious; the slope turns that about, at a level between the two.
-    path = save_video_detector(tmp_path / "turned.pth", calibration={"slope": -1.0, "intercept": 6.5})
+    turned = {"slope": -1.0, "intercept": 6.5}
+    path = save_video_detector(tmp_path / "turned.pth", calibration=turned, stills_only=False)
     sampled = load().predict(clip, explain=False).faces.indices
     for count, decides in ((3, True), (2, False)):
         found = load(path, left=sampled[2 : 2 + count], min_coverage=0.9).predict(clip)
@@ -158,7 +178,8 @@ def test_without_a_face_there_is_a_probability_but_no_verdict(load, clip):
 
 def test_what_one_should_know_of_the_detector_is_said_of_every_clip(load, save_video_detector, tmp_path, clip):
     def said(**fields):
-        found = load(save_video_detector(tmp_path / "a.pth", **fields), kind="crops").predict(clip, explain=False)
+        path = save_video_detector(tmp_path / "a.pth", **{"stills_only": False} | fields)
+        found = load(path, kind="crops").predict(clip, explain=False)
         assert found.warnings[: len(found.faces.warnings)] == found.faces.warnings
         return found.warnings[len(found.faces.warnings) :]
 
@@ -166,6 +187,37 @@ def test_what_one_should_know_of_the_detector_is_said_of_every_clip(load, save_v
     assert said(face_detector="mtcnn 480") == ("the faces of the training came from: mtcnn 480; these from: crops",)
     (warning,) = said(calibration={"slope": 0.0, "intercept": 0.2})
     assert warning == "the network did not separate the classes in its validation: every clip gets the same probability"
+    (warning,) = said(self_blended=True)
+    assert warning.startswith("trained and calibrated on real faces blended with themselves, not deepfakes")
+    assert said(self_blended=False) == ()
+    (warning,) = said(stills_only=None)
+    assert warning.startswith("the checkpoint does not say whether it was trained on clips or on single images")
+
+
+def test_a_network_that_knows_single_images_judges_single_images(load, save_video_detector, tmp_path, clip):
+    path = save_video_detector(tmp_path / "stills.pth", stills_only=True)
+    cv2.imwrite(str(tmp_path / "face.png"), np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8))
+    judged = load(path, kind="crops").predict(tmp_path / "face.png", explain=False)
+    assert judged.verdict in ("fake", "real") and judged.warnings == judged.faces.warnings
+    found = load(path).predict(clip, explain=False)
+    assert found.verdict == "inconclusive" and 0 < found.probability < 1
+    reason = "the network was trained or calibrated on single images, and this clip has 6 sampled frames"
+    assert found.warnings[-1] == f"inconclusive: {reason}"
+
+
+def test_a_frame_has_one_probability_however_often_it_is_repeated(load, save_video_detector, tmp_path):
+    path = save_video_detector(tmp_path / "even.pth", {"frames": 24, "steps": 24})
+    image = np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+    found = []
+    for count in (1, 8, 24):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            cv2.imwrite(str(folder / f"{number}.png"), image)
+        score = load(path, kind="crops").predict(folder, explain=False)
+        assert len(score.track.frame_scores) == count
+        found.append(score.probability)
+    assert max(found) - min(found) < 0.02
 
 
 def test_the_threshold_is_the_checkpoint_s_or_another(load, save_video_detector, tmp_path, clip):

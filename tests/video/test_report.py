@@ -92,6 +92,7 @@ def test_the_result_has_the_figures_of_the_score(report, score, clip):
     assert result["warnings"] == list(score.warnings) and "2 faces" in result["warnings"][0]
     # In the sampled frame in which the moving face was missed, the other one was found.
     assert (result["track"], result["coverage"]) == (score.track.number, 1)
+    assert result["heat_outside"] == round(score.track.heat_outside, 4) > 0
     assert [track["track"] for track in result["tracks"]] == [1, 2]
     for track, own in zip(result["tracks"], score.tracks, strict=True):
         assert (track["probability"], track["coverage"]) == (round(own.probability, 6), round(own.faces.coverage, 4))
@@ -306,6 +307,18 @@ def test_frames_that_are_scored_one_by_one_are_noted(detector, tmp_path, capsys,
 def test_a_single_file(detector, short, tmp_path):
     assert predict_folder(detector, short, tmp_path / "output") == 0
     assert list(table_of(tmp_path / "output")) == ["clip.mp4"]
+
+
+def test_why_there_is_no_verdict_is_in_result_and_table(save_video_detector, short, tmp_path):
+    path = save_video_detector(tmp_path / "stills.pth", stills_only=True)
+    predict_folder(load_video_detector(path, CPU, faces="crops"), short, tmp_path / "output")
+    row, result = (
+        table_of(tmp_path / "output")["clip.mp4"],
+        json.loads((tmp_path / "output/clip.mp4/result.json").read_text()),
+    )
+    assert row["fake_verdict"] == result["verdict"] == "inconclusive"
+    for said in (row["warnings"], result["warnings"][-1]):
+        assert "inconclusive: the network was trained or calibrated on single images" in said
 
 
 def test_a_score_without_heatmaps_has_no_pictures(detector, short, tmp_path):

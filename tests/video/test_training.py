@@ -23,6 +23,7 @@ from common.video.training import (
     load_clips,
     load_test_clips,
     of_frames,
+    reliability_by_length,
     score_clips,
     start_spotter,
     train_spotter,
@@ -167,6 +168,69 @@ def test_it_learns_and_is_tested(config):
     assert evaluate_spotter(test, again, cache).equals(table)
 
 
+def test_the_test_shows_whether_probabilities_hold_for_shorter_clips(config):
+    clips, cache = load_clips(config)
+    model, config = start_spotter(replace(config, epochs=1, frozen_epochs=0))
+    train_spotter(config, model, clips, cache)
+    table = reliability_by_length(config.evaluation(), clips, cache)
+    assert table["frames"].tolist() == [1, 2, 4] and (table["clips"] == 12).all()
+    assert (table["share of fakes"] == 0.5).all() and table["mean probability"].between(0, 1).all()
+    whole = evaluate_spotter(config.evaluation(), clips, cache).set_index("of").loc["clips"]
+    assert table.iloc[-1][["auc", "calibration_error"]].tolist() == whole[["auc", "calibration_error"]].tolist()
+    checkpoint = load_checkpoint(config.models_dir / "tiny_best.pth", VIDEO_KEYS)
+    assert checkpoint["config"]["steps"] == 4 and (checkpoint["stills_only"], checkpoint["self_blended"]) == (0, 0)
+    stills = [clip for clip in clips if clip.path.suffix]
+    assert reliability_by_length(config.evaluation(), stills, cache)["frames"].tolist() == [1]
+
+
+def test_a_class_of_single_images_is_noted(config, capsys):
+    """One is enough, in training or validation."""
+    clips, cache = load_clips(config)
+    clips = [clip for clip in clips if clip.path.suffix or clip.fake]
+    model, config = start_spotter(replace(config, epochs=0))
+    train_spotter(config, model, clips, cache)
+    assert load_checkpoint(config.models_dir / "tiny_best.pth", VIDEO_KEYS)["stills_only"]
+    assert "one class has single images alone" in capsys.readouterr().out
+
+
+def test_real_clips_alone_train_a_network(config, faces, tmp_path, capsys):
+    (tmp_path / "real alone").mkdir()
+    for split in ("train", "val", "test"):
+        (tmp_path / "real alone" / split).mkdir()
+        (tmp_path / "real alone" / split / "real").symlink_to(faces / split / "real")
+    config = replace(config, data_dir=tmp_path / "real alone", epochs=1, frozen_epochs=0)
+    clips, cache = load_clips(config)
+    assert "there are no fake clips to train on; they are made of the real ones" in capsys.readouterr().out
+    assert len(clips) == 2 * 23 and sum(clip.self_blended for clip in clips) == 23
+    model, config = start_spotter(config)
+    train_spotter(config, model, clips, cache)
+    checkpoint = load_checkpoint(config.models_dir / "tiny_best.pth", VIDEO_KEYS)
+    assert (checkpoint["stills_only"], checkpoint["self_blended"]) == (False, True)
+    capsys.readouterr()
+    table = evaluate_spotter(config.evaluation(), *load_test_clips(config.evaluation()))
+    assert "no fake clips to test on; they are made of the real ones" in capsys.readouterr().out
+    assert table.equals(evaluate_spotter(config.evaluation(), clips, cache))
+    assert table[["real", "fake"]].to_numpy()[0].tolist() == [6, 6]
+    # Real fakes are the better test.
+    (tmp_path / "real alone" / "test" / "fake").symlink_to(faces / "test" / "fake")
+    again, _ = load_test_clips(config.evaluation())
+    assert sum(clip.fake for clip in again) == 6 and not any(clip.self_blended for clip in again)
+
+
+def test_fakes_are_not_made_where_no_face_is_found_or_some_are_there(config, faces, tmp_path):
+    (tmp_path / "some").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "some" / split).mkdir()
+        (tmp_path / "some" / split / "real").symlink_to(faces / split / "real")
+    config = replace(config, data_dir=tmp_path / "some")
+    with pytest.raises(UserError, match=r"no fakes to train on.*not with the face detector centre"):
+        load_clips(replace(config, faces="centre"))
+    (tmp_path / "some" / "val" / "fake").symlink_to(faces / "val" / "fake")
+    with pytest.raises(UserError, match="train has no fake clips"):
+        load_clips(config)
+    assert not config.cache_dir.exists()
+
+
 def test_the_encoder_is_frozen_for_its_epochs(config):
     clips, cache = load_clips(config)
     config = replace(config, epochs=2, frozen_epochs=1)
@@ -305,7 +369,8 @@ def test_clips_whose_face_was_hardly_found_are_left_out(config, tmp_path, capsys
 def test_patience_begins_with_the_encoder_and_augmentation_is_an_option(config, monkeypatch):
     clips, cache = load_clips(config)
     clips = [clip for clip in clips if clip.path.name in ("0.png", "1.png", "clip")]
-    config = replace(config, epochs=5, frozen_epochs=3, patience=1, lr=1e-9)  # nothing is learned: no better epoch
+    config = replace(config, epochs=5, frozen_epochs=3, patience=1, lr=1e-9)
+    config = replace(config, freeze_batch_norm=True)  # nothing is learned: no better epoch
     augmented = []
     for augment in (True, False):
         run = replace(config, name=f"augment_{augment}", augment=augment)
