@@ -134,6 +134,34 @@ def test_a_worker_that_has_no_task_yet_ends_too():
         assert len(family) >= 3 and alive == []
 
 
+LOADING = f"""{PREPARE}
+import torch
+from common.data.dataset import make_loader
+class Endless(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10**9
+    def __getitem__(self, index):
+        return {{"image": torch.zeros(3, 8, 8)}}
+for number, _ in enumerate(make_loader(Endless(), 1, 2)):
+    if number == 2:
+        print("up", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_no_loader_process_outlives_its_program(name):
+    with subprocess.Popen([sys.executable, "-c", LOADING], stdout=-1, stderr=-1, text=True, cwd=ROOT) as program:
+        try:
+            assert program.stdout.readline() == "up\n"
+            family = psutil.Process(program.pid).children(recursive=True)
+            program.send_signal(getattr(signal, name))
+            _, alive = psutil.wait_procs(family, timeout=60)
+            assert len(family) >= 2 and alive == []
+        finally:
+            program.kill()
+
+
 def test_with_one_worker_nothing_is_watched():
     code = "import joblib, threading; from common.process import watched; f = threading.active_count"
     calls = "list(joblib.Parallel(1, return_as='generator', **watched())(joblib.delayed(f)() for _ in range(2)))"

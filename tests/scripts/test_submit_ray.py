@@ -2,11 +2,16 @@
 
 import os
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
+import psutil
 import pytest
 
 from common.errors import UserError
@@ -54,6 +59,32 @@ def test_what_a_worker_can_not_load_is_one_message(run_program, copied_dir, tmp_
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert "highres_no_ela_best.pth" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_no_process_of_a_cluster_outlives_its_program(copied_dir, tmp_path, name):
+    """Ended while its workers search: images of noise, which take each some seconds."""
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        noise = cv2.GaussianBlur(rng.integers(0, 256, (900, 900, 3), dtype=np.uint8), (0, 0), 1.0)
+        cv2.imwrite(str(copied_dir / f"noise_{number}.png"), noise)
+    flags = ["--input", copied_dir, "--models-dir", tmp_path / "models", "--allow-missing", "--part-size", "4"]
+    places = ["--output", tmp_path / "s.csv", "--address", "local", "--ray-workers", "2"]
+    command = [sys.executable, "submit_ray.py", *map(str, [*flags, *places])]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as program:
+        try:
+            started = time.monotonic()
+            while not [p for p in tmp_path.glob("s.csv.parts/*") if p.suffix == ".csv"] and program.poll() is None:
+                assert time.monotonic() - started < 300
+                time.sleep(0.2)
+            family = psutil.Process(program.pid).children(recursive=True)
+            assert len(family) > 2
+            program.send_signal(getattr(signal, name))
+            _, alive = psutil.wait_procs(family, timeout=90)
+            assert [process.name() for process in alive] == []
+        finally:
+            program.kill()
 
 
 @pytest.fixture(scope="module")
