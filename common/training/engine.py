@@ -24,6 +24,7 @@ from common.config.run import RunConfig
 from common.devices import process_state
 from common.errors import UserError
 from common.locks import release
+from common.training.history import History
 from common.training.optimizing import schedule_of
 from common.training.run_files import Run, Validation
 
@@ -43,7 +44,7 @@ class Objective:
     criterion: str = "dice"
     """The metric that the checkpoint names as `best_<criterion>`."""
     shown: Sequence[str] = ("dice", "pixel_f1", "pixel_auc", "image_auc", "image_fpr")
-    """The metrics that are printed after an epoch."""
+    """The metrics that are printed after an epoch, and drawn."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def fit(
 ) -> dict[str, float]:
     """Train, validate after every epoch, keep the best by the validation's score.
 
-    Writes `<name>_best.pth`, `<name>_last.pth` after every epoch, `<name>_metrics.json` at the end, and gives up the
-    lock that `check_files` took. All randomness of an epoch depends on the seed and its number, so that a run that was
-    interrupted and resumed ends with the same weights on a CPU, whatever its number of workers. With another number of
-    threads (OMP_NUM_THREADS) sums differ in their last bits, and on a GPU from run to run.
+    Writes `<name>_best.pth`, `<name>_last.pth` and `<name>_history.json` after every epoch, `<name>_metrics.json` and
+    `<name>_curve.png` at the end, and gives up the lock that `check_files` took. All randomness of an epoch depends on
+    the seed and its number, so that a run that was interrupted and resumed ends with the same weights on a CPU,
+    whatever its number of workers. With another number of threads (OMP_NUM_THREADS) sums differ in their last bits,
+    and on a GPU from run to run.
 
     Several processes (`torchrun`, `accelerate launch`) each take a batch a step, and train as one process with as many
     times the batch. But batch norm takes its statistics from a process's own batch, and those that are saved, and
@@ -140,6 +142,7 @@ def _fit(
     )
     run = Run(config, accelerator, model, optimizer, scheduler, data.fingerprint, objective.criterion)
     first = run.resume() if config.resume else 0
+    history = History(run.config, objective.shown, first) if accelerator.is_main_process else None
     if config.epochs == 0:
         run.finish_epoch(-1, objective.validate(accelerator, model, val_loader))
 
@@ -171,12 +174,15 @@ def _fit(
                 broadcast([*accelerator.unwrap_model(model).buffers()])
                 validation = objective.validate(accelerator, model, val_loader)
                 if accelerator.is_main_process:
-                    figures = ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in objective.shown)
+                    shown = ", ".join(f"{name} {validation.metrics[name]:.3f}" for name in objective.shown)
                     speed = f"{rate:.1f} img/s, {waiting:.0%} waiting for data"
-                    bar.write(f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, {figures}, {speed}")
+                    bar.write(f"epoch {epoch + 1}/{config.epochs}: loss {mean_loss:.4f}, {shown}, {speed}")
                 pace = {"images_per_second": rate, "waiting_share": waiting}
-                accelerator.log(validation.metrics | {"loss": mean_loss} | pace, step=epoch)
+                figures = validation.metrics | {"loss": mean_loss} | pace
+                accelerator.log(figures, step=epoch)
                 run.finish_epoch(epoch, validation)
+                if history is not None:
+                    history.add(epoch, run.best_epoch, figures)
             except KeyboardInterrupt:
                 if not accelerator.is_main_process:  # the launcher passes the interrupt on to all; one reports it
                     raise SystemExit(1) from None
@@ -194,6 +200,8 @@ def _fit(
     for tracker in accelerator.trackers:
         tracker.finish()
     metrics = run.finish()
+    if history is not None:
+        history.draw(run.best_epoch)
     accelerator.wait_for_everyone()
     return metrics
 

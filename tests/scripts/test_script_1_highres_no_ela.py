@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("--profile", "quick", "--encoder-weights", "none", "--image-size", "64", "--decoder-channels", "32")
@@ -37,6 +38,12 @@ def test_it_trains_validates_and_writes_its_files(train, tmp_path):
     checkpoint = torch.load(tmp_path / "highres_no_ela_best.pth", weights_only=True)
     assert checkpoint["config"]["encoder_name"] == "tu-tf_efficientnet_lite0"
     assert checkpoint["best_dice"] == metrics["dice"]
+    history = json.loads((tmp_path / "highres_no_ela_history.json").read_text())
+    assert history["epochs"][str(metrics["epoch"] + 1)]["dice"] == metrics["dice"]
+    program, *flags = history["command"]
+    assert Path(program).name == "script_1_highres_no_ela.py" and flags[-2:] == ["--epochs", "2"]
+    with Image.open(tmp_path / "highres_no_ela_curve.png") as picture:
+        assert picture.size == (880, 660)
 
 
 def test_an_untrained_network_can_be_saved_as_the_baseline(train, tmp_path):

@@ -24,6 +24,7 @@ from common.networks.pixels import unit_range
 from common.networks.segmentation import build_network
 from common.training.checkpoint import load_checkpoint
 from common.training.engine import Data, Objective, fit
+from common.training.history import read_history
 from common.training.losses import CombinedLoss
 from common.training.member import segmentation_step
 from common.training.optimizing import layer_groups
@@ -449,6 +450,40 @@ def test_another_kind_of_network_resumes_to_the_same_weights(train_points, tmp_p
     train(step_of_points, resume=True)
     for name, resumed in last().items():
         assert torch.equal(resumed, unbroken[name]), name
+
+
+def test_the_record_of_a_resumed_run_is_that_of_an_unbroken_one(train_points, tmp_path):
+    def epochs():
+        found = read_history(tmp_path / "line_history.json")
+        assert found["best_epoch"] == json.loads((tmp_path / "line_metrics.json").read_text())["epoch"] + 1
+        return {number: (each["loss"], each["spread"]) for number, each in found["epochs"].items()}
+
+    train_points()
+    unbroken = epochs()
+    assert list(unbroken) == ["1", "2", "3", "4"] and (tmp_path / "line_curve.png").is_file()
+    for path in tmp_path.glob("line*"):
+        path.unlink()
+    steps = iter(range(100))
+
+    def interrupted(model, batch):
+        if next(steps) == 10:  # four steps an epoch: in the third
+            raise KeyboardInterrupt
+        return step_of_points(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_points(interrupted)
+    assert list(read_history(tmp_path / "line_history.json")["epochs"]) == ["1", "2"]
+    train_points(resume=True)
+    assert epochs() == unbroken and (tmp_path / "line_curve.png").is_file()
+
+
+def test_no_picture_is_no_reason_to_fail(train_points, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: 1 / 0)
+    (tmp_path / "line_history.json").mkdir()
+    metrics = train_points(epochs=2)
+    assert json.loads((tmp_path / "line_metrics.json").read_text())["spread"] == metrics["spread"]
+    said = capsys.readouterr().out
+    assert "line_curve.png was not drawn (division by zero)" in said and "line_history.json was not written" in said
 
 
 def test_a_tracker_takes_a_tuple_and_a_continuation_knows_it_again(train_points, tmp_path):

@@ -266,7 +266,8 @@ def test_each_program_speaks_and_writes_once(two, jobs, job, name):
     trainings = sum("degrade" not in fields for _, fields in jobs[job])
     assert sum(line.startswith(f"{name}: ") and line.endswith("_best.pth") for line in first) == trainings
     written = {path.name for path in (two / job).glob(f"{name}_*")} - {"hard_negative_round_1.csv"}
-    assert written == {f"{name}_best.pth", f"{name}_last.pth", f"{name}_metrics.json"}
+    ends = ["best.pth", "last.pth", "metrics.json", "history.json", *["curve.png"] * (len(epochs) > 1)]
+    assert written == {f"{name}_{end}" for end in ends}
     assert not list((two / job).rglob("*.partial"))
 
 
