@@ -133,3 +133,11 @@ audit: setup
 	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check "bandit[toml]==1.9.4" "pip-audit==2.10.1"
 	$(AUDIT)/bin/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive common *.py
 	$(BIN)/python -m benchmarks.audit $(AUDIT)/bin/pip-audit
+
+.PHONY: kaggle
+
+# make kaggle OWNER=my-kaggle-name MODELS=models/mine: a data set and a notebook for Kaggle, in outputs/kaggle.
+kaggle: setup
+	$(if $(OWNER),,$(error make kaggle needs your user name on Kaggle: make kaggle OWNER=name))
+	$(BIN)/python pack_kaggle.py --owner "$(OWNER)" $(if $(filter-out file,$(origin MODELS)),--models-dir "$(MODELS)") \
+		$(FLAGS_kaggle)
