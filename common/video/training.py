@@ -200,7 +200,7 @@ def train_spotter(
     }
     if kept["stills_only"]:
         process_state().print(
-            "note: one class has single images alone in training or validation: the network gives no verdicts on clips"
+            "note: some class of training or validation has single images alone: no verdicts on clips of several frames"
         )
 
     def set_stage(epoch: int) -> bool:

@@ -190,7 +190,7 @@ def test_a_class_of_single_images_is_noted(config, capsys):
     model, config = start_spotter(replace(config, epochs=0))
     train_spotter(config, model, clips, cache)
     assert load_checkpoint(config.models_dir / "tiny_best.pth", VIDEO_KEYS)["stills_only"]
-    assert "one class has single images alone" in capsys.readouterr().out
+    assert "validation has single images alone: no verdicts on clips of several frames" in capsys.readouterr().out
 
 
 def test_real_clips_alone_train_a_network(config, faces, tmp_path, capsys):
