@@ -45,11 +45,11 @@ def test_versions_of_one_source_are_aligned(photographs, tmp_path, monkeypatch):
     assert len(by_name) == 12
     for versions in by_name.values():
         assert len(versions) == 3 and len({image.split for image in versions}) == 1
-        real, *fakes = (read_image(v.path).astype(int) for v in sorted(versions, key=lambda image: image.generated))
-        for fake in fakes:
-            assert fake.shape == real.shape
-            assert 0 < np.abs(fake - real).mean() < 25
-            assert np.abs(fake.mean((0, 1)) - real.mean((0, 1))).max() < 6  # no colour tells them
+        found = {version.generator: read_image(version.path).astype(int) for version in versions}
+        assert len({pixels.shape for pixels in found.values()}) == 1
+        assert 0 < np.abs(found["resampled"] - found["real"]).mean() < 15
+        # The autoencoder is hardly trained, but has the colours.
+        assert 0 < np.abs(found["autoencoded"].mean((0, 1)) - found["real"].mean((0, 1))).max() < 8
     sources = pd.read_csv(made[0] / "sources.csv", dtype=str)
     for group in (sources[:3], sources[3:6]):
         assert group["split"].nunique() == 1
