@@ -12,6 +12,8 @@ from common.errors import UserError
 
 FaceKind = Literal["auto", "mtcnn", "yunet", "boxes", "crops", "centre"]
 """How faces are found, see `ClipsConfig.faces`."""
+MOST_FRAMES = 4096
+"""Frames per clip: a checkpoint of more would be refused as broken (`common.networks.weight_files.LARGEST`)."""
 Side = Annotated[int, Range(lambda value: value >= 64, "64 or more"), arg(metavar="INT≥64")]
 
 
@@ -126,10 +128,11 @@ class VideoConfig(ClipsConfig, RunConfig):
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         return super()._rules() | {
+            "frames": (self.frames <= MOST_FRAMES, f"at most {MOST_FRAMES}"),
             "frozen_epochs": (
                 self.frozen_epochs < self.epochs or self.epochs == 0,
                 f"0 or more and below --epochs ({self.epochs}): the encoder has to train too",
-            )
+            ),
         }
 
     def evaluation(self) -> EvaluationConfig:

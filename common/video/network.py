@@ -175,8 +175,11 @@ class TemporalCNNGRU(nn.Module):
 
         Raises:
             UserError: The encoder can't be used.
+            ValueError: A negative number of steps.
         """
         super().__init__()
+        if steps < 0:
+            raise ValueError(f"{steps} time steps")
         self.encoder_name = encoder_name
         self.steps = steps
         self.freeze_batch_norm = freeze_batch_norm

@@ -41,6 +41,7 @@ def test_quick_keeps_an_encoder_that_is_named(monkeypatch):
     [
         ({"frozen_epochs": 25}, "--frozen-epochs is 25; it must be 0 or more and below --epochs"),
         ({"frames": 0}, "--frames is 0; it must be 1 or more"),
+        ({"frames": 4097}, "--frames is 4097; it must be at most 4096"),
         ({"dropout": 1.1}, "--dropout is 1.1; it must be from 0 to 1"),
         ({"image_size": 32}, "--image-size is 32; it must be 64 or more"),
     ],

@@ -275,6 +275,8 @@ def test_a_checkpoint_without_attention_and_fusion_is_the_network_without(tmp_pa
         (lambda c: c["config"].update(encoder_name="tf_efficientnet_b0"), "do not fit the network of its config"),
         (lambda c: c["config"].update(encoder_name="hf_hub:timm/resnet18"), "no network can be built from its config"),
         (lambda c: c["config"].update(hidden=10**9), "no network can be built from its config"),
+        (lambda c: c["config"].update(steps=-1), "no network can be built from its config"),
+        (lambda c: c["config"].update(steps="many"), "no network can be built from its config"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, change, message):
