@@ -15,7 +15,7 @@ FLAGS ?=
 INPUT ?= $(DATA)/test_images
 OUTPUT ?= submission.csv
 
-.PHONY: setup demo train folds fit submission test test-slow bench lint lock clean
+.PHONY: setup demo train folds fit submission status test test-slow bench lint lock clean
 
 setup: .venv/installed
 
@@ -59,6 +59,9 @@ fit: train
 
 submission: train
 	$(BIN)/python make_submission.py --input "$(INPUT)" --models-dir "$(MODELS)" --output "$(OUTPUT)" $(FLAGS_submission)
+
+status: setup  # what is trained, with which score, what is missing, and what to run next
+	@$(BIN)/python -m common.ensemble.status --data-dir "$(DATA)" --models-dir "$(MODELS)" --profile $(PROFILE)
 
 # Within a minute: what is found in six examples without any training. Then, in a few minutes, a network of one's own:
 # data, training, submission, score; the network alone, and untrained.

@@ -85,6 +85,28 @@ def release(path: Path) -> None:
     _release({_lock_of(path)} & set(_held))
 
 
+def holder(path: Path) -> str:
+    """Which program holds the lock of a file or folder alone, as the message of `hold` names it; empty if none does."""
+    lock = _lock_of(path)
+    if lock in _held:
+        return "this process"  # which would give its lock up by closing the file
+    if fcntl is None:
+        return ""
+    try:
+        file = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return _owner(lock).get("who", "unknown")
+    except OSError:  # the file system has no locks
+        return ""
+    finally:
+        os.close(file)
+    return ""
+
+
 def _lock_of(path: Path) -> Path:
     # With the folder's own name: a lock ends when the process closes its file, under whatever name that was opened.
     return path.parent.resolve() / f".{path.name}.lock"

@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import UserError
 from common.locks import hold, locks_end, release
+from common.locks import holder as holder_of
 
 ROOT = Path(__file__).parent.parent
 HOLDING = """
@@ -60,6 +61,22 @@ def test_another_program_is_told_who_holds_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert ask(path) == "held"
     release(path)  # held no more: nothing happens
+
+
+def test_the_holder_is_named_without_taking_the_lock(tmp_path):
+    path = tmp_path / "ela"
+    assert holder_of(path) == "" and list(tmp_path.iterdir()) == []
+    other = Holder(path)
+    for _ in range(2):
+        assert holder_of(path).startswith(f"process {other.program.pid} on ")
+    assert "is being written by another program" in ask(path)
+    other.end(signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == [tmp_path / ".ela.lock"]
+    assert holder_of(path) == ""
+    hold(path)
+    assert holder_of(path) == "this process"
+    assert f"process {os.getpid()} on " in ask(path)  # to ask has not given it up
+    release(path)
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGKILL])

@@ -1,4 +1,4 @@
-"""Choices that the flags of a submission name: mode, views, runtime, grouping. Imports no network."""
+"""Choices that the flags of a submission name (mode, views, runtime, grouping), and a fit's. Imports no network."""
 
 from typing import Literal
 
@@ -21,3 +21,6 @@ Backend = Literal["auto", "torch", "onnxruntime"]
 
 Grouping = Literal["merge", "components", "groups"]
 """Which regions of an image are one instance."""
+
+ORIGINAL, FITTED = "+ regions", "fitted weights"
+"""The names of the two complete variants that a fit compares, which differ only in the weights."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from common.ensemble.choices import MODE_THRESHOLDS, Mode
+from common.ensemble.choices import FITTED, MODE_THRESHOLDS, ORIGINAL, Mode
 from common.ensemble.decision import is_forged, with_copies
 from common.ensemble.fitting import Fitted, Oof, fit_settings, grouped_folds
 from common.ensemble.instances import find_instances
@@ -19,9 +19,6 @@ from common.ensemble.settings import WeightSource
 from common.generated import DETECTOR
 from common.metrics.forgery import image_auc, image_metrics, of1, pixel_f1, pixel_recall
 from common.sizes import SIZES
-
-ORIGINAL, FITTED = "+ regions", "fitted weights"
-"""The names of the two complete variants, which differ only in the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,9 +180,11 @@ def _fit(
                 pace = {"images_per_second": rate, "waiting_share": waiting}
                 figures = validation.metrics | {"loss": mean_loss} | pace
                 accelerator.log(figures, step=epoch)
+                if history is not None:
+                    history.add(epoch, figures)
                 run.finish_epoch(epoch, validation)
                 if history is not None:
-                    history.add(epoch, run.best_epoch, figures)
+                    history.draw_sometimes(run.best_epoch)
             except KeyboardInterrupt:
                 if not accelerator.is_main_process:  # the launcher passes the interrupt on to all; one reports it
                     raise SystemExit(1) from None

@@ -44,26 +44,28 @@ class History:
             except Exception as error:
                 print(f"note: {self.path} can't be read, and begins anew ({first_line(error)})")
 
-    def add(self, epoch: int, best_epoch: int, figures: Mapping[str, float]) -> None:
-        """Write the figures of an epoch, and from time to time the picture.
+    def add(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Write the figures of an epoch, before its checkpoint: what a continuation does again, it drops.
 
         Args:
-            epoch: From 0, as `best_epoch`, which is the best so far.
-            best_epoch: See above.
+            epoch: From 0.
             figures: `loss`, that of the training, and the metrics of the validation.
         """
         try:
             finite = {name: value if math.isfinite(value) else math.nan for name, value in figures.items()}
             self.epochs[str(epoch + 1)] = finite  # JSON has no infinity
-            record = {"command": sys.argv, "config": self.config.plain(), "best_epoch": best_epoch + 1}
-            write_json(record | {"epochs": self.epochs}, self.path)
+            record = {"command": sys.argv, "config": self.config.plain(), "epochs": self.epochs}
+            write_json(record, self.path)
         except Exception as error:
             print(f"note: {self.path} was not written ({first_line(error)})")
+
+    def draw_sometimes(self, best_epoch: int) -> None:
+        """Draw the picture if the last one is a minute old."""
         if time.monotonic() - self.drawn > BETWEEN_PICTURES:
             self.draw(best_epoch)
 
     def draw(self, best_epoch: int) -> None:
-        """Draw the picture; a run of one epoch has none."""
+        """Draw the picture, with the best epoch so far, from 0, marked; a run of one epoch has none."""
         try:
             if len(self.epochs) > 1:
                 draw_curve(self.picture, self.config.name, self.epochs, self.shown, best_epoch + 1)
@@ -78,8 +80,8 @@ def read_history(path: Path) -> dict[str, Any]:
     """What a `History` has written.
 
     Returns:
-        command, the program and its arguments; config, the run's; best_epoch, from 1; epochs, the number of each, from
-        1, as text → loss and metrics, None where undefined.
+        command, the program and its arguments; config, the run's; epochs, the number of each, from 1, as text → loss
+        and metrics, None where undefined.
 
     Raises:
         OSError: It can't be read.

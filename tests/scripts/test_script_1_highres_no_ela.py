@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from common.ensemble.status import find_runs
+
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("--profile", "quick", "--encoder-weights", "none", "--image-size", "64", "--decoder-channels", "32")
 
@@ -109,9 +111,19 @@ def test_ctrl_c_says_how_to_go_on_and_resume_finishes(train, pairs_dir, tmp_path
     done = torch.load(last, weights_only=True)["epoch"]
     assert done < 3
     assert not list(tmp_path.glob("*.partial"))
+    run, *_ = find_runs(tmp_path)
+    assert run.state == "broken off" and run.command == [
+        "script_1_highres_no_ela.py",
+        *folders,
+        *SMALL,
+        "--epochs",
+        "4",
+    ]
 
     result = train("--epochs", "4", "--resume")
     assert result.returncode == 0, result.stderr
+    assert list(json.loads((tmp_path / "highres_no_ela_history.json").read_text())["epochs"]) == ["1", "2", "3", "4"]
+    assert find_runs(tmp_path)[0].state == "trained"
     assert [line.split(":")[0] for line in result.stdout.splitlines() if line.startswith("epoch")] == [
         f"epoch {number}/4" for number in range(done + 2, 5)
     ]
