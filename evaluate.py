@@ -72,13 +72,8 @@ def main(config: EvaluateConfig) -> None:
         write_json(summarize(evaluation), config.json)
     print(tables(evaluation))
     if config.report:
-        files = {
-            "Submission": config.submission,
-            "True masks": config.masks,
-            "Maps": config.maps,
-            "Probabilities": scores,
-        }
-        files = {name: path for name, path in files.items() if path}
+        used = {"Submission": config.submission, "Truth": config.masks, "Maps": config.maps, "Probabilities": scores}
+        files = {what: path for what, path in used.items() if path}
         print(f"\nreport: {write_report(config.report, evaluation, submission, images, files)}")
 
 

@@ -30,6 +30,8 @@ from common.tables import markdown_table
 PAGE = "report.html"
 MOST_EXAMPLES = 48
 """Images in the gallery."""
+MOST_KINDS = 20
+"""Kinds that are drawn, those with most images; the tables have all."""
 PICTURE_SIDE = 480
 """Long side of a picture in the gallery, in pixels. Outlines are drawn after resizing, so that they stay visible."""
 PICTURE_BYTES = 60_000
@@ -157,7 +159,8 @@ def _plots(evaluation: Evaluation) -> dict[str, Figure]:
     forged = rows[rows["n_truth"] > 0]
     if len(forged):
         by_size = [(size, forged[forged["size"] == size]) for size in SIZES if (forged["size"] == size).any()]
-        found["groups"] = plots.plot_groups([*by_size, *_by_kind(rows)])
+        by_kind = sorted(_by_kind(rows), key=lambda kind: -len(kind[1]))
+        found["groups"] = plots.plot_groups([*by_size, *by_kind[:MOST_KINDS]])
     probabilities, truths = _scores(evaluation, "probability")
     if len(probabilities):
         found["verdicts"] = plots.plot_verdicts(evaluation)

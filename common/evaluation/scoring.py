@@ -204,7 +204,7 @@ def with_probabilities(evaluation: Evaluation, scores: Path) -> Evaluation:
     return replace(evaluation, rows=rows, mode_threshold=float(found["threshold"].max()))
 
 
-_RENEW = "Write both in one run of make_submission.py, or name the right table (--scores)."
+_RENEW = "Write both in one run of make_submission.py, or name the right table."
 
 
 def _score(row: SubmissionRow) -> tuple[Score, np.ndarray | None]:

@@ -179,7 +179,7 @@ def test_a_large_gallery_is_a_choice(tmp_path):
     submission = read_submission(write_csv(tmp_path / "s.csv", rows), tmp_path / "masks")
     page = Page(write_report(tmp_path / "report", score_submission(submission), submission, {}, {}))
     assert len(page.headings) == MOST_EXAMPLES
-    assert f"{MOST_EXAMPLES} of the 60 images that are or were called forged" in page.text
+    assert f"{MOST_EXAMPLES} of the 60 images that are forged or were called so" in page.text
 
 
 def test_an_image_of_another_size_is_named(evaluated):

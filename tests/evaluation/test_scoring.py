@@ -206,6 +206,8 @@ def test_probabilities_belong_to_their_images(folder):
         (HEAD + "1,image,1.5,0.65,0,\n", "the row of 1 has a value that is no probability"),
         (HEAD + "2,image,0.5,0.65,0,\n1,image,high,0.65,0,\n", "the row of 1 has a value"),
         (HEAD + "1,image,0.5,0.65,,\n", "the row of 1 has a value"),
+        (HEAD + f"1,image,0.5,0.65,{'9' * 5000},\n", "the row of 1 has a value"),
+        (HEAD + "1,image,nan,0.65,0,\n", "the row of 1 has a value"),
         (HEAD + "1,image,0.9,0.65,1,\n", "is not of this submission: 1 has other regions there"),
         (HEAD + "9,image,0.9,0.65,1,\n", "is not of this submission. Write both in one run"),
         (HEAD, "is not of this submission"),
