@@ -133,6 +133,7 @@ def _find_run(folder: Path, name: str) -> Run:
     epochs, planned = len(record.get("epochs", ())), _config(record).get("epochs", "?")
     known["profile"] = str(_config(record).get("profile", ""))
     reached = f"epoch {epochs} of {planned}" if epochs else ""
+    known["score"] = _score(_best(record))
     if who:
         return Run(state="in training", **known | {"note": ", ".join(filter(None, (reached, who)))})
     found: dict[str, Any] = {}
@@ -174,6 +175,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _config(record: dict[str, Any]) -> dict[str, Any]:
     found = record.get("config")
     return found if isinstance(found, dict) else {}
+
+
+def _best(record: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of the epoch with the best Dice or AUC so far."""
+    epochs = [metrics for metrics in record.get("epochs", {}).values() if isinstance(metrics, dict)]
+    rated = [(metrics.get("dice", metrics.get("auc")), metrics) for metrics in epochs]
+    return max(
+        ((value, metrics) for value, metrics in rated if isinstance(value, int | float)),
+        key=lambda pair: pair[0],
+        default=(0, {}),
+    )[1]
 
 
 def _pace(metrics: dict[str, Any]) -> str:

@@ -128,7 +128,7 @@ def test_a_run_that_broke_off_goes_on_with_its_own_flags(folder, shown):
     checkpoint(folder / "ela_best.pth")
     checkpoint(folder / "ela_last.pth")
     command = ["/here/script_5_ela.py", "--data-dir", "my data", "--profile", "quick", "--overwrite", "--epochs", "4"]
-    record = {"command": command, "config": CONFIG, "epochs": {"1": {"loss": 1}, "2": {"loss": 2}}}
+    record = {"command": command, "config": CONFIG, "epochs": {"1": {"dice": 0.3}, "2": {"dice": None}}}
     (folder / "ela_history.json").write_text(json.dumps(record))
     rows, steps = shown()
     assert rows["ela"][1:3] == ["broken", "off"] and rows["ela"][-5:] == ["after", "epoch", "2", "of", "4"]
