@@ -12,7 +12,7 @@ import numpy as np
 from common.data.transforms import reseed
 from common.video.faces import FACE_MARGIN
 
-# From the authors' program, except for the masks: hulls of facial landmarks there, ellipses in the detector's box here.
+# Shift, scale and opacity as in the authors' program, whose masks are hulls of facial landmarks.
 MAX_SHIFT = (0.03, 0.015)
 """Largest move of the overlaid face, to the side and up or down, in sides of the crop."""
 MAX_SCALE = 1 / 0.95
@@ -75,6 +75,7 @@ def _placement(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _changes() -> A.Compose:
+    # As in the authors' program, with more saturation, and blur besides scaling down and sharpening.
     return A.Compose(
         [
             A.RGBShift(20, 20, 20, p=0.3),
