@@ -93,6 +93,11 @@ demo: setup
 		sys.exit(trained["of1"] <= max(trained["of1_all_authentic"], untrained["of1"]) and "the training did not help")'
 	@echo "look at $(DEMO)/report/report.html"
 
+# The page in the browser: drop figures, look, correct, hand over. make app FLAGS_app="--port 8000 --keep data/reviewed"
+.PHONY: app
+app: setup
+	$(BIN)/python app.py --models-dir "$(MODELS)" $(FLAGS_app)
+
 # Two processes, a file of tests in one: most of the time goes into starting programs.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -38,6 +38,10 @@ ROOMS = {
     "submission": ("metrics", "data", "ensemble", "generated", "video"),
     "evaluation": ("metrics", "data", "ensemble"),
     "explaining": ("forensics", "figures", "papers", "data", "ensemble"),
+    "app": (
+        *("metrics", "forensics", "figures", "papers", "data"),
+        *("ensemble", "generated", "video", "submission", "explaining"),
+    ),
 }
 # Rooms that are entered by their `__init__` alone, and the program whose own room each is.
 DOORS = {"generated": "script_7_spai_fusion.py", "video": "script_8_deepfake_video.py"}

@@ -1,0 +1,161 @@
+import base64
+import csv
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from common.app.drawing import outline
+from common.metrics.rle import AUTHENTIC, parse_annotation
+
+
+def decoded(uri):
+    """The picture of a data URI, as it is stored."""
+    kind, data = uri.split(";base64,")
+    assert kind in ("data:image/png", "data:image/jpeg")
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def filled(path, shape):
+    """The region inside the outline of an SVG."""
+    mask = np.zeros(shape, np.uint8)
+    for part in path.strip("MZ").split("ZM"):
+        places = np.array([[float(x) for x in place.split()] for place in part.split("L")])
+        cv2.fillPoly(mask, [np.rint(places - 0.5).astype(np.int32)], 1)
+    return mask.astype(bool)
+
+
+def shares(one, other):
+    """Intersection over union."""
+    return (one & other).sum() / (one | other).sum()
+
+
+def test_a_figure_is_shown_with_its_findings_in_words(serve, forged, copied_mask):
+    ask, _ = serve("page", {"cells.png": forged})
+    found = ask("figure")
+    np.testing.assert_array_equal(decoded(found["picture"])[..., ::-1], forged)
+    (one,) = found["findings"]
+    assert one["title"] == "Shown again" and not one["natural"] and one["score"] > 0.8
+    assert one["sentence"] == "The upper left of the image is shown again in the lower right of the image."
+    assert "points match; likeness of the pixels" in one["evidence"]
+    drawn = np.any([filled(path, forged.shape[:2]) for copy in one["copies"] for path in copy], axis=0)
+    assert shares(drawn, copied_mask) > 0.8
+    assert found["views"] == ["error level", "noise"] and found["generated"] is None
+
+
+def test_the_threshold_and_the_mode_change_mask_and_verdict(serve, forged):
+    ask, _ = serve("page", {"cells.png": forged})
+    found = ask("decision")
+    assert found["forged"] and found["regions"] == 1 and found["counted"] == ["c1"]
+    mask = decoded(found["mask"])
+    assert (mask[..., 3] > 0).sum() == found["pixels"] and "Called forged" in found["text"]
+    none = ask("decision", threshold=1)
+    assert not none["forged"] and none["mask"] == "" and none["pixels"] == 0 and "Called authentic" in none["text"]
+
+
+def test_two_places_are_laid_over_one_another(serve, forged):
+    ask, _ = serve("page", {"cells.png": forged})
+    found = ask("compare", finding="c1", copy=0)
+    source, laid, difference = (decoded(one["picture"]) for one in found["pictures"])
+    inside = filled(found["outline"], source.shape[:2])
+    assert found["flicker"] and inside.mean() > 0.05
+    assert difference[inside].mean() < 20 < difference[~inside].mean()
+    assert np.abs(source.astype(int) - laid)[inside].mean() < 10
+
+
+@pytest.mark.parametrize("view", ["error level", "noise"])
+def test_other_views_have_the_size_of_the_figure(serve, forged, view):
+    ask, _ = serve("page", {"cells.png": forged})
+    assert decoded(ask("view", view=view)["picture"]).shape == forged.shape
+
+
+def test_marks_are_noted_and_can_be_taken_back(serve, forged, tmp_path):
+    ask, _ = serve("page", {"cells.png": forged})
+    marked = ask("mark", finding="c1", verdict="natural", reason="same blot")
+    assert marked["marks"] == {"c1": {"verdict": "natural", "reason": "same blot"}}
+    assert not marked["forged"] and not marked["counted"] and marked["mask"] == ""
+    assert len(list((tmp_path / "kept" / "authentic").iterdir())) == 1
+    back = ask("mark", finding="c1", verdict=None)
+    assert back["forged"] and back["marks"] == {} and not list((tmp_path / "kept" / "authentic").iterdir())
+    lines = [json.loads(line) for line in (tmp_path / "marks.jsonl").read_text().splitlines()]
+    assert [line["verdict"] for line in lines] == ["natural", None] and lines[0]["file"] == "cells.png"
+
+
+def test_what_is_handed_over(serve, forged, copied_mask):
+    ask, _ = serve("page", {"=cells.png": forged})
+
+    def file(kind):
+        found = ask("download", kind=kind)
+        return found["name"], base64.b64decode(found["data"])
+
+    name, data = file("mask")
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert name == "=cells_mask.png" and mask.shape == forged.shape[:2] and set(np.unique(mask)) == {0, 255}
+    _, data = file("row")
+    head, row = csv.reader(io.StringIO(data.decode()))
+    assert head == ["case_id", "annotation"] and row[0] == "=cells"
+    np.testing.assert_array_equal(parse_annotation(row[1], *mask.shape).any(axis=0), mask > 0)
+    _, data = file("json")
+    (figure,) = json.loads(data)["figures"]
+    assert figure["annotation"] == row[1] and figure["findings"][0]["counted"]
+    regions = [parse_annotation(str(runs), *mask.shape)[0] for runs in figure["findings"][0]["regions"]]
+    assert shares(np.any(regions, axis=0), mask > 0) > 0.9
+    _, data = file("report")
+    assert b"1 finding to look at" in data and b"is shown again" in data and b"<script" not in data
+    ask("mark", finding="c1", verdict="wrong")
+    assert file("row")[1].decode().splitlines()[1] == f"=cells,{AUTHENTIC}"
+    assert b"a reviewer says: wrong" in file("report")[1]
+
+
+def test_figures_of_one_drop_are_compared(serve, copied_images):
+    """The second figure shows a part of the first one's."""
+    one, other = copied_images[0], copied_images[2].copy()
+    other[60:160, 90:230] = one[30:130, 20:160]
+    ask, case = serve("page", {"one.png": one, "other.png": other})
+    assert list(case.shared) == ["x1"]
+    for place, window in enumerate((np.s_[30:130, 20:160], np.s_[60:160, 90:230])):
+        (found,) = ask("figure", figure=place)["findings"]
+        assert found["between"] and "of one.png" in found["sentence"] and "of other.png" in found["sentence"]
+        drawn, truth = filled(found["copies"][0][0], one.shape[:2]), np.zeros(one.shape[:2], bool)
+        truth[window] = True
+        assert shares(drawn, truth) > 0.7
+        assert len(ask("compare", figure=place, finding="x1")["pictures"]) == 3
+        assert ask("decision", figure=place)["counted"] == []
+    assert b"one.png" in base64.b64decode(ask("download", kind="report")["data"])
+    (shared,) = json.loads(base64.b64decode(ask("download", kind="json")["data"]))["between_figures"]
+    assert shared["figures"] == [0, 1]
+
+
+def test_another_page_sees_nothing_and_questions_are_checked(serve, forged, copied_images):
+    ask, _ = serve("one", {"cells.png": forged})
+    other, _ = serve("two", {"quiet.png": copied_images[0]})
+    assert other("figure")["name"] == "quiet.png" and other("figure")["findings"] == []
+    assert "Drop it again" in ask("figure", token="x")["error"]
+    for name, more in (
+        ("figure", {"figure": 1}),
+        ("figure", {"figure": -1}),
+        ("figure", {"figure": "0"}),
+        ("decision", {"mode": "bold"}),
+        ("decision", {"threshold": 2}),
+        ("compare", {"finding": "c9"}),
+        ("compare", {"finding": ["c1"], "copy": 0}),
+        ("compare", {"finding": "c1", "copy": 9}),
+        ("view", {"view": "networks' map"}),
+        ("mark", {"finding": "c9", "verdict": "right"}),
+        ("mark", {"finding": "c1", "verdict": "maybe"}),
+        ("mark", {"finding": "c1", "verdict": "natural", "reason": "<b>"}),
+        ("download", {"kind": "all"}),
+    ):
+        assert set(ask(name, **more)) == {"error"}, (name, more)
+    assert not serve.server.corrections.exists()
+
+
+def test_an_outline_is_that_of_the_region():
+    mask = np.zeros((40, 60), bool)
+    mask[5:30, 10:50] = True
+    mask[10:20, 20:30] = False
+    assert (filled(outline(mask), mask.shape) | mask == filled(outline(mask), mask.shape)).all()
+    assert outline(mask).count("M") == 2
+    assert outline(np.ones((2, 3), bool), (100, 200), 10).startswith("M105.0 205.0")
