@@ -106,7 +106,14 @@ class Searched:
 
     def picture(self, title: str, min_score: float) -> Figure:
         """The image with its panels and what was found from a score on; see `draw_explanation`."""
-        groups = [finding.group for finding in self.shown(min_score) if finding.relation == "reuse"]
+        shown = self.shown(min_score)
+        groups = [finding.group for finding in shown if finding.relation == "reuse"]
+        natural = [
+            NamedRegion(mask, finding.relation)
+            for finding in shown
+            if finding.relation != "reuse"
+            for mask in (finding.group.copies[0].source, finding.group.copies[0].target)
+        ]
         boxes = [
             NamedBox(panel.x, panel.y, panel.width, panel.height, f"{name} · {panel.kind}")
             for panel, name in zip(self.panels, self.names, strict=True)
@@ -115,7 +122,7 @@ class Searched:
             NamedRegion(region.mask, f"altered {n} · {region.score:.2f}") for n, region in enumerate(self.altered, 1)
         ]
         boxes = boxes if len(self.panels) > 1 else []
-        return draw_explanation(self.image, groups, f"{title}: {self.verdict(min_score)}", boxes, regions)
+        return draw_explanation(self.image, groups, f"{title}: {self.verdict(min_score)}", boxes, regions, natural)
 
 
 def search_figure(image: np.ndarray, search: Search) -> Searched:

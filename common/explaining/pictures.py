@@ -34,7 +34,9 @@ CROP_HEIGHT = 280
 """Largest height of a strip in pixels."""
 CAPTION = "same colour: same content; number: probability that it was copied; lines join matching points"
 ALTERED_CAPTION = "dashed: looks pasted, filled or redrawn to the networks"
+NATURAL_CAPTION = "dotted: natural, not counted"
 ALTERED_COLOUR = "#FF5A5A"
+NATURAL_COLOUR = "#D8D8D8"
 PANEL_COLOUR = "#B0C4DE"
 HALO = (patheffects.withStroke(linewidth=3.6, foreground="black"),)
 
@@ -106,22 +108,24 @@ def draw_explanation(
     title: str,
     panels: Sequence[NamedBox] = (),
     altered: Sequence[NamedRegion] = (),
+    natural: Sequence[NamedRegion] = (),
 ) -> Figure:
     """Draw an image, beside it its groups of copies, and below them each group's best copy warped onto its source.
 
     Args:
         image: uint8 (H, W, 3) RGB of any size.
-        groups: The best first; without any, and without altered regions, the image is drawn alone.
+        groups: The best first; without any, and without altered and natural regions, the image is drawn alone.
         title: Above the picture.
         panels: Drawn on the image with their names.
         altered: Regions that look pasted, filled or redrawn, outlined beside the groups.
+        natural: Regions that match for a natural reason, outlined there too.
 
     Returns:
         A figure at most 1,620 pixels wide at its own dpi. Its axes are the image, the groups, and for each of the first
         `MOST_STRIPS` groups source, copy and difference.
     """
     height, width = image.shape[:2]
-    marked = bool(groups or altered)
+    marked = bool(groups or altered or natural)
     stacked = marked and width > 2 * height
     scale = min((WIDE_PANEL if stacked else PANEL_SIDE) / max(height, width), MOST_ENLARGED)
     picture = resized(image, (max(1, round(width * scale)), max(1, round(height * scale))))
@@ -136,17 +140,19 @@ def draw_explanation(
     page = Page(content + 2 * MARGIN, total)
     page.title(title)
     if marked:
-        captions = [CAPTION] * bool(groups) + [ALTERED_CAPTION] * bool(altered)
+        captions = [CAPTION] * bool(groups) + [ALTERED_CAPTION] * bool(altered) + [NATURAL_CAPTION] * bool(natural)
         page.text(MARGIN, 38, "; ".join(captions), color="0.35")
     left = (page.width - columns * wide - (columns - 1) * MARGIN) // 2
     _draw_panels(page.panel(picture, left, head), panels, (width, height), (wide, high))
     top = head + high + MARGIN
     if marked:
         x, y = (left, top) if stacked else (left + wide + MARGIN, head)
-        masks = [*(group.mask for group in groups), *(region.mask for region in altered)]
+        masks = [*(group.mask for group in groups), *(region.mask for region in [*altered, *natural])]
         axes = page.panel(_spotlit(picture, np.any(masks, axis=0)), x, y)
+        for region in natural:
+            _draw_region(axes, region, (wide, high), NATURAL_COLOUR, (0, (1, 2)))
         for region in altered:
-            _draw_altered(axes, region, (wide, high))
+            _draw_region(axes, region, (wide, high), ALTERED_COLOUR, (0, (4, 3)))
         # The best is drawn last, on top of the others.
         for number, group in reversed([*enumerate(groups, 1)]):
             _draw_group(axes, number, group, (width, height), (wide, high))
@@ -189,16 +195,18 @@ def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], sh
         _label(axes, text, resized_mask(region, shown), colour)
 
 
-def _draw_altered(axes: Axes, region: NamedRegion, shown: tuple[int, int]) -> None:
-    """Dashed outline and name of a region, on an image that is shown as `shown`, (width, height)."""
+def _draw_region(
+    axes: Axes, region: NamedRegion, shown: tuple[int, int], colour: str, dashes: tuple[int, tuple[int, int]]
+) -> None:
+    """Broken outline and name of a region, on an image that is shown as `shown`, (width, height)."""
     mask = resized_mask(region.mask, shown)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for contour in contours:
         x, y = np.concatenate([contour, contour[:1]])[:, 0].T
         axes.plot(x, y, color="black", linewidth=3.2)
-        axes.plot(x, y, color=ALTERED_COLOUR, linewidth=1.8, linestyle=(0, (4, 3)))
+        axes.plot(x, y, color=colour, linewidth=1.8, linestyle=dashes)
     if contours:
-        _label(axes, region.name, mask, ALTERED_COLOUR)
+        _label(axes, region.name, mask, colour)
 
 
 def _label(axes: Axes, text: str, mask: np.ndarray, colour: str) -> None:

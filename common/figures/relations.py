@@ -31,6 +31,8 @@ _OVAL, _RECTANGLE = (
 _OF_CELL = 0.5  # share of a cell that a copy is of, in an image that is one picture
 _DETAIL = 0.75  # share of a panel that an enlarged detail of it covers at most
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
+_SMALL_PART = 0.5  # of the field's area: a part that may be one of it
+_ONE_PLACE = 0.02  # of a panel's shorter side: how far apart two transforms of one field lead a point
 _SAME_PICTURE = 0.95  # smallest correlation of two panels that are one picture
 _SAME_DETAIL = 0.6  # smallest ratio of their detail: a denoised picture has less
 _GRAIN, _ROUNDED = 0.17, 0.3  # least correlation of faint grain of one picture; gray levels: rounding alone has 0.29
@@ -57,6 +59,30 @@ def relation_of(image: np.ndarray, panels: Sequence[Panel], copy: Copy) -> Relat
         else:
             found.add(_relation(image, one, other, copy))
     return found.pop() if len(found) == 1 else "reuse"
+
+
+def is_part_of(panels: Sequence[Panel], field: Copy, copy: Copy) -> bool:
+    """Whether a copy between two panels is a small part of the field that both show: it is at the same place in both.
+
+    Args:
+        panels: Of the figure.
+        field: Found between two panels, with the relation `same field`.
+        copy: Another one.
+    """
+    source, target = panel_of(copy.source, panels), panel_of(copy.target, panels)
+    if source is None or target is None or source == target:
+        return False
+    # Of two that are about as large, either may be the one that was told wrong.
+    if np.count_nonzero(copy.source) > _SMALL_PART * np.count_nonzero(field.source):
+        return False
+    ends, matrix = (panel_of(field.source, panels), panel_of(field.target, panels)), field.matrix
+    if ends == (target, source):
+        matrix = cv2.invertAffineTransform(matrix)
+    elif ends != (source, target):
+        return False
+    points = copy.points[:, 0].astype(np.float64)
+    apart = np.linalg.norm(move(points, matrix) - move(points, copy.matrix), axis=1)
+    return float(apart.max()) <= _ONE_PLACE * min(panels[source].width, panels[source].height)
 
 
 def _are_plots(panels: Sequence[Panel], copy: Copy) -> bool:

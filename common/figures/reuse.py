@@ -7,10 +7,10 @@ from itertools import combinations
 import numpy as np
 
 from common.components import connected
-from common.figures.matching import picture_search
+from common.figures.matching import PictureSearch, picture_search
 from common.figures.outlines import shared_field
 from common.figures.panels import Panel, find_panels, panel_of
-from common.figures.relations import Relation, relation_of
+from common.figures.relations import Relation, is_part_of, relation_of
 from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import Copy, Group, Matcher, search, share_a_place
 
@@ -68,22 +68,36 @@ def find_reuse_in(
     """
     compared = picture_search(image, panels, between=between)
     by_relation: dict[Relation, list[list[Copy]]] = {}
-    for group in search(compared.gray, (compared.matcher, *matchers), compared.scale, compared.valid):
+    searched = search(compared.gray, (compared.matcher, *matchers), compared.scale, compared.valid)
+    related = [[_related(image, panels, compared, copy) for copy in group.copies] for group in searched]
+    fields = [
+        found
+        for copies in related
+        for found, relation in copies
+        if relation == "same field" and found.score >= COMPLETED
+    ]
+    for copies in related:
         parts: dict[Relation, list[Copy]] = {}
-        for copy in group.copies:
-            source, target = panel_of(copy.source, panels), panel_of(copy.target, panels)
-            found = replace(copy, source=_cut(copy.source, panels, source), target=_cut(copy.target, panels, target))
-            if source is not None and target is not None and source != target and found.score >= COMPLETED:
-                found = shared_field(compared.gray, compared.valid, found, panels[source], panels[target])
-            parts.setdefault(relation_of(image, panels, found), []).append(found)
-        for relation, copies in parts.items():
-            by_relation.setdefault(relation, []).append(copies)
+        for found, relation in copies:
+            part_of_field = relation == "reuse" and any(is_part_of(panels, field, found) for field in fields)
+            parts.setdefault("same field" if part_of_field else relation, []).append(found)
+        for relation, found in parts.items():
+            by_relation.setdefault(relation, []).append(found)
     findings = []
     for relation, parts_of_relation in by_relation.items():
         for copies in _joined(parts_of_relation):
             places = panel_of(copies[0].source, panels), panel_of(copies[0].target, panels)
             findings.append(Finding(group=Group(copies=tuple(copies)), relation=relation, panels=places))
     return FigureFindings(panels=[*panels], findings=sorted(findings, key=lambda finding: -finding.group.score))
+
+
+def _related(image: np.ndarray, panels: Sequence[Panel], compared: PictureSearch, copy: Copy) -> tuple[Copy, Relation]:
+    """A copy with its regions cut to their pictures, completed between two panels, and its relation."""
+    source, target = panel_of(copy.source, panels), panel_of(copy.target, panels)
+    found = replace(copy, source=_cut(copy.source, panels, source), target=_cut(copy.target, panels, target))
+    if source is not None and target is not None and source != target and found.score >= COMPLETED:
+        found = shared_field(compared.gray, compared.valid, found, panels[source], panels[target])
+    return found, relation_of(image, panels, found)
 
 
 def _joined(parts: list[list[Copy]]) -> list[list[Copy]]:

@@ -10,6 +10,7 @@ from common.errors import readable
 from common.explaining.pictures import (
     MOST_LINES,
     MOST_STRIPS,
+    NATURAL_COLOUR,
     NamedBox,
     NamedRegion,
     describe,
@@ -129,6 +130,19 @@ def test_an_even_region_is_no_division_by_zero(pictures):
     image, copy = forge(np.full((195, 195, 3), 90, np.uint8), SHIFT)
     shown, _ = pictures(draw_explanation(image, [Group(copies=(copy,))], "t"))
     assert shown[4][shown[4].shape[0] // 2, shown[4].shape[1] // 2].max() == 0
+
+
+def test_natural_regions_are_outlined_with_their_relation(pictures):
+    """Also where nothing else is; what lies outside them is dark."""
+    image = gray_texture(195, 195)
+    mask = np.zeros((195, 195), bool)
+    mask[20:80, 30:120] = True
+    figure = draw_explanation(image, [], "t", natural=[NamedRegion(mask, "same field")])
+    (_, shown), _ = pictures(figure)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["same field"]
+    lines = [line for line in figure.axes[1].lines if line.get_color() == NATURAL_COLOUR]
+    np.testing.assert_allclose(np.ptp(lines[0].get_xydata(), axis=0), (4 * 90, 4 * 60), atol=4)
+    assert shown[600:].max() <= 128
 
 
 def test_every_group_has_its_colour_and_the_first_a_strip(pictures):

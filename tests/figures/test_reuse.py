@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from common.figures.panels import Panel
+from common.figures.relations import is_part_of
 from common.figures.reuse import find_reuse
+from common.forensics.copy_move import Copy
 
 SIDE = 300
 
@@ -113,6 +116,30 @@ def test_a_second_exposure_of_a_field_is_natural_and_a_panel_shown_again_is_not(
     one, other = exposures(2)
     assert set(found(figure(one, field(1), other))) <= {"same field"}
     assert found(figure(one, field(1), cv2.convertScaleAbs(one, alpha=0.9, beta=5))) == ["reuse"]
+
+
+def between(first: np.ndarray, second: np.ndarray, side: int, *, score: float = 0.9) -> Copy:
+    """A copy of a square of a figure, from one corner (x, y) to another."""
+    source, target = np.zeros((2, SIDE + 40, 2 * (SIDE + 20) + 20), bool)
+    for mask, (x, y) in ((source, first), (target, second)):
+        mask[y : y + side, x : x + side] = True
+    shift = np.subtract(second, first)
+    points = np.stack([np.add(first, [[1, 1], [side - 1, 9]]), np.add(second, [[1, 1], [side - 1, 9]])], axis=1)
+    matrix = np.column_stack([np.eye(2), shift])
+    return Copy(
+        source=source, target=target, matrix=matrix, points=points.astype(np.float32), correlation=0.9, score=score
+    )
+
+
+def test_a_detail_at_the_same_place_of_one_field_is_a_part_of_it():
+    """In either direction; not elsewhere, nor within a panel, nor if it is most of the field itself."""
+    panels = [Panel(20, 20, SIDE, SIDE, "micrograph"), Panel(40 + SIDE, 20, SIDE, SIDE, "micrograph")]
+    one = between((20, 20), (40 + SIDE, 20), SIDE)
+    assert is_part_of(panels, one, between((60, 70), (60 + SIDE + 20, 70), 80))
+    assert is_part_of(panels, one, between((63 + SIDE + 20, 68), (60, 70), 80))  # 4 pixels beside it
+    assert not is_part_of(panels, one, between((60, 70), (60 + SIDE + 20, 80), 80))
+    assert not is_part_of(panels, one, between((60, 70), (200, 70), 80))
+    assert not is_part_of(panels, one, between((40, 40), (60 + SIDE, 40), 260))
 
 
 def test_a_series_whose_frames_touch_is_natural():
