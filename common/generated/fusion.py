@@ -50,6 +50,7 @@ class EarlyFusionGate(nn.Module):
         self.gate = nn.Sequential(
             nn.Linear(features + semantic_features, hidden), nn.GELU(), nn.Linear(hidden, features), nn.Sigmoid()
         )
+        self.gate.apply(scaled_by_fan_in)
         self.value = zero_linear(semantic_features, features)
 
     def forward(self, context: Tensor, semantic: Tensor) -> Tensor:
@@ -121,6 +122,7 @@ class SemanticFusion(nn.Module):
         self.hierarchy = nn.ModuleList([_merge(width), _merge(width)]) if hierarchical_fusion else None
         self.across = Attend(width, heads, dropout) if cross_attention else None
         self.gate = nn.Sequential(nn.Linear(2 * width, width), nn.Sigmoid()) if adaptive_gating else None
+        self.apply(scaled_by_fan_in)
         self.join = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), zero_linear(width, spectral_features))
 
     def forward(self, spectral: Tensor, semantic: Tensor) -> Fused:
@@ -161,6 +163,20 @@ class SemanticFusion(nn.Module):
 def _merge(width: int) -> nn.Module:
     """Merges two concatenated vectors of that width into one."""
     return nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
+
+
+def scaled_by_fan_in(module: nn.Module) -> None:
+    """Give a linear layer weights of deviation 1/√inputs and no bias: its output is as large as its input (LeCun 1998).
+
+    torch's defaults have 0.58 of that, 0.71 in attentions: two merges shrink the spectral vectors to a twentieth of the
+    semantic ones, and the attentions weigh all tokens nearly alike.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.MultiheadAttention):
+        nn.init.kaiming_normal_(module.in_proj_weight, nonlinearity="linear")
 
 
 def zero_linear(in_features: int, out_features: int) -> nn.Linear:

@@ -24,6 +24,8 @@ from common.generated.vit import VITS, TokenBackbone
 from common.networks.pixels import unit_range
 from common.networks.weight_files import build_fitting
 
+NARROWEST = 768
+"""Inputs of the narrowest linear layer of the published network."""
 Stage = Literal["semantic", "joint"]
 """What is trained: the semantic parts and the head, or everything but the pretrained towers."""
 
@@ -122,7 +124,8 @@ class PatchAttention(nn.Module):
         self.to_kv = nn.Linear(features, 2 * width, bias=False)
         self.to_out = nn.Linear(width, features, bias=False)
         self.dropout = nn.Dropout(dropout)
-        nn.init.trunc_normal_(self.query, std=0.02)
+        # Free at quick widths, where a query of 0.02 still gives all patches the same weight after four epochs.
+        nn.init.trunc_normal_(self.query, std=0.02 if features >= NARROWEST else 1.0)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F) and the weights (B, H, P) for the vectors (B, P, F) of the patches."""
@@ -228,6 +231,8 @@ class Spai(nn.Module):
         )
         for part in (self.projectors, self.context, self.patch_attention, self.norm, self.head):
             part.apply(_initialise)
+        if self.backbone.width < NARROWEST:  # timm's 0.02 is made for 768 too
+            self.backbone.apply(_initialise)
 
         self.fusion: _FusionParts | None = None
         self.tower: TokenBackbone | None = None
@@ -455,9 +460,14 @@ def _tracked(blocks: Iterator[Tensor], *, trains: bool) -> Iterator[Tensor]:
 
 
 def _initialise(module: nn.Module) -> None:
-    """As published: linear layers from a normal distribution of deviation 0.02 cut at ±2, biases 0."""
+    """As published: linear layers from a normal distribution of deviation 0.02 cut at ±2, biases 0.
+
+    No published layer has fewer than 768 inputs. A narrower one gets the deviation by fan-in that gives its output the
+    scale of one with 768: with 0.02, three layers of 64 shrink their input until LayerNorm's ε keeps the result at 0.
+    """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        narrower = max(1.0, NARROWEST / module.in_features)
+        nn.init.trunc_normal_(module.weight, std=0.02 * narrower**0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

@@ -7,7 +7,14 @@ from torch import nn
 
 from common.errors import UserError
 from common.generated.fusion import zero_linear
-from common.generated.network import PatchAttention, Projector, Spai, SpectralContext, similarity_statistics
+from common.generated.network import (
+    PatchAttention,
+    Projector,
+    Spai,
+    SpectralContext,
+    _initialise,
+    similarity_statistics,
+)
 
 CLIP = "vit_base_patch16_clip_quickgelu_224"
 SMALL = {
@@ -158,10 +165,30 @@ def test_patch_attention_is_the_published_code():
     torch.testing.assert_close(attention(patches)[0], expected)
 
 
-def test_initial_weights_are_as_published():
-    model = make(**SMALL)
-    assert not model.head[0].bias.any()
-    assert 0.015 < model.head[3].weight.std() < 0.025
+@pytest.mark.parametrize("inputs", [768, 1024, 1096, 1536, 2048, 3288])
+def test_initial_weights_of_published_widths_are_as_published(inputs):
+    """Number for number: normal of deviation 0.02, cut at ±2, no bias."""
+    linear, published = nn.Linear(inputs, 40), torch.empty(40, inputs)
+    torch.manual_seed(0)
+    _initialise(linear)
+    torch.manual_seed(0)
+    nn.init.trunc_normal_(published, std=0.02)
+    assert torch.equal(linear.weight, published) and not linear.bias.any()
+
+
+def test_narrow_layers_have_the_output_scale_of_published_ones():
+    """The output of a layer of any width has the deviation that 768 inputs give: 0.02 · √768."""
+    torch.manual_seed(0)
+    for inputs in (64, 256, 768):
+        linear = nn.Linear(inputs, 500)
+        _initialise(linear)
+        assert linear(torch.randn(400, inputs)).std().item() == pytest.approx(0.02 * 768**0.5, rel=0.02)
+
+
+def test_queries_start_as_published_where_the_vectors_have_its_width():
+    torch.manual_seed(0)
+    assert PatchAttention(1096, 1536, 12, 0.5).query.std().item() == pytest.approx(0.02, rel=0.1)
+    assert PatchAttention(76, 64, 4, 0.5).query.std().item() == pytest.approx(0.88, rel=0.3)  # of 1, cut at ±2
 
 
 # The fusion.
