@@ -9,8 +9,10 @@ the published defaults. Two stages: the semantic parts and the head, then everyt
     python script_7_spai_fusion.py --data-dir DIR            # real/, fake/[GENERATOR/], or these in train/, val/, test/
     python script_7_spai_fusion.py --csv images.csv          # file,label[,split][,generator][,prompt]
     python script_7_spai_fusion.py --data-dir DIR --profile quick --fusion none
+    python script_7_spai_fusion.py --data-dir DIR --profile quick --network residual   # sees pixels' residuals alone
     python script_7_spai_fusion.py --csv images.csv --holdout-generator sdxl
     python script_7_spai_fusion.py test --data-dir DIR --degrade jpeg webp resize blur noise
+    python script_7_spai_fusion.py calibrate models/residual_best.pth --real PHOTOGRAPHS
     python script_7_spai_fusion.py convert spai.pth --output models/spai_best.pth    # the published weights
 
 Training writes models/spai_fusion_best.pth, ..._last.pth, ..._metrics.json, and tests on the test split: results by
@@ -26,22 +28,26 @@ prepare()  # before torch is imported
 
 from common.config.run import parse_config
 from common.files import check_writable, written_whole
-from common.generated.config import ConversionConfig, EvaluationConfig, SpaiConfig
+from common.generated.config import CalibrationConfig, ConversionConfig, EvaluationConfig, SpaiConfig
 from common.locks import locks_end
 
 CONFIG = SpaiConfig(name="spai_fusion")
-COMMANDS = {"test": EvaluationConfig, "convert": ConversionConfig}
+COMMANDS = {"test": EvaluationConfig, "calibrate": CalibrationConfig, "convert": ConversionConfig}
 
 
 @locks_end()
-def main(config: SpaiConfig | EvaluationConfig | ConversionConfig) -> None:
-    """Train and test; or only test; or convert."""
+def main(config: SpaiConfig | EvaluationConfig | CalibrationConfig | ConversionConfig) -> None:
+    """Train and test; or only test; or calibrate; or convert."""
     if isinstance(config, ConversionConfig):
         # Imported here, not above: torch takes seconds, and --help needs none of it.
         from common.generated.published import convert_published
 
         convert_published(config.published, config.output)
         print(f"{config.published} → {config.output}")
+    elif isinstance(config, CalibrationConfig):
+        from common.generated.calibrating import calibrate_on_photographs
+
+        print(calibrate_on_photographs(config))
     elif isinstance(config, EvaluationConfig):
         test(config)
     else:
@@ -51,6 +57,7 @@ def main(config: SpaiConfig | EvaluationConfig | ConversionConfig) -> None:
 def train(config: SpaiConfig) -> None:
     """Train the network, and test the best epoch."""
     from common.devices import process_state
+    from common.generated.calibrating import calibrate_trained
     from common.generated.testing import evaluate_spai
     from common.generated.training import load_images, start_spai, train_spai
     from common.metrics.detection import format_table
@@ -60,6 +67,7 @@ def train(config: SpaiConfig) -> None:
     images = load_images(config)
     model, config = start_spai(config)
     metrics = train_spai(config, model, images)
+    calibrate_trained(config, images)
     say = process_state().print
     say(
         f"{config.name}: validation AUC {metrics['auc']:.4f}, AP {metrics['ap']:.4f}, "

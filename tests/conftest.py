@@ -158,6 +158,33 @@ def save_detector():
 
 
 @pytest.fixture(scope="session")
+def save_residual():
+    """Writes a tiny network of residuals, all weights random, with other fields if any are given."""
+    from dataclasses import replace
+
+    import torch
+
+    from common.generated.config import SpaiConfig
+    from common.generated.residual import ResidualNetwork
+    from common.training.checkpoint import save_checkpoint
+
+    config = replace(SpaiConfig(name="residual").residual().quick(), residual_width=4)
+
+    def save(path: Path, **fields: object) -> Path:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = ResidualNetwork(patch_size=64, patch_stride=64, residual_width=4)
+            torch.nn.init.normal_(model.attention.weight)
+        checkpoint = {"calibration": {"slope": 1.5, "intercept": -3.0}, "prompts": []}
+        checkpoint["validation"] = {"probs": [0.6] * 19 + [0.4] * 19, "generated": [False] * 19 + [True] * 19}
+        checkpoint |= {"model_state_dict": model.state_dict(), "epoch": 0, "best_auc": 0.5, "config": config.plain()}
+        save_checkpoint(checkpoint | {"metrics": {"auc": 0.5}, "target_fpr": 0.05} | fields, path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
 def save_video_detector():
     """Writes a tiny detector of deepfake videos, all weights random, with other fields if any are given."""
     import torch

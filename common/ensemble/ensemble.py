@@ -37,7 +37,7 @@ from common.ensemble.views import (
     worker_count,
 )
 from common.errors import UserError
-from common.generated import Detector, Generated
+from common.generated import BlendedDetector, Detector, Generated
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ class Ensemble:
         *,
         copy_move: bool = False,
         workers: int = 1,
-        detector: Detector | None = None,
+        detector: Detector | BlendedDetector | None = None,
     ) -> None:
         """Move the networks to the device.
 

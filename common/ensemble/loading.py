@@ -16,7 +16,6 @@ from common.ensemble.instances import MIN_AREA_SHARE, Cleanup
 from common.ensemble.members import (
     COPY_MOVE,
     SETTINGS_FILE,
-    SPAI,
     Member,
     checkpoint_paths,
     fold_folders,
@@ -27,7 +26,7 @@ from common.ensemble.members import (
 from common.ensemble.settings import Settings
 from common.ensemble.views import VIEWS, worker_count
 from common.errors import UserError
-from common.generated import find_detector, load_detector
+from common.generated import DETECTORS, find_detectors, load_detectors
 from common.training.checkpoint import load_checkpoint
 
 
@@ -52,15 +51,15 @@ def load_ensemble(
             decides alone if no network was trained.
         tta: Views of each image; None for those of the settings.
         copy_move: Whether copy-move evidence is one of the members.
-        generated: Whether to use the detector of generated images, if there is one in `models_dir`.
+        generated: Whether to use the detectors of generated images in `models_dir`, blended if there are two.
         backend: What runs the members' networks; the choice of `auto` is printed with its reason. Several processes
             that start at once all export what is not kept yet: run export_models.py before.
         n_images: About how many images will be predicted: for few of them `auto` exports no network.
 
     Raises:
         UserError: A checkpoint is missing (with the script that makes it) or broken, all networks of the average are
-            missing, the folder is, the checkpoints are not of one training in folds, there are several detectors, or
-            the backend is not installed or can't run a network.
+            missing, the folder is, the checkpoints are not of one training in folds, there are several detectors of
+            one name, or the backend is not installed or can't run a network.
     """
     device = device or cast(torch.device, process_state().device)
     n_views = n_images * len(VIEWS[tta or "none"])
@@ -74,9 +73,9 @@ def load_ensemble(
         backend=backend,
         n_views=n_views,
     )
-    path = find_detector(models_dir) if generated else None
-    detector = None if path is None else load_detector(path, device)
-    settings = _settings(models_dir, folds, path, copy_move=copy_move)
+    detectors = list(find_detectors(models_dir).values()) if generated else []
+    detector = load_detectors(detectors, device) if detectors else None
+    settings = _settings(models_dir, folds, detectors, copy_move=copy_move)
     if tta is not None and tta != settings.tta and settings.checkpoints:  # else nothing was fitted
         print(f"note: the decision was fitted on maps of the views {settings.tta}; {tta} may shift its probabilities")
     settings = settings if tta is None else replace(settings, tta=tta)
@@ -211,7 +210,7 @@ def original_settings(networks: list[Loaded], *, copy_move: bool = False) -> Set
     )
 
 
-def _settings(models_dir: Path, folds: list[list[Loaded]], detector: Path | None, *, copy_move: bool) -> Settings:
+def _settings(models_dir: Path, folds: list[list[Loaded]], detectors: list[Path], *, copy_move: bool) -> Settings:
     """The fitted settings if there are any for exactly these members, else the original ones.
 
     Those that do not read the detector of generated images are valid with and without one.
@@ -220,16 +219,18 @@ def _settings(models_dir: Path, folds: list[list[Loaded]], detector: Path | None
     if path.is_file():
         settings = Settings.load(path)
         reads = settings.decision.reads_generated
-        present = identities(models_dir, copy_move=copy_move, generated=reads and detector is not None)
+        present = identities(models_dir, copy_move=copy_move, generated=reads and bool(detectors))
         if settings.checkpoints == present:
-            if detector is not None and not reads:
-                print(f"note: the decision of {path} does not read {detector.name}")
+            if detectors and not reads:
+                print(
+                    f"note: the decision of {path} does not read {', '.join(detector.name for detector in detectors)}"
+                )
             return settings
         changed = {name for name, _ in settings.checkpoints.items() ^ present.items()}
         others = "other checkpoints"
         if changed == {COPY_MOVE.name}:
             others = "other copy-move evidence, or none,"
-        elif changed == {SPAI.name}:
+        elif changed <= set(DETECTORS):
             others = "a detector of generated images that is not used now"
         print(f"{path} was fitted for {others} and is left aside. Fit again: python fit_ensemble.py")
     if len(folds[0]) > 1:

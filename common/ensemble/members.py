@@ -7,7 +7,7 @@ from pathlib import Path
 from common.ensemble.blending import Role
 from common.files import entries
 from common.forensics.copy_move import VERSION
-from common.generated import DETECTOR, find_detector
+from common.generated import DETECTORS, find_detectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Member:
     """A network's place in the ensemble, or that of the copy-move evidence."""
 
     name: str
-    """The checkpoint is models/<name>_best.pth, of the detector of generated images models/<name>*_best.pth."""
+    """The checkpoint is models/<name>_best.pth, of a detector of generated images models/<name>*_best.pth."""
     script: str | None = None
     """The program that trains it; None for evidence, which is not trained and has no checkpoint."""
     in_channels: int = 3
@@ -28,7 +28,8 @@ class Member:
 
 
 COPY_MOVE = Member(name="copy_move", weight=1.0, role="evidence")
-SPAI = Member(name=DETECTOR, script="script_7_spai_fusion.py", weight=0.0, role="gate")
+GENERATED = tuple(Member(name=name, script="script_7_spai_fusion.py", weight=0.0, role="gate") for name in DETECTORS)
+"""The detectors of generated images."""
 MEMBERS = (
     Member(name="highres_no_ela", script="script_1_highres_no_ela.py", in_channels=3, weight=1.5, role="average"),
     Member(name="hard_negative", script="script_2_hard_negative_mining.py", in_channels=3, weight=1.2, role="average"),
@@ -44,7 +45,7 @@ MEMBERS = (
         tile_share=0.4,
     ),
     COPY_MOVE,
-    SPAI,
+    *GENERATED,
 )
 SETTINGS_FILE = "ensemble.json"
 
@@ -77,7 +78,7 @@ def identities(models_dir: Path, *, copy_move: bool = False, generated: bool = F
     Args:
         models_dir: The folder of checkpoints.
         copy_move: Add the version of the copy-move detector.
-        generated: Add the hash of the detector of generated images, if there is one.
+        generated: Add the hashes of the detectors of generated images that are there.
     """
     found = {}
     for member in map_members():
@@ -86,8 +87,8 @@ def identities(models_dir: Path, *, copy_move: bool = False, generated: bool = F
             found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
     if copy_move:
         found[COPY_MOVE.name] = f"version {VERSION}"
-    if generated and (path := find_detector(models_dir)):
-        found[SPAI.name] = _digest(path).hex()[:16]
+    if generated:
+        found |= {name: _digest(path).hex()[:16] for name, path in find_detectors(models_dir).items()}
     return found
 
 

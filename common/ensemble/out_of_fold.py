@@ -27,7 +27,7 @@ from common.ensemble.views import LARGE, MIN_TILE, TILE_WEIGHT, TILES_ALONG, VIE
 from common.errors import UserError
 from common.files import written_whole
 from common.forensics.copy_move import VERSION
-from common.generated import DETECTOR, find_detector, load_detector
+from common.generated import DETECTOR, DETECTORS, find_detectors, load_detectors
 from common.training.checkpoint import load_checkpoint
 
 BATCH_SIZE = 8
@@ -55,8 +55,8 @@ def out_of_fold(
         allow_missing: Continue without members that were not trained, printing each.
         copy_move: Whether copy-move evidence is one of the members.
         workers: Processes for copy-move detection.
-        generated: Whether to use the detector of generated images, if there is one. It has no folds: its training
-            images must be others.
+        generated: Whether to use the detectors of generated images, blended, if there are any. They have no folds:
+            their training images must be others.
         backend: What runs the members' networks. Cached maps are used whichever made them: the differences are too
             small to count.
 
@@ -70,7 +70,7 @@ def out_of_fold(
     """
     # All that determines the maps: if any of it changes, cached ones are stale.
     checkpoints, data = identities(models_dir, generated=generated), fingerprint(samples)
-    detector = checkpoints.pop(DETECTOR, None)
+    detectors = [checkpoints.pop(name) for name in DETECTORS if name in checkpoints]
     shares = [member.tile_share for member in map_members() if member.name in checkpoints]
     constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
     maps_key = [checkpoints, data, shares, constants]
@@ -101,9 +101,12 @@ def out_of_fold(
     if copy_move:
         key = [VERSION, EVIDENCE_THRESHOLD, FEATURE_SIZE, data, names]
         evidence = _cached(models_dir, "copy_move", key, lambda file: _write_evidence(chosen, workers, file))
-    if detector is not None and (path := find_detector(models_dir)):
-        key = [detector, data, names]
-        probabilities = _cached(models_dir, "generated", key, lambda file: _write_generated(path, device, chosen, file))
+    if detectors:
+        key = [*detectors, data, names]
+        paths = list(find_detectors(models_dir).values())
+        probabilities = _cached(
+            models_dir, "generated", key, lambda file: _write_generated(paths, device, chosen, file)
+        )
     settings = replace(original_settings(members[0], copy_move=copy_move), tta=tta)
     ensemble = Ensemble(members, settings, device, copy_move=copy_move)
     maps = _cached(models_dir, tta, maps_key, lambda file: _write_maps(ensemble, parts, file))
@@ -152,10 +155,10 @@ def _write_evidence(samples: list[Sample], workers: int, file: IO) -> None:
         file.write(record.tobytes())
 
 
-def _write_generated(path: Path, device: torch.device, samples: list[Sample], file: IO) -> None:
+def _write_generated(paths: list[Path], device: torch.device, samples: list[Sample], file: IO) -> None:
     """Write the probability that each sample is generated, float64 (n,), by batches."""
     np.lib.format.write_array_header_2_0(file, _header(np.dtype("<f8"), len(samples)))
-    detector = load_detector(path, device)
+    detector = load_detectors(paths, device)
     with tqdm(total=len(samples), desc=DETECTOR, unit="img", disable=None) as bar:
         for start in range(0, len(samples), BATCH_SIZE):
             images = [read_image(sample.image, upright=True) for sample in samples[start : start + BATCH_SIZE]]

@@ -11,7 +11,7 @@ from common.ensemble.decision import Decision
 from common.ensemble.instances import Cleanup
 from common.errors import UserError
 from common.files import check_regular, write_json
-from common.generated import DETECTOR
+from common.generated import DETECTORS
 
 WeightSource = Literal["original", "fitted"]
 """The original recipe's hand-set weights, or those of the fit."""
@@ -72,7 +72,9 @@ class Settings:
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             raise UserError(f"{path} holds no valid settings ({faults.removeprefix(': ')}). {_REMEDY}") from error
-        unweighted = {DETECTOR} if settings.decision.reads_generated else set()
-        if set(settings.weights) | unweighted != set(settings.checkpoints):
+        unweighted = set(DETECTORS) & set(settings.checkpoints)
+        if settings.decision.reads_generated != bool(unweighted) or (
+            set(settings.weights) | unweighted != set(settings.checkpoints)
+        ):
             raise UserError(f"{path} has weights and checkpoints of different members. {_REMEDY}")
         return settings

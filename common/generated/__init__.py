@@ -1,4 +1,4 @@
-"""Detection of generated images (script 7): SPAI (CVPR 2025) and its semantic fusion.
+"""Detection of generated images (script 7): SPAI (CVPR 2025), its semantic fusion, and a network of residuals.
 
 This is the door, which submissions, the ensemble and explain.py use. Only script 7 trains and tests. What it names is
 imported when it is first used: `--help` needs no network.
@@ -9,9 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from common.generated.attention import explain
-    from common.generated.detector import DETECTOR, Detector, Generated, find_detector, load_detector
+    from common.generated.detector import (
+        DETECTOR,
+        DETECTORS,
+        BlendedDetector,
+        Detector,
+        Generated,
+        find_detectors,
+        load_detector,
+        load_detectors,
+    )
 
-__all__ = ["DETECTOR", "Detector", "Generated", "explain", "find_detector", "load_detector"]
+__all__ = [
+    "DETECTOR",
+    "DETECTORS",
+    "BlendedDetector",
+    "Detector",
+    "Generated",
+    "explain",
+    "find_detectors",
+    "load_detector",
+    "load_detectors",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.generated.detector import Detector
+from common.generated.detector import BlendedDetector, Detector
+from common.generated.scoring import FLAT
+from common.metrics.conformal import Verdict
 from common.page import LEAST_WIDTH, MARGIN, MOST_ENLARGED, PANEL_SIDE, WIDE_PANEL, Page, resized
 from common.tables import markdown_table
 
@@ -32,36 +34,45 @@ LEAST_COLUMN, BAR_WIDTH, BAR_HEIGHT, LINE, STRIPE = 390, 200, 14, 16, 6
 HEAD, PANEL_HEAD, BAR_FOOT = 66, 22, 46
 
 
-def explain(detector: Detector, image: np.ndarray, title: str) -> tuple[str, Figure]:
+def explain(detector: Detector | BlendedDetector, image: np.ndarray, title: str) -> tuple[str, Figure]:
     """Explain the verdict on an image.
 
     Args:
-        detector: A trained network.
+        detector: A trained network, or several: their attention is that of the first.
         image: uint8 (H, W, 3) RGB of any size.
         title: Name of the image; the title of the figure begins with it.
 
     Returns:
-        Text: a line with verdict and probability, one with what the verdict guarantees, and, of a network with fusion,
-        the table of `describe_tokens`; and the figure of `draw_attention`.
+        Text: a line with verdict and probability, one with what the verdict guarantees, of several detectors one with
+        the probability by each, one where the attention is flat, and, of a network with fusion, the table of
+        `describe_tokens`; and the figure of `draw_attention`.
     """
     (found,) = detector.predict([image])
-    model, weights = detector.model, found.score.attention.numpy()
+    parts = detector.detectors if isinstance(detector, BlendedDetector) else [detector]
+    model, weights = parts[0].model, found.score.attention.numpy()
     height, width = image.shape[:2]
     patches = len(weights) * attention_map(found.score.positions, weights, model.patch_size, height, width)
     lines = [f"{found.verdict}, probability that it is generated {found.probability:.4f}"]
     lines.append(_guarantee(found.verdict, detector.target_fpr))
+    if len(parts) > 1:
+        each = (f"{part.name} {part.predict([image])[0].probability:.4f}" for part in parts)
+        lines.append(f"by each detector: {', '.join(each)}; the attention shown is that of {parts[0].name}")
+    if len(weights) > 1 and (len(weights) * weights).std() < FLAT:
+        lines.append("the patch attention is flat: all patches weigh the same, and its map says nothing")
     cells = None
     if found.score.semantic_attention is not None:
         names, asked = model.semantic_tokens, found.score.semantic_attention.numpy()
-        lines.append("\n" + describe_tokens(names, asked, weights, detector.prompts))
+        lines.append("\n" + describe_tokens(names, asked, weights, parts[0].prompts))
         cells = semantic_map(names, asked, weights, height, width)
         cells = None if cells is None else len(names) * cells
     title = f"{title}: {found.verdict}, probability that it is generated {found.probability:.2f}"
     return "\n".join(lines), draw_attention(image, patches, cells, title)
 
 
-def _guarantee(verdict: str, rate: float) -> str:
+def _guarantee(verdict: Verdict, rate: float) -> str:
     """The error rate that a verdict guarantees, in one line."""
+    if verdict == "not calibrated":
+        return "no verdict: too few validation images; photographs alone are enough (script_7_spai_fusion.py calibrate)"
     if verdict == "insufficient evidence":
         return f"neither verdict is known to be wrong for at most {100 * rate:g} % of such images"
     other = "real" if verdict == "generated" else "generated"

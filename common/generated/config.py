@@ -52,8 +52,8 @@ class ScoringConfig:
 class EvaluationConfig(ScoringConfig):
     """Test a trained detector on the test split."""
 
-    degrade: tuple[Literal["jpeg", "webp", "resize", "blur", "noise"], ...] = ()
-    """Degradations that the images are also tested after, each by itself."""
+    degrade: tuple[Literal["jpeg", "jpeg90", "jpeg50", "webp", "resize", "blur", "noise"], ...] = ()
+    """Degradations that the images are also tested after, each by itself; jpeg has quality 70."""
     clip_score: bool = False
     """Also test how well the generated images fit their prompts, by CLIP; needs open_clip_torch."""
     table: Path | None = None
@@ -82,6 +82,35 @@ class ConversionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """Bound the false-positive rate of a trained detector by photographs alone; no generated image is needed."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint of script 7, which is rewritten."""
+    real: Path
+    """Folder of real photographs that it was not trained on, such as those to be judged later; with subfolders."""
+    target_fpr: Rate | None = None
+    """False-positive rate that the verdict "generated" may have; by default that of its training."""
+    workers: Natural = 4
+    """Processes that load images; 0 loads them in the main process."""
+    feature_batch: Count = 400
+    """Patches that are scored at a time: memory grows with it, not with the image."""
+    skip_bad_files: bool = False
+    """Leave out images that can't be read, after listing them, instead of stopping."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UserError: With the flag, its value and what it must be.
+        """
+        if self.target_fpr is not None and not 0 < self.target_fpr < 1:
+            raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
+        if self.feature_batch < 1:
+            raise UserError(f"--feature-batch is {self.feature_batch}; it must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpaiConfig(RunConfig, ScoringConfig):
     """Train a detector and test it. The defaults are the original recipe's fusion; `--fusion none` changes them to
     those of the published plain SPAI, `--profile quick` shrinks either for two CPU cores."""
@@ -90,9 +119,14 @@ class SpaiConfig(RunConfig, ScoringConfig):
         *("csv", "data_dir", "feature_batch", "backbone_weights", "semantic_weights", "text_weights", "cache"),
         "target_fpr",
     }
-    RECIPES: ClassVar[dict[tuple[str, str], str]] = {("fusion", "none"): "published"} | RunConfig.RECIPES
+    RECIPES: ClassVar[dict[tuple[str, str], str]] = {
+        ("fusion", "none"): "published",
+        ("network", "residual"): "residual",
+    } | RunConfig.RECIPES
     INHERITED: ClassVar[frozenset[str]] = frozenset({"backbone_weights", "semantic_weights"})
 
+    network: Literal["spai", "residual"] = "spai"
+    """residual is a small network on what sets neighbouring pixels apart, which trains on two CPU cores."""
     fusion: Literal["none", "semantic"] = "semantic"
     """semantic is SPAI with CLIP's semantics; none is plain SPAI with the published defaults."""
     init: Path | None = None
@@ -148,6 +182,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
     attention_dim: Suppress[int] = 1024
     attention_heads: Suppress[int] = 16
     head_ratio: Suppress[int] = 4
+    residual_width: Suppress[int] = 16
     fusion_width: Suppress[int] = 512
     fusion_heads: Suppress[int] = 8
     twelve_statistics: Suppress[bool] = True
@@ -167,6 +202,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
     # The views: see `common.generated.dataset.view_augmentation`.
     native_crops: Suppress[bool] = False
     color_jitter: Suppress[float] = 0.1
+    degraded_views: Suppress[float] = 0.5
     # The optimiser: see `common.training.optimizing`.
     layer_decay: Suppress[float] = 0.85
     clip_grad: Suppress[float] = 1.0
@@ -176,6 +212,8 @@ class SpaiConfig(RunConfig, ScoringConfig):
         return super()._rules() | {
             "patch_stride": (self.patch_stride <= self.patch_size, f"from 1 to {self.patch_size}, the patch size"),
             "prompts": (not self.prompts or self.fusion != "none", "empty: plain SPAI has no semantic tokens"),
+            "fusion": (self.network == "spai" or self.fusion == "none", "none with --network residual"),
+            "init": (self.network == "spai" or self.init is None, "left out: --network residual starts from nothing"),
             "text_weight": (self.text_weight == 0 or self.fusion != "none", "0 without fusion"),
             "stage_one_epochs": (
                 self.stage_one_epochs < self.epochs or self.epochs == 0,
@@ -216,12 +254,39 @@ class SpaiConfig(RunConfig, ScoringConfig):
             color_jitter=0.0,
         )
 
+    def residual(self) -> Self:
+        """The network of residuals, as trained for docs/RESULTS.md.
+
+        Views of 64 px are cut out, not resized, and most stay as they are: blur, noise and JPEG in half of them each,
+        as for SPAI, leave one view in eight with its traces (docs/LOG.md).
+        """
+        return dataclasses.replace(
+            self.published(),
+            network="residual",
+            name="residual" if self.name in ("spai_fusion", "spai_plain") else self.name,
+            backbone_weights="none",
+            patch_size=64,
+            patch_stride=64,
+            cover_edges=True,
+            native_crops=True,
+            batch_size=16,
+            epochs=24,
+            warmup_epochs=1.0,
+            lr=3e-3,
+            weight_decay=0.03,
+            layer_decay=1.0,
+            degradation_probability=0.3,
+            degraded_views=0.1,
+        )
+
     def quick(self) -> Self:
-        """The recipe for two CPU cores: a ViT of two blocks, 64-px patches, everything else narrower in proportion.
+        """The recipe for two CPU cores. SPAI: a ViT of two blocks, 64-px patches, all else narrower in proportion.
 
         No weights are published for such a ViT, and frozen random ones are of little use: it is trained. Views of 64 px
         are cut out, not shrunk from most of the image, and layers 64 wide get less dropout (docs/LOG.md).
         """
+        if self.network == "residual":
+            return dataclasses.replace(super().quick(), epochs=10, cache=True)
         return dataclasses.replace(
             super().quick(),
             backbone_name=CLIP_TOWER,

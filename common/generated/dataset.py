@@ -18,7 +18,9 @@ from common.generated.images import LabelledImage, prompt_list
 CACHE_BYTES = 2**32
 
 
-def view_augmentation(size: int, color_jitter: float = 0.0, *, native_crops: bool = False) -> A.Compose:
+def view_augmentation(
+    size: int, color_jitter: float = 0.0, *, native_crops: bool = False, degraded: float = 0.5
+) -> A.Compose:
     """A view of an image (SPAI): a crop of 20 to 100 % of the area, flipped, turned, blurred, noisy, JPEG.
 
     The paper leaves open what is chosen here: turns are quarter turns, which resample nothing; blur has σ up to 1,
@@ -30,6 +32,7 @@ def view_augmentation(size: int, color_jitter: float = 0.0, *, native_crops: boo
             recipe: 0.1).
         native_crops: Cut the view out as it is, as the patches of a scored image are cut, instead of resizing a crop:
             where views are much smaller than the image, resizing removes the traces.
+        degraded: Share of the views that are blurred, of those that get noise, and of those that are compressed.
     """
     crop = A.RandomResizedCrop((size, size), scale=(0.2, 1.0))
     if native_crops:
@@ -43,9 +46,9 @@ def view_augmentation(size: int, color_jitter: float = 0.0, *, native_crops: boo
             A.VerticalFlip(p=0.5),
             A.RandomRotate90(p=0.5),
             *([jitter] if color_jitter else []),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.5),
-            A.GaussNoise(std_range=(0.0, 5 / 255), p=0.5),
-            A.ImageCompression(quality_range=(50, 100), p=0.5),
+            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=degraded),
+            A.GaussNoise(std_range=(0.0, 5 / 255), p=degraded),
+            A.ImageCompression(quality_range=(50, 100), p=degraded),
         ]
     )
 

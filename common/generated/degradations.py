@@ -89,7 +89,7 @@ def degrade(image: np.ndarray, name: str) -> np.ndarray:
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        name: One of `DEGRADATIONS`.
+        name: One of `DEGRADATIONS`, with another strength behind it if it is a whole number: `jpeg90`.
 
     Returns:
         uint8 (H', W', 3), the same for the same image every time: noise follows from the pixels.
@@ -97,10 +97,11 @@ def degrade(image: np.ndarray, name: str) -> np.ndarray:
     Raises:
         UserError: There is no such degradation.
     """
-    if name not in DEGRADATIONS:
+    kind = name.rstrip("0123456789")
+    if kind not in DEGRADATIONS:
         raise UserError(f"there is no degradation {name!r}; choose from {', '.join(DEGRADATIONS)}.")
     rng = np.random.default_rng(zlib.crc32(image.tobytes()))
-    return DEGRADATIONS[name].apply(image, DEGRADATIONS[name].strength, rng)
+    return DEGRADATIONS[kind].apply(image, float(name[len(kind) :] or DEGRADATIONS[kind].strength), rng)
 
 
 def random_chain(image: np.ndarray, rng: np.random.Generator, *, min_side: int) -> np.ndarray:

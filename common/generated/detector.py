@@ -1,23 +1,27 @@
-"""Calibrated predictions of a trained network of script 7 for images of any size."""
+"""Calibrated predictions of trained networks of script 7, one or several, for images of any size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from common.data.transforms import resize_image, to_tensor
-from common.generated.network import ImageScore, Spai, load_spai
+from common.generated.network import ImageScore, Spai
 from common.generated.published import load_detector_checkpoint
-from common.metrics.calibration import calibrated
-from common.metrics.conformal import fit_bounds
+from common.generated.residual import ResidualNetwork, load_network
+from common.metrics.calibration import calibrated, log_odds
+from common.metrics.conformal import Bounds, Verdict, fit_bounds
 from common.networks.pixels import probabilities
 from common.training.checkpoint import find_checkpoint
 
 DETECTOR = "spai"
-"""Name of the detector among the members of the ensemble; a checkpoint is called models/spai*_best.pth."""
+"""Name that the detectors of generated images, blended, have where the ensemble's members are compared."""
+DETECTORS = (DETECTOR, "residual")
+"""Names of the detectors among the members of the ensemble; their checkpoints are called models/<name>*_best.pth."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,15 @@ class Generated:
 
     probability: float
     """Calibrated probability in (0, 1) that the image is generated."""
-    verdict: str
-    """`generated`, `real`, or `insufficient evidence` (`common.metrics.conformal`)."""
+    verdict: Verdict
     score: ImageScore
+    """Of several detectors, that of the first."""
 
 
 class Detector:
     """A trained network of script 7, with its calibration and the bounds of its verdicts."""
 
-    def __init__(self, model: Spai, checkpoint: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, model: Spai | ResidualNetwork, checkpoint: dict[str, Any], device: torch.device) -> None:
         """Move the network to a device.
 
         Args:
@@ -43,9 +47,10 @@ class Detector:
             device: Where the network runs.
         """
         self.model = model.to(device)
+        self.name = checkpoint["config"]["name"]
         self.calibration, self.prompts = checkpoint["calibration"], checkpoint["prompts"]
         self.cover_edges = checkpoint["config"]["cover_edges"]
-        self._validation = checkpoint["validation"]
+        self.validation = checkpoint["validation"] | {"images": validated(checkpoint)}
         self.adjust(checkpoint["config"]["feature_batch"], checkpoint["target_fpr"])
 
     def adjust(self, feature_batch: int | None = None, target_fpr: float | None = None) -> None:
@@ -59,7 +64,7 @@ class Detector:
             self.feature_batch = feature_batch
         if target_fpr is not None:
             self.target_fpr = target_fpr
-            self.bounds = fit_bounds(self._validation["probs"], self._validation["generated"], target_fpr)
+            self.bounds = bounds_of(self.validation, target_fpr)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Generated]:
         """Probability, verdict and attention for RGB images, uint8 (H, W, 3), of any size."""
@@ -78,13 +83,79 @@ class Detector:
         return found
 
 
-def find_detector(models_dir: Path) -> Path | None:
-    """The checkpoint models/spai*_best.pth; None where there is none.
+class BlendedDetector:
+    """Several detectors as one: the mean of their calibrated log-odds.
+
+    The verdicts are bounded by the blend's own probabilities of the validation images, if the detectors have the same
+    ones; else each is `not calibrated`.
+    """
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        """Hold two detectors or more; a note is printed if they were validated on different images."""
+        self.detectors = list(detectors)
+        first, *others = (detector.validation for detector in detectors)
+        keys = ("images", "generated", "degradation")
+        same = all(other.get(key) == first.get(key) for other in others for key in keys)
+        self.validation = first | {"probs": [], "generated": [], "degradation": []}
+        if same:
+            rows = zip(*(detector.validation["probs"] for detector in detectors), strict=True)
+            self.validation = first | {"probs": [blended(row) for row in rows]}
+        else:
+            print(
+                "note: the detectors of generated images were validated on different images, so their blend has no "
+                "verdicts. Train them on the same, or calibrate both: python script_7_spai_fusion.py calibrate "
+                "CHECKPOINT --real DIR"
+            )
+        self.adjust(target_fpr=detectors[0].target_fpr)
+
+    def adjust(self, feature_batch: int | None = None, target_fpr: float | None = None) -> None:
+        """See `Detector.adjust`."""
+        for detector in self.detectors:
+            detector.adjust(feature_batch, target_fpr)
+        if target_fpr is not None:
+            self.target_fpr = target_fpr
+            self.bounds = bounds_of(self.validation, target_fpr)
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Generated]:
+        """See `Detector.predict`."""
+        found = []
+        for each in zip(*(detector.predict(images) for detector in self.detectors), strict=True):
+            probability = blended([one.probability for one in each])
+            found.append(Generated(probability, self.bounds.verdict(probability), each[0].score))
+        return found
+
+
+def blended(probabilities: Sequence[float]) -> float:
+    """The probability whose log-odds are the mean of those given."""
+    return float(expit(np.mean([log_odds(probability) for probability in probabilities])))
+
+
+def bounds_of(validation: Mapping[str, Any], target_fpr: float) -> Bounds:
+    """Bounds that hold for the images of a checkpoint's `validation`, after each degradation that it has."""
+    return fit_bounds(validation["probs"], validation["generated"], target_fpr, validation.get("degradation"))
+
+
+def validated(checkpoint: Mapping[str, Any]) -> str:
+    """Hash of the images of a checkpoint's validation."""
+    return checkpoint["validation"].get("images", checkpoint.get("data_fingerprint", ""))
+
+
+def find_detectors(models_dir: Path) -> dict[str, Path]:
+    """The checkpoints models/spai*_best.pth and models/residual*_best.pth that are there, by name.
 
     Raises:
-        UserError: There are several.
+        UserError: There are several of one name.
     """
-    return find_checkpoint(models_dir, DETECTOR, "generated images", "turn their detection off")
+    found = {
+        name: find_checkpoint(models_dir, name, "generated images", "turn their detection off") for name in DETECTORS
+    }
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def load_detectors(paths: Sequence[Path], device: torch.device) -> Detector | BlendedDetector:
+    """Load a detector, or several as one; see `load_detector`."""
+    detectors = [load_detector(path, device) for path in paths]
+    return detectors[0] if len(detectors) == 1 else BlendedDetector(detectors)
 
 
 def load_detector(path: Path, device: torch.device) -> Detector:
@@ -94,11 +165,9 @@ def load_detector(path: Path, device: torch.device) -> Detector:
         UserError: It can't be read, or is of another kind.
     """
     checkpoint = load_detector_checkpoint(path)
-    if not checkpoint["metrics"]:
-        name = path.stem.removesuffix("_best")
+    if not checkpoint["validation"]["probs"]:
         print(
-            f"note: {path} was never calibrated: its probability is the network's own, and the verdict is always "
-            "insufficient evidence. Calibrate it on images of your own: python script_7_spai_fusion.py --fusion none "
-            f"--epochs 0 --init {path} --models-dir {path.parent} --name {name} --data-dir DIR"
+            f"note: {path} was never calibrated: its probability is the network's own, and it gives no verdicts. "
+            f"Photographs of your own are enough: python script_7_spai_fusion.py calibrate {path} --real DIR"
         )
-    return Detector(load_spai(checkpoint, path), checkpoint, device)
+    return Detector(load_network(checkpoint, path), checkpoint, device)

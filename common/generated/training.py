@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -30,6 +30,7 @@ from common.generated.images import (
 from common.generated.losses import SpaiLoss
 from common.generated.network import SPAI_KEYS, Spai, architecture
 from common.generated.published import load_detector_checkpoint
+from common.generated.residual import RESIDUAL_FIELDS, ResidualNetwork
 from common.generated.scoring import TEST_BATCH, validate_spai
 from common.generated.vit import load_vit_weights
 from common.training.checkpoint import load_checkpoint
@@ -61,7 +62,7 @@ def load_images(config: ScoringConfig, decoded: Sequence[str] = SPLITS) -> list[
     return images
 
 
-def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
+def start_spai(config: SpaiConfig) -> tuple[Spai | ResidualNetwork, SpaiConfig]:
     """Build the network and load its first weights: those of its towers, or of a trained plain SPAI (`init`).
 
     Returns:
@@ -70,6 +71,9 @@ def start_spai(config: SpaiConfig) -> tuple[Spai, SpaiConfig]:
     Raises:
         UserError: Weights or prompts can't be loaded, or `init` is no plain SPAI.
     """
+    if config.network == "residual":
+        arguments = {field: getattr(config, field) for field in RESIDUAL_FIELDS}
+        return build_seeded(config.seed, partial(ResidualNetwork, **arguments)), config
     prompts = read_prompts(config)
     last = config.models_dir / f"{config.name}_last.pth"
     if config.resume and last.is_file() and load_checkpoint(last, SPAI_KEYS)["prompts"] != prompts:
@@ -164,7 +168,7 @@ def spai_step(loss: SpaiLoss, prompts: Tensor | None, model: nn.Module, batch: d
     return loss(output, batch["label"], degraded, text, known)
 
 
-def train_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage]) -> dict[str, float]:
+def train_spai(config: SpaiConfig, model: Spai | ResidualNetwork, images: Sequence[LabelledImage]) -> dict[str, float]:
     """Train in two stages, and keep the best epoch by validation AUC in models/<name>_best.pth.
 
     Returns:
@@ -184,7 +188,12 @@ def train_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage])
         views=config.views,
         patch_size=config.patch_size,
         whole_size=model.whole_size,
-        augmentation=view_augmentation(config.patch_size, config.color_jitter, native_crops=config.native_crops),
+        augmentation=view_augmentation(
+            config.patch_size,
+            config.color_jitter,
+            native_crops=config.native_crops,
+            degraded=config.degraded_views,
+        ),
         degradation_probability=config.degradation_probability,
         pairs=pairs,
         cache=config.cache,
@@ -197,7 +206,7 @@ def train_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage])
         fingerprint(images),
     )
     with process_state().main_process_first():
-        texts = embed_prompts(config, prompts, model) if prompts else None
+        texts = embed_prompts(config, prompts, cast(Spai, model)) if prompts else None
     loss = SpaiLoss(
         classification=config.classification,
         alpha=config.focal_alpha,
@@ -218,15 +227,14 @@ def train_spai(config: SpaiConfig, model: Spai, images: Sequence[LabelledImage])
         model.set_stage(stage, train_backbone=config.train_backbone)
         return True
 
+    depth = 0 if isinstance(model, ResidualNetwork) else model.backbone.depth
     return fit(
         config,
         model,
         objective,
         data,
         before_epoch=set_stage,
-        parameters=layer_groups(
-            model, partial(_depth, model.backbone.depth), config.lr, config.weight_decay, config.layer_decay
-        ),
+        parameters=layer_groups(model, partial(_depth, depth), config.lr, config.weight_decay, config.layer_decay),
         some_unused=config.fusion != "none" and config.stage_one_epochs > 0,
     )
 

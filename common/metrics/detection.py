@@ -109,7 +109,8 @@ def by_generator(table: pd.DataFrame) -> pd.DataFrame:
 
 def format_table(table: pd.DataFrame) -> str:
     """Rows of `detection_metrics` as a Markdown table; other columns, such as `generator`, keep their names."""
-    head = [FIGURES.get(str(name), str(name)) for name in table]
+    names = FIGURES | {"content_auc": "AUC by content"}
+    head = [names.get(str(name), str(name)) for name in table]
     return markdown_table(head, list(table.itertuples(index=False, name=None)))
 
 

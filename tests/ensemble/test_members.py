@@ -1,4 +1,4 @@
-from common.ensemble.members import COPY_MOVE, MEMBERS, SPAI
+from common.ensemble.members import COPY_MOVE, GENERATED, MEMBERS
 
 
 def test_the_members_are_those_of_the_original_recipe():
@@ -11,8 +11,9 @@ def test_the_members_are_those_of_the_original_recipe():
         "small_forgery_specialist": 0.8,
         "copy_move": 1.0,
         "spai": 0.0,
+        "residual": 0.0,
     }
-    assert [m for m in MEMBERS if m.role == "gate"] == [SPAI]
+    assert [m for m in MEMBERS if m.role == "gate"] == [*GENERATED]
     assert [m.name for m in MEMBERS if m.role == "union"] == ["small_forgery_specialist"]
     assert [m.name for m in MEMBERS if m.in_channels == 4] == ["ela"]
     assert [m for m in MEMBERS if m.role == "evidence"] == [m for m in MEMBERS if m.script is None] == [COPY_MOVE]

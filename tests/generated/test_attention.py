@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common.generated import explain, load_detector
+from common.generated import explain, load_detector, load_detectors
 from common.generated.attention import attention_map, describe_tokens, draw_attention, semantic_map
 from common.generated.patches import pad_to_patch, patch_positions
 
@@ -198,3 +198,23 @@ def test_images_of_any_size(height, width, pictures):
                 assert min(box.x1, other.x1) <= max(box.x0, other.x0) + 1 or (
                     min(box.y1, other.y1) <= max(box.y0, other.y0) + 1
                 )
+
+
+def test_several_detectors_are_explained_as_one(save_detector, save_residual, tmp_path):
+    paths = [save_detector(tmp_path / "spai_best.pth"), save_residual(tmp_path / "residual_best.pth")]
+    image = np.random.default_rng(0).integers(0, 256, (130, 150, 3), dtype=np.uint8)
+    both = load_detectors(paths, torch.device("cpu"))
+    text, _ = explain(both, image, "x")
+    (found,) = both.predict([image])
+    each = [load_detector(path, torch.device("cpu")).predict([image])[0].probability for path in paths]
+    assert f"generated {found.probability:.4f}" in text
+    assert f"by each detector: spai_fusion {each[0]:.4f}, residual {each[1]:.4f}; the attention" in text
+
+
+def test_flat_attention_is_said(save_residual, tmp_path):
+    path = save_residual(tmp_path / "residual_best.pth")
+    image = np.random.default_rng(0).integers(0, 256, (130, 150, 3), dtype=np.uint8)
+    detector = load_detector(path, torch.device("cpu"))
+    assert "flat" not in explain(detector, image, "x")[0]
+    torch.nn.init.zeros_(detector.model.attention.weight)
+    assert "the patch attention is flat" in explain(detector, image, "x")[0]

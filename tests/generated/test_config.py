@@ -69,7 +69,7 @@ def test_what_recipes_set_and_unknown_values_are_no_flags(monkeypatch, capsys, f
 
 def test_every_degradation_can_be_tested():
     (names, _) = get_args(get_type_hints(EvaluationConfig)["degrade"])
-    assert get_args(names) == tuple(DEGRADATIONS)
+    assert {name.rstrip("0123456789") for name in get_args(names)} == set(DEGRADATIONS)
 
 
 def test_a_training_is_tested_as_it_was_trained():

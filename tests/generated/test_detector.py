@@ -6,7 +6,7 @@ import torch
 
 from common.data.transforms import resize_image, to_tensor
 from common.errors import UserError
-from common.generated.detector import find_detector, load_detector
+from common.generated.detector import BlendedDetector, blended, find_detectors, load_detector, load_detectors
 from common.metrics.calibration import calibrated
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def test_what_is_scored_with_an_image_changes_nothing(detector):
     together = [found.probability for found in detector.predict(IMAGES)]
     alone = [detector.predict([image])[0].probability for image in IMAGES]
     assert together == pytest.approx(alone, abs=1e-5)
-    assert len({round(probability, 3) for probability in together}) == 3
+    assert len({float(f"{probability:.3g}") for probability in together}) == 3
     assert detector.predict([]) == []
 
 
@@ -50,35 +50,34 @@ def test_the_bounds_give_the_verdict(save_detector, tmp_path, probability, verdi
     assert found.verdict == verdict
 
 
-@pytest.mark.parametrize("name", ["spai_best.pth", "spai_fusion_best.pth"])
+@pytest.mark.parametrize("name", ["spai_best.pth", "spai_fusion_best.pth", "residual_best.pth"])
 def test_the_detector_is_found_by_its_name(tmp_path, name):
-    assert find_detector(tmp_path / "nowhere") is None
+    assert find_detectors(tmp_path / "nowhere") == {}
     for other in ("spai_fusion_last.pth", "ela_best.pth", "spai_fusion_metrics.json"):
         (tmp_path / other).touch()
-    assert find_detector(tmp_path) is None
+    assert find_detectors(tmp_path) == {}
     (tmp_path / name).touch()
-    assert find_detector(tmp_path) == tmp_path / name
+    assert find_detectors(tmp_path) == {name.split("_")[0]: tmp_path / name}
 
 
 def test_several_detectors_are_refused(tmp_path):
     for name in ("spai_best.pth", "spai_fusion_best.pth"):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"spai_best\.pth, spai_fusion_best\.pth.*Keep one"):
-        find_detector(tmp_path)
+        find_detectors(tmp_path)
 
 
 def test_one_that_was_never_calibrated_is_noted(save_detector, tmp_path, capsys):
-    """As converted; its verdict is open even at a probability of 1."""
+    """As converted; it has no verdict even at a probability of 1."""
     load_detector(save_detector(tmp_path / "trained.pth"), CPU)
     assert capsys.readouterr().out == ""
     validation, calibration = {"probs": [], "generated": []}, {"slope": 1.0, "intercept": 100.0}
-    path = save_detector(tmp_path / "converted.pth", metrics={}, validation=validation, calibration=calibration)
+    path = save_detector(tmp_path / "converted.pth", validation=validation, calibration=calibration)
     converted = load_detector(path, CPU)
-    assert converted.predict(IMAGES[:1])[0].verdict == "insufficient evidence"
+    assert converted.predict(IMAGES[:1])[0].verdict == "not calibrated"
     note = capsys.readouterr().out
     assert "never calibrated" in note
-    remedy = f"script_7_spai_fusion.py --fusion none --epochs 0 --init {path} --models-dir {tmp_path} --name converted"
-    assert remedy in note
+    assert f"script_7_spai_fusion.py calibrate {path} --real DIR" in note
     assert len(note.splitlines()) == 1
 
 
@@ -86,3 +85,35 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
     torch.save({"model_state_dict": {}, "epoch": 0}, tmp_path / "spai_best.pth")
     with pytest.raises(UserError, match=r"spai_best\.pth.*not of the kind needed"):
         load_detector(tmp_path / "spai_best.pth", CPU)
+
+
+def test_a_blend_is_the_mean_of_the_log_odds():
+    assert blended([0.3, 0.3]) == pytest.approx(0.3)
+    assert blended([0.5, 0.9]) == pytest.approx(0.75)  # odds 1 and 9: their geometric mean is 3
+    assert blended([0.2, 0.8]) == pytest.approx(0.5)
+
+
+def test_two_detectors_are_one(save_detector, save_residual, tmp_path):
+    """Its bounds are those of its own probabilities of the validation images, which both have in one order."""
+    other = {"probs": [0.5] * 18 + [0.9] + [0.2] * 19, "generated": [False] * 19 + [True] * 19}
+    paths = [save_detector(tmp_path / "spai_best.pth"), save_residual(tmp_path / "residual_best.pth", validation=other)]
+    assert list(find_detectors(tmp_path).values()) == paths
+    both = load_detectors(paths, CPU)
+    assert isinstance(both, BlendedDetector)
+    alone = [load_detector(path, CPU).predict(IMAGES) for path in paths]
+    for found, *each in zip(both.predict(IMAGES), *alone, strict=True):
+        assert found.probability == pytest.approx(blended([one.probability for one in each]))
+        assert found.score.positions == each[0].score.positions
+    assert both.bounds.upper == pytest.approx(blended([0.6, 0.9]))
+    assert both.bounds.lower == pytest.approx(blended([0.4, 0.2]))
+    both.adjust(target_fpr=0.2)
+    assert both.bounds.upper == pytest.approx(blended([0.6, 0.5]))
+    assert [detector.target_fpr for detector in both.detectors] == [0.2, 0.2]
+    assert both.predict([]) == []
+
+
+def test_a_blend_of_other_validation_images_has_no_verdict(save_detector, save_residual, tmp_path, capsys):
+    paths = [save_detector(tmp_path / "spai.pth"), save_residual(tmp_path / "residual.pth", data_fingerprint="others")]
+    both = load_detectors(paths, CPU)
+    assert "validated on different images" in capsys.readouterr().out
+    assert both.predict(IMAGES[:1])[0].verdict == "not calibrated"

@@ -41,11 +41,12 @@ def model():
 def test_scores_are_the_sigmoids_of_logits_in_the_data_sets_order(model, images):
     data = GeneratedTestSet(images, whole_size=64)
     loader = make_generated_loader(data, 2, 0, [4, 2, 5, 0, 1, 3])
-    scores, generated = score_loader(Accelerator(), model, loader, CONFIG, cover_edges=False)
+    scores, generated, attention = score_loader(Accelerator(), model, loader, 400, cover_edges=False)
     alone = [model.score_images([data[index]["image"]])[0].logit for index in range(6)]
     assert scores == pytest.approx(1 / (1 + np.exp(-np.array(alone))), abs=1e-6)
     assert len(set(scores.round(6))) == 6
     assert generated.tolist() == [image.generated for image in images]
+    assert attention == pytest.approx(0, abs=1e-6)  # the classifier's patches weigh the same
 
 
 def test_a_diverged_network_is_said(model, images):
@@ -53,7 +54,7 @@ def test_a_diverged_network_is_said(model, images):
         model.head.bias.fill_(torch.nan)
     loader = make_generated_loader(GeneratedTestSet(images, whole_size=64), 8, 0)
     with pytest.raises(UserError, match=r"the training diverged.*Lower the learning rate"):
-        score_loader(Accelerator(), model, loader, CONFIG, cover_edges=False)
+        score_loader(Accelerator(), model, loader, 400, cover_edges=False)
 
 
 def test_a_validation_keeps_what_decisions_need(model, images):
@@ -63,7 +64,7 @@ def test_a_validation_keeps_what_decisions_need(model, images):
     assert found.kept["target_fpr"] == 0.1 and found.kept["prompts"] == ["a photograph"]
     probs, labels = found.kept["validation"]["probs"], found.kept["validation"]["generated"]
     assert labels == [image.generated for image in images]
-    scores, _ = score_loader(Accelerator(), model, loader, CONFIG, cover_edges=False)
+    scores = score_loader(Accelerator(), model, loader, 400, cover_edges=False).scores
     assert found.kept["calibration"]["slope"] > 0
     slope, intercept = found.kept["calibration"]["slope"], found.kept["calibration"]["intercept"]
     expected = 1 / (1 + np.exp(-(slope * np.log(scores / (1 - scores)) + intercept)))

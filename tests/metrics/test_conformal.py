@@ -9,6 +9,7 @@ from common.metrics.calibration import calibrated, fit_calibration
 from common.metrics.conformal import fit_bounds
 
 UNSURE = "insufficient evidence"
+OPEN = {UNSURE, "not calibrated"}
 RATES = st.floats(0.01, 0.99)
 # Few values, so that ties are common.
 SCORES = st.lists(st.integers(0, 20), min_size=1, max_size=60)
@@ -31,7 +32,27 @@ def test_nineteen_images_are_needed_for_five_percent():
     assert bounds_of(real, [], 0.05).upper == 0.18
     bounds = bounds_of(real[:18], [], 0.05)
     assert bounds.upper == math.inf
-    assert bounds.verdict(1.0) == UNSURE
+    assert bounds.verdict(1.0) == "not calibrated"
+
+
+def test_real_images_alone_bound_the_false_positive_rate():
+    bounds = bounds_of(np.arange(19) / 100, [], 0.05)
+    assert (bounds.lower, bounds.upper) == (-math.inf, 0.18)
+    assert [bounds.verdict(p) for p in (0.0, 0.18, 0.19)] == [UNSURE, UNSURE, "generated"]
+
+
+def test_the_worst_condition_bounds():
+    """Ten of each class at 20 %, clean and where they overlap: the second highest and lowest of each condition."""
+    real, generated = np.arange(10) / 40, np.arange(10) / 40 + 0.5
+    probs = np.concatenate([real, generated, real + 0.3, generated - 0.2])
+    labels, conditions = np.tile(np.repeat([False, True], 10), 2), np.repeat(["none", "jpeg"], 20)
+    bounds = fit_bounds(probs, labels, 0.2, conditions)
+    assert (bounds.lower, bounds.upper) == pytest.approx((0.325, 0.5))
+    alone = fit_bounds(probs[20:], labels[20:], 0.2)
+    assert bounds == alone
+    # A condition without images of a class says nothing about it.
+    partly = fit_bounds(probs[:30], labels[:30], 0.2, conditions[:30])
+    assert (partly.lower, partly.upper) == pytest.approx((0.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -97,16 +118,17 @@ def test_images_it_was_fitted_on_keep_the_rates_too(real, generated, rate):
 def test_more_errors_allowed_leave_less_undecided(real, generated, rate, other):
     strict, loose = (bounds_of(real, generated, r) for r in sorted((rate, other)))
     assert loose.upper <= strict.upper
-    assert {p for p in range(21) if loose.verdict(p) == UNSURE and strict.verdict(p) != UNSURE} <= {loose.upper}
+    assert {p for p in range(21) if loose.verdict(p) in OPEN and strict.verdict(p) not in OPEN} <= {loose.upper}
 
 
 @given(SCORES, SCORES, RATES)
 def test_verdicts_rise_with_the_probability(real, generated, rate):
     bounds = bounds_of(real, generated, rate)
     assert bounds.lower <= bounds.upper
-    order = ["real", UNSURE, "generated"]
-    ranks = [order.index(bounds.verdict(p)) for p in range(-1, 22)]
+    verdicts = [bounds.verdict(p) for p in range(-1, 22)]
+    ranks = [1 if verdict in OPEN else 2 * (verdict == "generated") for verdict in verdicts]
     assert ranks == sorted(ranks)
+    assert ("not calibrated" in verdicts) == (len({*verdicts}) == 1 and bounds.upper == -bounds.lower == math.inf)
 
 
 @given(SCORES, SCORES, RATES)
