@@ -128,6 +128,21 @@ def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, call_pro
     assert scores["forged_probability"].between(0, 1).all()
 
 
+def test_the_status_of_all_this(fitted, variables):
+    result = make("status", *variables)
+    assert result.returncode == 0, result.stderr
+    table, steps = result.stdout.split("\n\nnext:\n")
+    states = {row[0]: row[2] for row in map(str.split, table.splitlines()[4:])}
+    assert states == dict.fromkeys(MEMBERS, "trained") | {
+        "spai_fusion": "missing",
+        "deepfake_video": "missing",
+        "ensemble": "fitted",
+    }
+    assert steps.split()[:2] == ["make", "submission"]
+    history = json.loads((fitted[0] / "ela_history.json").read_text())
+    assert history["epochs"]["1"]["dice"] == json.loads((fitted[0] / "ela_metrics.json").read_text())["dice"]
+
+
 def test_a_second_fit_needs_no_network(fitted, pairs_dir, call_program):
     models, _ = fitted
     files = sorted(models.glob("oof_*.npy"))
