@@ -6,6 +6,8 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.app.cases import Case
 from common.app.examining import checked_mode, checked_threshold
@@ -19,6 +21,11 @@ LABEL = "Drop figures, a paper (PDF) or a clip here, or click to choose"
 HEAD = """<header class="fe-head"><h1>What is shown twice, or altered, in this figure?</h1>
 <p>Drop the figures of a paper. The page marks places that show the same, and places that look pasted or redrawn, and
 says how sure it is. You look, compare, and say what is right. Nothing leaves the machine that runs it.</p></header>"""
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'"
+)
+"""Content security policy: the browser refuses what the page would load from elsewhere. Gradio needs the scripts."""
 _SYSTEM = ("system-ui", "Liberation Sans", "Arial", "sans-serif")
 _FOLDER = Path(__file__).parent
 
@@ -33,6 +40,24 @@ def uploaded(file: dict[str, Any]) -> Dropped:
     if Path(get_upload_folder()).resolve() not in path.resolve().parents:
         raise UserError("that is no uploaded file. Use handle_file of gradio_client.")
     return Dropped(path, name or path.name)
+
+
+class Guard:
+    """Middleware that sends the content security policy, and no address of the page to others."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+                message["headers"] = [*message.get("headers", []), *own]
+            await send(message)
+
+        await self._app(scope, receive, guarded)
 
 
 def build_page(server: Server) -> gr.Blocks:
@@ -123,6 +148,7 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, most_bytes: int, wai
         run_history=False,
         footer_links=["api"],
         max_file_size=most_bytes,
+        app_kwargs={"middleware": [Middleware(Guard)]},
         enable_monitoring=False,
         state_session_capacity=100,
         theme=gr.themes.Default(font=list(_SYSTEM), font_mono=["ui-monospace", "Liberation Mono", "monospace"]),

@@ -6,8 +6,15 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from common.app.cases import Case, Cases
 from common.app.drawing import outline
+from common.app.examining import examine
+from common.app.models import load_models
+from common.app.reading import Dropped
+from common.app.serving import Server, case_values, summary
+from common.app.working import work
 from common.metrics.rle import AUTHENTIC, parse_annotation
 
 
@@ -49,7 +56,8 @@ def test_the_threshold_and_the_mode_change_mask_and_verdict(serve, forged):
     ask, _ = serve("page", {"cells.png": forged})
     found = ask("decision")
     assert found["forged"] and found["regions"] == 1 and found["counted"] == ["c1"]
-    mask = decoded(found["mask"])
+    with Image.open(io.BytesIO(base64.b64decode(found["mask"].split(",")[1]))) as picture:
+        mask = np.asarray(picture.convert("RGBA"))
     assert (mask[..., 3] > 0).sum() == found["pixels"] and "Called forged" in found["text"]
     none = ask("decision", threshold=1)
     assert not none["forged"] and none["mask"] == "" and none["pixels"] == 0 and "Called authentic" in none["text"]
@@ -150,6 +158,44 @@ def test_another_page_sees_nothing_and_questions_are_checked(serve, forged, copi
     ):
         assert set(ask(name, **more)) == {"error"}, (name, more)
     assert not serve.server.corrections.exists()
+
+
+def test_a_clip_is_scored_with_its_timeline(save_video_detector, tmp_path):
+    save_video_detector(tmp_path / "deepfake_video_best.pth")
+    models, case = load_models(tmp_path), Case()
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 96))
+    for frame in np.random.default_rng(0).integers(0, 256, (12, 96, 96, 3), dtype=np.uint8):
+        writer.write(frame)
+    writer.release()
+    assert list(work([Dropped(tmp_path / "clip.avi", "clip.avi")], models, case)) and not case.unread
+    (clip,) = summary(case, models)["clips"]
+    assert clip["name"] == "clip.avi" and clip["verdict"] in ("fake", "real", "inconclusive")
+    assert decoded(clip["timeline"]).shape[1] > 500 and decoded(clip["contact_sheet"]).size
+    (values,) = case_values(case, models, "default", 0.5)["clips"]
+    assert values["probability"] == clip["probability"] and 0 < values["probability"] < 1
+
+
+def test_without_a_network_of_script_8_a_clip_is_named(copies_alone, tmp_path):
+    case = Case()
+    (tmp_path / "clip.mp4").write_bytes(b"clip")
+    list(work([Dropped(tmp_path / "clip.mp4", "clip.mp4")], copies_alone, case))
+    assert "script_8_deepfake_video.py" in summary(case, copies_alone)["unread"][0]["text"]
+
+
+def test_a_network_of_script_7_gives_probability_and_attention(save_detector, forged, tmp_path):
+    save_detector(tmp_path / "spai_best.pth")
+    models, cases = load_models(tmp_path), Cases()
+    server = Server(models=models, cases=cases, corrections=tmp_path / "marks.jsonl")
+    ask = {function.__name__: function for function in server.functions()}
+    case = cases.open("page")
+    case.figures.append(examine(forged, models, file="a.png", digest="ab" * 32))
+    asked = {"token": case.token, "figure": 0, "mode": "default", "threshold": 0.5}
+    figure = ask["figure"](asked)
+    assert figure["views"][-1] == "generated" and 0 < figure["generated"]["probability"] < 1
+    found = ask["view"](asked | {"view": "generated"})
+    assert decoded(found["sheet"]).shape[1] > 500 and "probability that it is generated" in found["text"]
+    (values,) = case_values(case, models, "default", 0.5)["figures"]
+    assert values["generated_probability"] == pytest.approx(figure["generated"]["probability"], abs=1e-4)
 
 
 def test_an_outline_is_that_of_the_region():
