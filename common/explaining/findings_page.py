@@ -4,21 +4,18 @@ It needs no script and no other file, asks nothing of the network, and prints. W
 text on it, and nothing else.
 """
 
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from common.data.images import read_image
-from common.errors import readable
 from common.files import written_whole
 from common.forensics.copy_move import Group
-from common.page import resized
+from common.html import filled, picture_uri
 
 MOST_WIDE = 1400
 """Pixels: wider pictures are scaled down."""
@@ -43,13 +40,8 @@ NATURAL = {
 """Relation that is natural → what it says."""
 
 _OPTIONAL = ("other_image", "mark", "note", "kinds")  # of a row
-_QUALITIES = (88, 75, 60, 45)  # of a JPEG, tried in this order before it is made smaller
-_SMALLER = 0.8  # factor on lengths
 _COVERS = {0.98: "all of", 0.9: "nearly all of", 0.6: "most of"}  # least share of a part → what a region is of it
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
-# Marks that turn the direction of writing within a name, and can't be seen; `readable` leaves them, as letters may need
-# them.
-_UNSEEN = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\u061c\u200e\u200f\ufeff"}
 
 Value = str | int | float
 
@@ -155,7 +147,8 @@ def write_page(path: Path, rows: Iterable[Mapping[str, Value]], examined: Examin
         if len(shown) < MOST_PICTURES:
             shown.setdefault(str(row["picture"]), number)
     findings = [_finding(number, row, examined, shown, path.parent) for number, row in enumerate(found, 1)]
-    text = _page(
+    text = filled(
+        Path(__file__).with_name("findings.html"),
         findings=findings,
         counted=sum(not finding["natural"] for finding in findings),
         quiet=[row for row in rows if row["relation"] == "none"],
@@ -190,7 +183,7 @@ def _finding(
         **parts,
         "changes": changes(row),
         "earlier": first,
-        "uri": embedded(folder / picture) if first == number else "",
+        "uri": _embedded(folder / picture) if first == number else "",
     }
 
 
@@ -205,40 +198,5 @@ def changes(row: Mapping[str, Value]) -> str:
     return ", ".join(filter(None, changes))
 
 
-def embedded(path: Path) -> str:
-    """A picture as a data URI: a JPEG at most 1,400 pixels wide and of at most 350 kB.
-
-    Raises:
-        UserError: It can't be read.
-    """
-    picture = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR)
-    scale = min(1.0, MOST_WIDE / picture.shape[1])
-    while True:
-        size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-        small = resized(picture, size) if scale < 1 else picture
-        for quality in _QUALITIES:
-            data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-            if len(data) <= MOST_BYTES:
-                return f"data:image/jpeg;base64,{b64encode(data).decode()}"
-        scale *= _SMALLER
-
-
-def _page(**values: object) -> str:
-    """The filled template, `findings.html`."""
-    # Imported here: one image has no page.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        finalize=_shown,
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("findings.html").render(values)
-
-
-def _shown(value: object) -> object:
-    """A value as it is written: plain text is `readable`, what macros return is left."""
-    return readable(value).translate(_UNSEEN) if type(value) is str else value
+def _embedded(path: Path) -> str:
+    return picture_uri(read_image(path), most_wide=MOST_WIDE, most_bytes=MOST_BYTES)

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import UserError
 from common.explaining import findings_page
-from common.explaining.findings_page import Examined, Part, embedded, evidence, place_of, write_page
+from common.explaining.findings_page import Examined, Part, evidence, place_of, write_page
 from common.forensics.copy_move import Copy, Group
 
 HOSTILE = (
@@ -133,9 +133,9 @@ def test_a_page_of_many_findings_stays_small(tmp_path, read_page, monkeypatch):
     """Noise is the worst picture; from the fifty-first on they are named."""
     noise = np.random.default_rng(0).integers(0, 256, (1800, 1620, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "0.png"), noise)
-    uri = embedded(tmp_path / "0.png")
+    uri = findings_page._embedded(tmp_path / "0.png")
     assert len(uri) <= findings_page.MOST_BYTES * 4 / 3 + 100
-    monkeypatch.setattr(findings_page, "embedded", lambda path: uri)
+    monkeypatch.setattr(findings_page, "_embedded", lambda path: uri)
     names = [f"{number}.png" for number in range(60)]
     write_page(tmp_path / "report.html", [row(name, name) for name in names], examined(names))
     assert (tmp_path / "report.html").stat().st_size < 25_000_000
@@ -161,7 +161,7 @@ def test_a_page_is_whole_or_as_it_was(folder, monkeypatch, error):
     def interrupted(path):
         raise error
 
-    monkeypatch.setattr(findings_page, "embedded", interrupted)
+    monkeypatch.setattr(findings_page, "_embedded", interrupted)
     with pytest.raises(error):
         write_page(folder / "report.html", [row("b.png")], examined(["b.png"]))
     assert (folder / "report.html").read_bytes() == before
