@@ -16,8 +16,10 @@ from common.networks.pretrained import load_complete, obtain_weights
 # That of MFM and the published SPAI; CLIP's, with its own activation and OpenAI's weights; DINOv2's.
 VITS = ("vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224.openai", "vit_base_patch14_dinov2")
 IMAGENET_CLASSES = 1000
-# Weights of masked pretraining alone, and those that only a CLIP tower keeps.
+# Weights of masked pretraining alone; those that SPAI's own ViT has and its forward pass does not use; and those that
+# only a CLIP tower keeps.
 PRETRAINING_PREFIXES = ("mask_token", "decoder.")
+SPAI_PREFIXES = ("cls_pos_embed", "actual_cls_token", "cls_blocks.", "intermediate_fc_norm.")
 HEAD_PREFIXES = ("norm.", "fc_norm.", "head.")
 
 
@@ -136,7 +138,8 @@ def load_vit_weights(backbone: TokenBackbone, name: str, source: str, role: str 
             are not OpenAI's for CLIP.
         source: `hub` (or its local cache), `none`, `auto` (`hub`, or `none` with one printed line and its reason when
             that fails), or a file's path: a state dict with the names of timm, of open_clip's or DINOv2's release, or
-            of BEiT, which MFM's has.
+            of BEiT, which MFM's and SPAI's own files have (their ViT below `encoder.`, `vit.` or `mfvit.vit.`);
+            OpenAI's TorchScript archive of CLIP.
         role: What the weights are for, for messages.
 
     Returns:
@@ -154,7 +157,8 @@ def load_vit_weights(backbone: TokenBackbone, name: str, source: str, role: str 
         without="its random ones stay",
     )
     if weights is not None:
-        leftovers = PRETRAINING_PREFIXES if backbone.is_clip else (*PRETRAINING_PREFIXES, *HEAD_PREFIXES)
+        leftovers = PRETRAINING_PREFIXES
+        leftovers += () if backbone.is_clip else (*SPAI_PREFIXES, *HEAD_PREFIXES)
         load_complete(backbone.vit, name, _timm_weights(weights, backbone.vit, name, source), source, leftovers)
     return source
 

@@ -1,7 +1,9 @@
 """State dicts: reading from files without running code that a file contains, and the networks that they fit."""
 
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -62,10 +64,10 @@ def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:
     """Read names and tensors to the CPU: the file itself, or the first of its entries in `WRAPPERS`.
 
     Objects of other classes in a training checkpoint, such as some project's own configuration, are read as empty
-    placeholders.
+    placeholders. Of a TorchScript archive, in which OpenAI publishes CLIP, the tensors are read and the code is not.
 
     Args:
-        path: Of safetensors (`.safetensors`) or of `torch.save` (any other name).
+        path: Of safetensors (`.safetensors`), of `torch.save` or of `torch.jit.save` (any other name).
         hint: What the user can do, appended to "no such file."
 
     Raises:
@@ -87,13 +89,62 @@ def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> object:
+    if (script := _script_tensors(path)) is not None:
+        return script
     try:
         return torch.load(path, "cpu", weights_only=True)
     except UnpicklingError:
-        # torch's restricted unpickler again, which imports nothing: unknown names become placeholders.
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(_Placeholder, name) for name in names]):
-            return torch.load(path, "cpu", weights_only=True)
+        return _read_with(path, _Placeholder)
+
+
+def _read_with(file: Path | BytesIO, stand_in: type) -> object:
+    """Read by torch's restricted unpickler, which imports nothing; objects of unknown classes become `stand_in`s."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    if isinstance(file, BytesIO):
+        file.seek(0)
+    with torch.serialization.safe_globals([(stand_in, name) for name in names]):
+        return torch.load(file, "cpu", weights_only=True)
+
+
+def _script_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a TorchScript archive under the names of its modules; None of any other file.
+
+    torch refuses such an archive in its restricted mode because of the code in it. What is read here is a copy without
+    code: the pickle, which holds the tree of modules, and the tensors.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    data = BytesIO()
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            return None
+        with zipfile.ZipFile(data, "w") as copy:
+            for entry in archive.infolist():
+                name = entry.filename.partition("/")[2]
+                if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):
+                    if entry.compress_type != zipfile.ZIP_STORED:  # torch never compresses these: they could be huge
+                        raise ValueError(f"{entry.filename} is compressed")
+                    copy.writestr(entry.filename, archive.read(entry))
+    data.seek(0)
+    tensors, waiting, seen = {}, [("", _read_with(data, _ScriptModule))], set()
+    while waiting:
+        prefix, module = waiting.pop()
+        if isinstance(module, Tensor):
+            tensors[prefix.removesuffix(".")] = module
+        elif isinstance(module, _ScriptModule) and id(module) not in seen:
+            seen.add(id(module))
+            waiting += [(f"{prefix}{name}.", value) for name, value in module.attributes.items()]
+    return tensors
+
+
+class _ScriptModule:
+    """A module of a TorchScript archive: its parameters, its parts and its settings by name, without its code."""
+
+    def __init__(self, *_: object) -> None:
+        self.attributes: dict[str, object] = {}
+
+    def __setstate__(self, state: object) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
 
 
 class _Placeholder:

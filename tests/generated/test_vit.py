@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from common.generated.vit import VITS, TokenBackbone, build_vit, fuse_qkv_bias, 
 from common.networks.pixels import IMAGENET_MEAN
 
 PLAIN, CLIP, DINO = "vit_base_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch14_dinov2"
+KINDS = ("weight", "bias")
 SMALL = {"depth": 2, "width": 64, "heads": 4}
 SIDES = {PLAIN: 64, CLIP: 64, DINO: 56, "vit_base_patch14_reg4_dinov2": 56}
 
@@ -177,12 +180,24 @@ def mfm_file(backbone, path, prefix="encoder.") -> None:
     torch.save({"model": weights, "epoch": 300}, path)
 
 
-@pytest.mark.parametrize("prefix", ["encoder.", ""])
+@pytest.mark.parametrize("prefix", ["encoder.", "", "vit.", "mfvit.vit.", "module.mfvit.vit."])
 def test_mfms_file_is_loaded(tmp_path, prefix):
+    """MFM's own; and SPAI's, whose ViT has a class block that nothing uses and may have the whole network beside it."""
     published, backbone = small(seed=1), small()
     for block in published.vit.blocks:
         block.attn.qkv.bias.data[64:128] = 0
     mfm_file(published, tmp_path / "mfm.pth", prefix)
+    checkpoint = torch.load(tmp_path / "mfm.pth", weights_only=True)
+    if prefix != "encoder.":
+        names = ["cls_pos_embed", "actual_cls_token", "cls_blocks.0.attn.q_bias", "cls_blocks.0.attn.v_bias"]
+        names += ["cls_blocks.0.mlp.fc1.weight", "intermediate_fc_norm.0.weight", "head.weight", "fc_norm.bias"]
+        checkpoint["model"] |= {prefix + name: torch.ones(64) for name in names}
+    if "mfvit" in prefix:
+        checkpoint["model"] |= {
+            "mfvit.features_processor.alpha": torch.ones(3),
+            "mfvit.frequencies_mask": torch.ones(2),
+        }
+    torch.save(checkpoint, tmp_path / "mfm.pth")
     assert load_vit_weights(backbone, PLAIN, str(tmp_path / "mfm.pth")) == str(tmp_path / "mfm.pth")
     own, expected = backbone.vit.state_dict(), published.vit.state_dict()
     assert all(torch.equal(own[key], expected[key]) for key in own)
@@ -218,6 +233,45 @@ def test_open_clips_file_is_loaded(tmp_path):
         assert torch.allclose(
             backbone.get_image_embedding(images), clip.encode_image(normalised(backbone, images)), atol=1e-5
         )
+
+
+def test_openais_archive_is_loaded(tmp_path):
+    """TorchScript in half precision, with the text tower and sizes beside it, under the names of OpenAI's code."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = {"class_embedding": (64,), "positional_embedding": (17, 64), "proj": (64, 512)}
+    shapes |= {"conv1.weight": (64, 3, 16, 16)} | {f"ln_{at}.{kind}": (64,) for at in ("pre", "post") for kind in KINDS}
+    for block in (f"transformer.resblocks.{number}" for number in range(2)):
+        shapes |= {f"{block}.attn.in_proj_weight": (192, 64), f"{block}.attn.in_proj_bias": (192,)}
+        shapes |= {f"{block}.attn.out_proj.weight": (64, 64), f"{block}.attn.out_proj.bias": (64,)}
+        shapes |= {f"{block}.ln_{number}.{kind}": (64,) for number in (1, 2) for kind in KINDS}
+        shapes |= {f"{block}.mlp.c_fc.weight": (256, 64), f"{block}.mlp.c_fc.bias": (256,)}
+        shapes |= {f"{block}.mlp.c_proj.weight": (64, 256), f"{block}.mlp.c_proj.bias": (64,)}
+    weights = {f"visual.{name}": torch.randn(shape, generator=rng).half() for name, shape in shapes.items()}
+    beside = {
+        "token_embedding.weight": torch.ones(8, 16),
+        "logit_scale": torch.ones(()),
+        "text_projection": torch.ones(2),
+    }
+    beside |= {"input_resolution": torch.tensor(64), "context_length": torch.tensor(77), "vocab_size": torch.tensor(8)}
+    network = torch.nn.Module()
+    for name, value in (weights | beside).items():
+        *parents, last = name.split(".")
+        place = network
+        for parent in parents:
+            if not hasattr(place, parent):
+                place.add_module(parent, torch.nn.Module())
+            place = getattr(place, parent)
+        place.register_buffer(last, value)
+    with warnings.catch_warnings(action="ignore"):  # torch advises against TorchScript
+        torch.jit.save(torch.jit.script(network), tmp_path / "ViT-B-16.pt")
+    backbone, plain = small(CLIP), small(CLIP)
+    load_vit_weights(backbone, CLIP, str(tmp_path / "ViT-B-16.pt"), "semantic weights")
+    torch.save(weights, tmp_path / "plain.pt")
+    load_vit_weights(plain, CLIP, str(tmp_path / "plain.pt"))
+    own, other = backbone.vit.state_dict(), plain.vit.state_dict()
+    assert all(torch.equal(own[key], other[key]) for key in own)
+    assert torch.equal(own["head.weight"], weights["visual.proj"].float().T)
+    assert torch.equal(own["blocks.1.mlp.fc2.bias"], weights["visual.transformer.resblocks.1.mlp.c_proj.bias"].float())
 
 
 def test_positions_of_another_image_size_are_resampled(tmp_path):

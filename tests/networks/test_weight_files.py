@@ -1,4 +1,7 @@
 import os
+import pickle
+import warnings
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -72,6 +75,62 @@ def test_code_in_a_file_does_not_run(tmp_path, function):
     assert not target.exists()
     torch.load(tmp_path / "w.pth", weights_only=False)  # the bomb is a real one
     assert target.exists()
+
+
+class Scripted(torch.nn.Module):
+    """A network with a parameter, a buffer and parts, to be saved as TorchScript."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.randn(3))
+        self.register_buffer("size", torch.tensor(224))
+        self.parts = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4)).half()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parts(x.half() * self.scale.half())
+
+
+def script_file(path) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings(action="ignore"):  # torch advises against TorchScript
+        torch.jit.save(torch.jit.trace(network := Scripted(), torch.ones(2, 3)), path)
+    return network.state_dict()
+
+
+def test_a_torchscript_archive_is_read_without_its_code(tmp_path):
+    expected = script_file(tmp_path / "w.pt")
+    weights = read_state_dict(tmp_path / "w.pt")
+    assert weights.keys() == expected.keys()
+    assert all(
+        torch.equal(weights[key], expected[key]) and weights[key].dtype == expected[key].dtype for key in expected
+    )
+
+
+def rewritten(source, target, change, compression=zipfile.ZIP_STORED):
+    """The archive with its pickle changed."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w", compression) as copy:
+        for name in archive.namelist():
+            content = archive.read(name)
+            copy.writestr(name, change(content) if name.endswith("/data.pkl") else content)
+
+
+@pytest.mark.parametrize("function", [os.mkdir, eval])
+def test_code_in_the_pickle_of_a_torchscript_archive_does_not_run(tmp_path, function):
+    script_file(tmp_path / "good.pt")
+    target = tmp_path / "made by the file"
+    argument = str(target) if function is os.mkdir else f"__import__('os').mkdir({str(target)!r})"
+    rewritten(tmp_path / "good.pt", tmp_path / "w.pt", lambda _: pickle.dumps(Bomb(function, argument), 2))
+    with pytest.raises(UserError, match=r"w\.pt "):
+        read_state_dict(tmp_path / "w.pt")
+    assert not target.exists()
+
+
+def test_a_broken_or_compressed_torchscript_archive_is_refused(tmp_path):
+    script_file(tmp_path / "good.pt")
+    rewritten(tmp_path / "good.pt", tmp_path / "cut.pt", lambda content: content[: len(content) // 2])
+    rewritten(tmp_path / "good.pt", tmp_path / "bomb.pt", lambda content: content, zipfile.ZIP_DEFLATED)
+    for name in ("cut.pt", "bomb.pt"):
+        with pytest.raises(UserError, match=name):
+            read_state_dict(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [{}, [], {"model": {"a": 1}}, WEIGHTS | {"epoch": 3}, torch.ones(2)])
