@@ -58,8 +58,6 @@ class Examined:
     """Probabilities of the networks of the map, float16 (h, w); None without any."""
     generated: Generated | None
     """Whether the figure as a whole is generated; None without a detector."""
-    seconds: float = 0.0
-    """That all this took."""
     entries: dict[str, Finding | Altered] = field(init=False)
     """Id → finding: `c1` … of regions that show the same, `a1` … of those that look altered, the best first."""
 

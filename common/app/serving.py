@@ -113,7 +113,6 @@ class Server:
             "generated": None
             if generated is None
             else {"probability": round(generated.probability, 4), "verdict": generated.verdict},
-            "seconds": round(examined.seconds, 1),
         }
 
     def decision(self, case: Case, asked: Values) -> Values:
