@@ -203,6 +203,10 @@ class SpaiConfig(RunConfig, ScoringConfig):
     native_crops: Suppress[bool] = False
     color_jitter: Suppress[float] = 0.1
     degraded_views: Suppress[float] = 0.5
+    rotation: Suppress[float] = 0.0
+    blur: Suppress[tuple[float, float]] = (0.1, 1.0)
+    # Share of the blocks' branches that are left out in training, in the last block: see `TokenBackbone.set_drop_path`.
+    drop_path: Suppress[float] = 0.0
     # The optimiser: see `common.training.optimizing`.
     layer_decay: Suppress[float] = 0.85
     clip_grad: Suppress[float] = 1.0
@@ -227,7 +231,10 @@ class SpaiConfig(RunConfig, ScoringConfig):
         return EvaluationConfig(**{name: getattr(self, name) for name in names})
 
     def published(self) -> Self:
-        """Plain SPAI as published: MFM's backbone, binary cross-entropy, 35 epochs; four views, nothing clipped."""
+        """Plain SPAI as published: MFM's backbone, binary cross-entropy, 35 epochs; four views, nothing clipped.
+
+        The frozen backbone drops paths in training, as in the published code, and views are turned by up to ±90°.
+        """
         return dataclasses.replace(
             self,
             fusion="none",
@@ -250,8 +257,12 @@ class SpaiConfig(RunConfig, ScoringConfig):
             layer_decay=0.8,
             clip_grad=0.0,
             views=4,
+            batch_size=72,
             degradation_probability=0.0,
             color_jitter=0.0,
+            rotation=90.0,
+            blur=(0.01, 0.5),
+            drop_path=0.1,
         )
 
     def residual(self) -> Self:
@@ -277,13 +288,16 @@ class SpaiConfig(RunConfig, ScoringConfig):
             layer_decay=1.0,
             degradation_probability=0.3,
             degraded_views=0.1,
+            rotation=0.0,
+            blur=(0.1, 1.0),
         )
 
     def quick(self) -> Self:
         """The recipe for two CPU cores. SPAI: a ViT of two blocks, 64-px patches, all else narrower in proportion.
 
         No weights are published for such a ViT, and frozen random ones are of little use: it is trained. Views of 64 px
-        are cut out, not shrunk from most of the image, and layers 64 wide get less dropout (docs/LOG.md).
+        are cut out, not shrunk from most of the image, and turned by quarters, which resamples nothing. Layers 64 wide
+        get less dropout (docs/LOG.md), and of two blocks none is left out.
         """
         if self.network == "residual":
             return dataclasses.replace(super().quick(), epochs=10, cache=True)
@@ -312,6 +326,9 @@ class SpaiConfig(RunConfig, ScoringConfig):
             dropout=0.1,
             views=4,
             native_crops=True,
+            rotation=0.0,
+            blur=(0.1, 1.0),
+            drop_path=0.0,
             batch_size=16,
             cache=True,
         )

@@ -19,12 +19,21 @@ CACHE_BYTES = 2**32
 
 
 def view_augmentation(
-    size: int, color_jitter: float = 0.0, *, native_crops: bool = False, degraded: float = 0.5
+    size: int,
+    color_jitter: float = 0.0,
+    *,
+    native_crops: bool = False,
+    degraded: float = 0.5,
+    rotation: float = 0.0,
+    blur: tuple[float, float] = (0.1, 1.0),
 ) -> A.Compose:
     """A view of an image (SPAI): a crop of 20 to 100 % of the area, flipped, turned, blurred, noisy, JPEG.
 
-    The paper leaves open what is chosen here: turns are quarter turns, which resample nothing; blur has σ up to 1,
-    noise up to 5 levels of 255; each is applied to every second view.
+    The paper leaves open how much noise there is: here up to 5 levels of 255. Each is applied to every second view.
+
+    The original recipe lists SEMANTIC_AWARE_AUG without saying what it does. Crops that keep the main content are not
+    among these: a generator leaves its traces in the background as well, and a network that always sees the subject
+    learns what is shown instead.
 
     Args:
         size: Side of the view in pixels.
@@ -33,10 +42,16 @@ def view_augmentation(
         native_crops: Cut the view out as it is, as the patches of a scored image are cut, instead of resizing a crop:
             where views are much smaller than the image, resizing removes the traces.
         degraded: Share of the views that are blurred, of those that get noise, and of those that are compressed.
+        rotation: Largest turn in degrees, to either side (published: 90), mirrored at the edges; 0 for quarter turns,
+            which resample nothing.
+        blur: Range of the blur's σ in pixels (published: 0.01 to 0.5).
     """
     crop = A.RandomResizedCrop((size, size), scale=(0.2, 1.0))
     if native_crops:
         crop = A.RandomCrop(size, size, pad_if_needed=True, border_mode=cv2.BORDER_REFLECT_101)
+    turn = A.RandomRotate90(p=0.5)
+    if rotation:
+        turn = A.Rotate((-rotation, rotation), border_mode=cv2.BORDER_REFLECT_101, p=0.5)
     change = (1 - color_jitter, 1 + color_jitter)
     jitter = A.ColorJitter(brightness=change, contrast=change, saturation=change, hue=(0, 0), p=0.5)
     return A.Compose(
@@ -44,9 +59,9 @@ def view_augmentation(
             crop,
             A.HorizontalFlip(p=0.5),
             A.VerticalFlip(p=0.5),
-            A.RandomRotate90(p=0.5),
+            turn,
             *([jitter] if color_jitter else []),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=degraded),
+            A.GaussianBlur(blur_limit=0, sigma_limit=blur, p=degraded),
             A.GaussNoise(std_range=(0.0, 5 / 255), p=degraded),
             A.ImageCompression(quality_range=(50, 100), p=degraded),
         ]

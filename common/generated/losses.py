@@ -95,10 +95,21 @@ class SpaiLoss(nn.Module):
         self.classification = nn.BCEWithLogitsLoss() if classification == "bce" else FocalLoss(alpha, gamma)
         self.consistency, self.image_text = ConsistencyLoss(), ImageTextLoss()
         self.semantic_weight, self.frequency_weight, self.text_weight = semantic_weight, frequency_weight, text_weight
+        self._sums: dict[str, Tensor] = {}
+        self._calls = 0
 
     def forward(self, *arguments: Any) -> Tensor:
-        """Scalar loss, the sum of `parts`, which has the same arguments."""
-        return torch.stack(list(self.parts(*arguments).values())).sum()
+        """Scalar loss, the sum of `parts`, which has the same arguments; `means` counts them."""
+        parts = self.parts(*arguments)
+        self._sums |= {name: self._sums.get(name, 0) + part.detach() for name, part in parts.items()}
+        self._calls += 1
+        return torch.stack(list(parts.values())).sum()
+
+    def means(self) -> dict[str, Tensor]:
+        """The means of the summands by name, as scalars, over the calls since the last time; empty without a call."""
+        means = {name: total / self._calls for name, total in self._sums.items()}
+        self._sums, self._calls = {}, 0
+        return means
 
     def parts(
         self,

@@ -1,14 +1,17 @@
 """Training of SPAI in two stages: images, first weights, loss of a batch, data loaders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from common.data.labelled import check_both_classes
 from common.data.sampling import WeightedSampler
@@ -36,6 +39,7 @@ from common.generated.vit import load_vit_weights
 from common.training.checkpoint import load_checkpoint
 from common.training.engine import Data, Objective, build_seeded, fit
 from common.training.optimizing import layer_groups
+from common.training.run_files import Validation
 
 
 def load_images(config: ScoringConfig, decoded: Sequence[str] = SPLITS) -> list[LabelledImage]:
@@ -103,6 +107,7 @@ def start_spai(config: SpaiConfig) -> tuple[Spai | ResidualNetwork, SpaiConfig]:
                 config = replace(config, semantic_weights=loaded)
             if prompts:
                 model.set_text(embed_prompts(config, prompts, model))
+    model.backbone.set_drop_path(config.drop_path)
     model.set_stage("joint", train_backbone=config.train_backbone)
     return model, config
 
@@ -168,11 +173,26 @@ def spai_step(loss: SpaiLoss, prompts: Tensor | None, model: nn.Module, batch: d
     return loss(output, batch["label"], degraded, text, known)
 
 
+def _validate_with_parts(
+    loss: SpaiLoss,
+    validate: Callable[[Accelerator, nn.Module, DataLoader], Validation],
+    accelerator: Accelerator,
+    model: nn.Module,
+    loader: DataLoader,
+) -> Validation:
+    """The validation, with the mean of each summand of the loss over the epoch as `loss_classification` and so on."""
+    means = {name: accelerator.reduce(mean, "mean").item() for name, mean in loss.means().items()}
+    if len(means) > 1 and accelerator.is_main_process:
+        tqdm.write("loss: " + ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
+    found = validate(accelerator, model, loader)
+    return replace(found, metrics=found.metrics | {f"loss_{name}": mean for name, mean in means.items()})
+
+
 def train_spai(config: SpaiConfig, model: Spai | ResidualNetwork, images: Sequence[LabelledImage]) -> dict[str, float]:
     """Train in two stages, and keep the best epoch by validation AUC in models/<name>_best.pth.
 
     Returns:
-        The metrics of the best epoch (see `validate_spai`).
+        The metrics of the best epoch (see `validate_spai`), and its mean loss by summand (`loss_classification` …).
 
     Raises:
         UserError: A class is missing in training or validation, or as `fit`.
@@ -193,6 +213,8 @@ def train_spai(config: SpaiConfig, model: Spai | ResidualNetwork, images: Sequen
             config.color_jitter,
             native_crops=config.native_crops,
             degraded=config.degraded_views,
+            rotation=config.rotation,
+            blur=config.blur,
         ),
         degradation_probability=config.degradation_probability,
         pairs=pairs,
@@ -217,7 +239,9 @@ def train_spai(config: SpaiConfig, model: Spai | ResidualNetwork, images: Sequen
     )
     objective = Objective(
         step=partial(spai_step, loss, texts),
-        validate=partial(validate_spai, config=config, prompts=read_prompts(config)),
+        validate=partial(
+            _validate_with_parts, loss, partial(validate_spai, config=config, prompts=read_prompts(config))
+        ),
         criterion="auc",
         shown=("auc", "ap", "accuracy", "tpr_at_5_fpr"),
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,6 +88,16 @@ class TokenBackbone(nn.Module):
         mean, std = (own["mean"], own["std"]) if self.is_clip else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def set_drop_path(self, share: float) -> None:
+        """Leave out branches of the blocks at random in training (stochastic depth, Huang et al. 2016).
+
+        Args:
+            share: Of the last block, in [0, 1); it grows from 0 in the first one, linearly (MFM and SPAI: 0.1).
+        """
+        for block, own in zip(self.vit.blocks, torch.linspace(0, share, self.depth).tolist(), strict=True):
+            block.drop_path1, block.drop_path2 = (DropPath(own) if own else nn.Identity() for _ in range(2))
+            block.train(block.training)  # the new parts too
 
     def blocks(self, images: Tensor) -> Iterator[Tensor]:
         """The whole sequence (N, n_prefix + T, width) after each block in turn; no reference to it is kept here.

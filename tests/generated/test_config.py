@@ -36,6 +36,7 @@ def test_plain_is_the_published(monkeypatch):
     assert (plain.lr, plain.weight_decay, plain.layer_decay, plain.warmup_epochs) == (5e-4, 0.05, 0.8, 5)
     assert (plain.projection_layers, plain.attention_dim, plain.attention_heads, plain.head_ratio) == (2, 1536, 12, 3)
     assert (plain.patch_stride, plain.views, plain.dropout, plain.classification) == (224, 4, 0.5, "bce")
+    assert (plain.batch_size, plain.drop_path, plain.rotation, plain.blur) == (72, 0.1, 90, (0.01, 0.5))
     assert plain.epochs == 40 and plain.fusion == "none"
     assert plain.published() == plain.published().published()
     assert CONFIG.published().epochs == 35
@@ -48,6 +49,11 @@ def test_quick_plain_is_both(monkeypatch, flags):
     assert config == CONFIG.published().quick() == parse(monkeypatch, "train", *flags)
     assert (config.patch_size, config.backbone_depth, config.backbone_width) == (64, 2, 64)
     assert (config.projection_layers, config.classification, config.stage_one_epochs) == (2, "bce", 0)
+    assert (config.batch_size, config.drop_path, config.rotation, config.blur) == (16, 0, 0, (0.1, 1))
+
+
+def test_residuals_are_not_resampled():
+    assert (CONFIG.residual().rotation, CONFIG.residual().blur) == (0, (0.1, 1))
 
 
 def test_subcommands_have_flags_of_their_own(monkeypatch):

@@ -115,6 +115,33 @@ def test_every_second_view_is_blurred_noisy_or_compressed(name, most):
     assert most / 2 < max(changes) < most
 
 
+def test_views_are_turned_by_any_angle_up_to_the_published_one():
+    """The middle of a ramp has the direction of its turn; half the views are not turned."""
+    ramp = np.repeat(np.linspace(0, 252, 64, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+    (turn,) = [t for t in view_augmentation(64, rotation=90.0).transforms if type(t).__name__ == "Rotate"]
+    angles = []
+    for seed in range(300):
+        turn.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        middle = turn(image=ramp)["image"][20:44, 20:44, 0].astype(float)
+        down, along = np.gradient(middle)
+        angles.append(np.degrees(np.arctan2(down.mean(), along.mean())))
+    turned = np.array([angle for angle in angles if abs(angle) > 0.5])
+    assert 0.4 < len(turned) / 300 < 0.6
+    assert -91 < turned.min() < -80 and 80 < turned.max() < 91
+    assert np.histogram(turned, 6, (-90, 90))[0].min() > 10
+
+
+def test_the_published_blur_is_weak():
+    (blur,) = [t for t in view_augmentation(32, blur=(0.01, 0.5)).transforms if type(t).__name__ == "GaussianBlur"]
+    dot = np.zeros((9, 9, 3), np.uint8)
+    dot[4, 4] = 255
+    left = []
+    for seed in range(100):
+        blur.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        left.append(blur(image=dot)["image"][4, 4, 0])
+    assert max(left) == 255 and 150 < min(left) < 170  # σ 0.5: the middle of the kernel has 0.62
+
+
 def test_colour_jitter_is_an_option():
     gray = np.full((64, 64, 3), 100, np.uint8)
 

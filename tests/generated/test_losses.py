@@ -182,6 +182,22 @@ def test_combined_is_the_sum_of_its_weighted_parts():
     assert total == pytest.approx(sum(part.item() for part in expected.values()))
 
 
+def test_means_of_the_parts_count_each_call_once():
+    (clean, degraded), target = outputs(), torch.tensor([0.0, 1.0, 1.0, 0.0])
+    loss = SpaiLoss(classification="bce")
+    assert loss.means() == {}
+    single = loss.parts(clean, target, degraded)
+    loss(clean, target, degraded)
+    loss(clean, 1 - target, degraded)
+    means = loss.means()
+    other = loss.parts(clean, 1 - target, degraded)
+    assert set(means) == {"classification", "semantic", "frequency"}
+    assert means["semantic"].item() == pytest.approx(single["semantic"].item())
+    both = (single["classification"] + other["classification"]) / 2
+    assert means["classification"].item() == pytest.approx(both.item())
+    assert loss.means() == {}
+
+
 def test_prompts_of_all_images_are_known_unless_told():
     clean, text = outputs()[0], torch.randn(4, 6)
     parts = SpaiLoss(classification="bce", text_weight=1.0).parts(clean, torch.zeros(4), text=text)

@@ -42,6 +42,12 @@ def pictures(tmp_path_factory):
     return folder
 
 
+IN_SMALL = (
+    *("data_dir", "models_dir", "tracker", "workers", "backbone_depth", "backbone_width", "backbone_heads"),
+    *("patch_size", "patch_stride", "projection_dim", "attention_dim", "attention_heads"),
+)
+
+
 @pytest.fixture
 def config(pictures, tmp_path) -> SpaiConfig:
     small = {"patch_size": 32, "patch_stride": 32, "mask_radius": 3.0, "semantic_scales": (2,), "fusion_width": 16}
@@ -51,13 +57,15 @@ def config(pictures, tmp_path) -> SpaiConfig:
     return replace(quick, **small, **folders, epochs=2, stage_one_epochs=1, warmup_epochs=0.5)
 
 
-def test_trains_tests_and_rebuilds(config):
+def test_trains_tests_and_rebuilds(config, capsys):
     """The whole way, and what it leaves: stages, checkpoint, calibration, a table by generator and degradation."""
     images = load_images(config)
     model, config = start_spai(config)
     metrics = train_spai(config, model, images)
     checkpoint = load_checkpoint(config.models_dir / "spai_test_best.pth", SPAI_KEYS)
     assert checkpoint["best_auc"] == metrics["auc"]
+    assert {f"loss_{name}" for name in ("classification", "semantic", "frequency")} < set(checkpoint["metrics"])
+    assert "\nloss: classification 0." in "\n" + (printed := capsys.readouterr().out) and ", frequency 0." in printed
     assert checkpoint["config"]["early_fusion_layers"] == [1, 2]
     assert len(checkpoint["validation"]["probs"]) == len(checkpoint["validation"]["generated"]) > 0
     again = load_spai(checkpoint, config.models_dir / "spai_test_best.pth")
@@ -88,6 +96,17 @@ def test_plain_spai_learns_a_checkerboard_and_keeps_the_rate_that_is_asked_for(c
     # Of 4 or 5 real validation images a rate of 1 % can't be known, one of 50 % can.
     assert evaluate_spai(replace(config.evaluation(), target_fpr=0.01), images)["undecided"].iloc[0] == 1
     assert evaluate_spai(replace(config.evaluation(), target_fpr=0.5), images)["undecided"].iloc[0] < 1
+
+
+def test_plain_training_drops_paths_of_the_frozen_backbone(config):
+    published = SpaiConfig(name="spai_test").published()
+    sizes = {name: getattr(config, name) for name in IN_SMALL}
+    plain = replace(published, **sizes, epochs=1, warmup_epochs=0, backbone_weights="none")
+    model, plain = start_spai(plain)
+    drops = [getattr(block.drop_path2, "drop_prob", 0) for block in model.backbone.vit.blocks]
+    assert drops == pytest.approx([0, 0.1]) and not any(p.requires_grad for p in model.backbone.parameters())
+    metrics = train_spai(plain, model, load_images(plain))
+    assert metrics["loss_classification"] > 0 and "loss_semantic" not in metrics
 
 
 def test_stages_change_what_learns(config):

@@ -166,6 +166,25 @@ def test_half_a_bias_is_an_error():
         fuse_qkv_bias({"blocks.0.attn.v_bias": torch.ones(3)})
 
 
+def test_paths_are_dropped_in_training_alone():
+    """The first block is never left out; of the last one each branch by itself, in a share of the images."""
+    backbone, images = small(), torch.rand(1, 3, 64, 64).expand(400, -1, -1, -1)
+    kept = backbone.state_dict().keys()
+    with torch.no_grad():
+        first, last = backbone.blocks(images)
+        backbone.set_drop_path(0.3)
+        assert all(torch.equal(one, other) for one, other in zip(backbone.blocks(images), (first, last), strict=True))
+        backbone.train()
+        trained_first, trained_last = backbone.blocks(images)
+    assert torch.equal(trained_first, first)
+    skipped = torch.isclose(trained_last, first).all(2).all(1).float().mean()
+    assert 0.04 < skipped < 0.15  # both branches: 0.3²
+    assert backbone.state_dict().keys() == kept
+    backbone.set_drop_path(0.0)
+    with torch.no_grad():
+        assert torch.equal([*backbone.blocks(images)][-1], last)
+
+
 def mfm_file(backbone, path, prefix="encoder.") -> None:
     """A pretraining checkpoint of MFM's kind with the backbone's weights: BEiT's biases, a norm, a decoder."""
     weights = {}
