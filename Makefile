@@ -147,5 +147,4 @@ audit: setup
 # make kaggle OWNER=my-kaggle-name MODELS=models/mine: a data set and a notebook for Kaggle, in outputs/kaggle.
 kaggle: setup
 	$(if $(OWNER),,$(error make kaggle needs your user name on Kaggle: make kaggle OWNER=name))
-	$(BIN)/python pack_kaggle.py --owner "$(OWNER)" $(if $(filter-out file,$(origin MODELS)),--models-dir "$(MODELS)") \
-		$(FLAGS_kaggle)
+	$(BIN)/python pack_kaggle.py --owner "$(OWNER)" --models-dir "$(MODELS)" $(FLAGS_kaggle)

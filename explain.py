@@ -240,6 +240,8 @@ def explain_image(config: ExplainConfig) -> None:
         print(
             f"note: shown upright, by its EXIF orientation {picture.orientation}; masks refer to the pixels as stored"
         )
+    if sys.stderr.isatty():
+        print(readable(f"looking at {config.source} …"), file=sys.stderr)
     if config.spai is None:
         searched = search_figure(image, config.search)
         text, figure = searched.text(config.min_score), searched.picture(title, config.min_score)

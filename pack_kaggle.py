@@ -49,9 +49,8 @@ class PackConfig:
 
     owner: str
     """Your user name on Kaggle."""
-    models_dir: Path | None = None
-    """Folder of the checkpoints; in one without any, copy-move evidence decides alone. By default models or, if nothing
-    is trained there, models/release."""
+    models_dir: Path = Path("models")
+    """Folder of the checkpoints; where nothing is trained, copy-move evidence decides alone."""
     wheels: Path | None = None
     """Folder that holds the wheels; by default pip downloads them."""
     output: Path = Path("outputs/kaggle")
@@ -133,7 +132,7 @@ def write_notebook(config: PackConfig, folder: Path) -> None:
     write_json(metadata, folder / "kernel-metadata.json")
 
 
-def copy_models(models_dir: Path | None, folder: Path) -> None:
+def copy_models(models_dir: Path, folder: Path) -> None:
     """Copy checkpoints and fitted settings; prints which.
 
     Raises:
@@ -143,8 +142,6 @@ def copy_models(models_dir: Path | None, folder: Path) -> None:
     from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, checkpoint_paths, identities
     from common.ensemble.settings import Settings
 
-    if models_dir is None:
-        models_dir = Path("models") if checkpoint_paths(Path("models")) else Path("models", "release")
     if not models_dir.is_dir():
         raise UserError(f"--models-dir {models_dir} is no folder. Name that of the checkpoints.")
     paths, file = checkpoint_paths(models_dir), models_dir / SETTINGS_FILE

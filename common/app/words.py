@@ -10,38 +10,11 @@ from common.app.examining import Decided, Examined, Mark
 from common.ensemble.altered import Altered
 from common.ensemble.choices import MODE_THRESHOLDS
 from common.explaining.figure import Row
-from common.explaining.findings_page import NATURAL, TITLES, changes
+from common.explaining.findings_page import NATURAL, TITLES
+from common.explaining.words import score_in_words, sentence
 from common.figures.boxes import Box
 from common.figures.reuse import Finding
 from common.metrics.rle import encode
-
-
-def sentence(row: Row, here: str = "", there: str = "") -> str:
-    """What a finding says, such as `The lower left of panel C, mirrored, is shown again in the upper right of panel F`.
-
-    Args:
-        row: Of findings.csv, with what report.html says besides.
-        here: What is added to the first place: the name of its image, where two are compared.
-        there: The same of the second one.
-    """
-    one = f"{row['place']} {row['part']}{here}"
-    if row["relation"] == "altered":
-        return f"Networks take {one} for pasted, filled or redrawn."
-    other = f"{row['place_copy']} {row['part_copy']}{there}"
-    if row["relation"] == "plot":
-        return _capital(f"{one} and {other} are plots that are set alike.")
-    if row["relation"] == "same field":
-        return _capital(f"{one} and {other} show one field.")
-    if row["relation"] == "enlargement" and float(row["scale"]) < 1:
-        one, other, row = other, one, row | {"place_copy": row["place"]}
-    how = "larger" if row["relation"] == "enlargement" else "again"
-    changed = changes(row) if row["relation"] == "reuse" else ""
-    where = "in" if str(row["place_copy"]).startswith("the") else "as"
-    return _capital(f"{one} is shown {how}{f', {changed},' if changed else ''} {where} {other}.")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def title(row: Row) -> str:
@@ -61,11 +34,6 @@ def evidence_in_words(row: Row) -> str:
     points = f"{row['points']:,} {'point matches' if row['points'] == 1 else 'points match'}"
     more = f"; the best of {row['copies']} pairs" if int(row["copies"]) > 1 else ""
     return f"{points}; likeness of the pixels {row['agreement']:.2f}; {row['share']:.3g} % of {row['part']}{more}"
-
-
-def score_in_words(score: float) -> str:
-    """A probability with two digits."""
-    return "over 0.99" if score >= 0.995 else f"{score:.2f}"
 
 
 def verdict_in_words(decided: Decided) -> str:

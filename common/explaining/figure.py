@@ -11,6 +11,7 @@ from common.ensemble.altered import Altered, altered_regions
 from common.errors import readable
 from common.explaining.findings_page import Part, evidence, place_of
 from common.explaining.pictures import NamedBox, NamedRegion, describe, draw_explanation
+from common.explaining.words import score_in_words, sentence
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse
@@ -76,15 +77,15 @@ class Searched:
         return verdict
 
     def text(self, min_score: float) -> str:
-        """The verdict, tables of what was found, and what is natural."""
+        """The verdict, each finding in a sentence, and tables of the numbers."""
         several = len(self.panels) > 1
         shown = self.shown(min_score)
         reused = [finding for finding in shown if finding.relation == "reuse"]
         places = [_places(finding, self.names) for finding in reused] if several else []
         tables = [describe([finding.group for finding in reused], places)] if reused else []
-        if self.altered:
+        altered = [_altered_row(region, self.panels, self.names) for region in self.altered]
+        if altered:
             head = ["altered", "panel", "score", "x, y", "area"]
-            rows = [_altered_row(region, self.panels, self.names) for region in self.altered]
             cells = [
                 [
                     str(n),
@@ -93,16 +94,19 @@ class Searched:
                     f"{row['x']}, {row['y']}",
                     f"{row['area_percent']:.2g} %",
                 ]
-                for n, row in enumerate(rows, 1)
+                for n, row in enumerate(altered, 1)
             ]
             tables.append(markdown_table(head, cells))
-        natural = [
-            f"natural, and not counted: {finding.relation}, probability of a copy {finding.group.score:.2f}, "
-            f"{_places(finding, self.names)}"
-            for finding in shown
-            if finding.relation != "reuse"
-        ]
-        return "\n\n".join([self.verdict(min_score), *tables, *natural])
+        said, natural = [], []
+        for finding in shown:
+            row = finding_row(finding, self.panels, self.names)
+            score = score_in_words(finding.group.score)
+            if finding.relation == "reuse":
+                said.append(f"{len(said) + 1}. {sentence(row)} Probability of a copy: {score}.")
+            else:
+                natural.append(f"natural, and not counted ({finding.relation}, {score}): {sentence(row)}")
+        said += [f"altered {n}. {sentence(row)}" for n, row in enumerate(altered, 1)]
+        return "\n\n".join(filter(None, [self.verdict(min_score), "\n".join(said), *tables, "\n".join(natural)]))
 
     def picture(self, title: str, min_score: float) -> Figure:
         """The image with its panels and what was found from a score on; see `draw_explanation`."""
@@ -208,7 +212,9 @@ def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:
     n_copies = sum(len(group.copies) for group in groups)
     verdict = f"{n_copies or 'no'} {'copy' if n_copies == 1 else 'copies'} found"
     hidden = [group.score for group in found if group not in groups]
-    left_out = f"; {len(hidden)} left out below {min_score:g}, the best at {max(hidden):.2f}" if hidden else ""
+    left_out = (
+        f"; not shown: {len(hidden)} with a score below {min_score:g}, the best {max(hidden):.2f}" if hidden else ""
+    )
     return verdict + left_out
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from common.data.images import read_image
+from common.explaining.words import Value, changes
 from common.files import written_whole
 from common.forensics.copy_move import Group
 from common.html import filled, picture_uri
@@ -42,8 +43,6 @@ NATURAL = {
 _OPTIONAL = ("other_image", "mark", "note", "kinds")  # of a row
 _COVERS = {0.98: "all of", 0.9: "nearly all of", 0.6: "most of"}  # least share of a part → what a region is of it
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
-
-Value = str | int | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,17 +184,6 @@ def _finding(
         "earlier": first,
         "uri": _embedded(folder / picture) if first == number else "",
     }
-
-
-def changes(row: Mapping[str, Value]) -> str:
-    """How the second place is turned, scaled and mirrored against the first; empty if it is only shifted."""
-    turn, scale = round(float(row.get("rotation", 0))), float(row.get("scale", 1))
-    changes = [
-        "mirrored left to right" * bool(row.get("mirrored", 0)),
-        f"turned by {abs(turn)}° {'counter' * (turn < 0)}clockwise" * (turn != 0),
-        f"{scale:.2f} times as large" * (round(scale, 2) != 1),
-    ]
-    return ", ".join(filter(None, changes))
 
 
 def _embedded(path: Path) -> str:

@@ -79,8 +79,8 @@ def describe(groups: Sequence[Group], panels: Sequence[str] = ()) -> str:
         "scale",
         "mirrored",
         "area",
-        "matches",
-        "corr.",
+        "matching points",
+        "likeness",
     ]
     rows = [
         [
@@ -303,9 +303,9 @@ def _draw_strip(page: Page, top: int, number: int, group: Group, strip: Sequence
     changes = ", ".join(kind for kind, applies in kinds if applies) or "only shifted"
     page.text(MARGIN, top + 4, "■", color=_colour(number), fontsize=12)
     verdict = f"{name}   score {copy.score:.2f}  ·  copy {changes}"
-    page.text(MARGIN + 20, top + 6, f"{verdict}  ·  correlation {copy.correlation:.2f}", weight="bold")
+    page.text(MARGIN + 20, top + 6, f"{verdict}  ·  likeness {copy.correlation:.2f}", weight="bold")
     step = (page.width - MARGIN) // 3
-    names = ("source", "copy, warped onto the source", "difference × 2: black where equal")
+    names = ("source", "copy, laid over the source", "difference × 2: black where equal")
     for column, (crop, text) in enumerate(zip(crops, names, strict=True)):
         page.text(MARGIN + column * step, top + 28, text, fontsize=9, color="0.35")
         axes = page.panel(crop, MARGIN + column * step, top + 46)

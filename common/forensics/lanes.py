@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
-from scipy.signal import find_peaks
 
 _GROUND = 85  # percentile of the contrast's sign: bands are the exception
 _SMOOTH = 0.06  # of the height: sigma of the profile's blur
@@ -41,6 +40,9 @@ def find_lanes(gray: np.ndarray) -> list[tuple[int, int]]:
     reach = float(np.ptp(profile))
     if reach < _LEAST:
         return []
+    # Imported here: it takes most of a second, and most figures have no lanes.
+    from scipy.signal import find_peaks
+
     padded = np.pad(profile, 1, constant_values=profile.min())
     peaks, _ = find_peaks(padded, prominence=_PROMINENT * reach, distance=max(_APART * height, 2))
     peaks = peaks - 1

@@ -205,7 +205,7 @@ def test_table_of_the_copies():
 
 
 def test_a_long_title_stays_on_the_page(pictures):
-    title = "a picture with a name.png: no copies found; 12 left out below 0.5, the best at 0.31 " + "and more"
+    title = "a picture with a name.png: no copies found; 12 below 0.5 not shown, the best 0.31 " + "and more"
     _, page = pictures(draw_explanation(texture(40, 60), [], title))
     assert (page[10:40] < 60).any() and (page[:40, -15:] == 255).all()
 
