@@ -34,8 +34,8 @@ class Page:
     def title(self, text: str) -> None:
         """Write the title, in smaller letters if it is long."""
         text = readable(text)
-        # A letter is about 0.83 pixels wide per point of font size.
-        size = min(13, (self.width - 2 * MARGIN) / (0.83 * max(len(text), 1)))
+        # A letter is at most about 0.87 pixels wide per point of font size, in the mean of a sentence.
+        size = min(13, (self.width - 2 * MARGIN) / (0.87 * max(len(text), 1)))
         self.text(MARGIN, 12, text, fontsize=size, weight="bold")
 
     def text(self, x: float, y: float, text: str, **style) -> None:

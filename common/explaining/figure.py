@@ -212,9 +212,7 @@ def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:
     n_copies = sum(len(group.copies) for group in groups)
     verdict = f"{n_copies or 'no'} {'copy' if n_copies == 1 else 'copies'} found"
     hidden = [group.score for group in found if group not in groups]
-    left_out = (
-        f"; not shown: {len(hidden)} with a score below {min_score:g}, the best {max(hidden):.2f}" if hidden else ""
-    )
+    left_out = f"; {len(hidden)} below {min_score:g} not shown, the best {max(hidden):.2f}" if hidden else ""
     return verdict + left_out
 
 
