@@ -13,7 +13,7 @@ from common.app.cases import Case
 from common.app.examining import checked_mode, checked_threshold
 from common.app.reading import Dropped, remove
 from common.app.serving import Server, case_values, summary
-from common.app.working import work
+from common.app.working import in_one_thread, work
 from common.errors import UserError
 
 NAME = "Forgery ensemble"
@@ -67,7 +67,7 @@ def build_page(server: Server) -> gr.Blocks:
         files = [uploaded(file) for file in payload]
         case = server.cases.open(request.session_hash or "")
         try:
-            for step in work(files, server.models, case):
+            for step in in_one_thread(work(files, server.models, case)):
                 yield summary(case, server.models, step), gr.skip()
         finally:
             remove(files)
@@ -86,7 +86,7 @@ def build_page(server: Server) -> gr.Blocks:
             dropped = uploaded(file)
             try:
                 chosen, least, case = checked_mode(mode), checked_threshold(threshold), Case()
-                for _ in work([dropped], server.models, case):
+                for _ in in_one_thread(work([dropped], server.models, case)):
                     pass
                 return case_values(case, server.models, chosen, least)
             finally:

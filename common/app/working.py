@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +18,8 @@ from common.video import predict_folder
 
 LEAST_SHARED = 0.3
 """Score from which what two figures share is kept: lower scores are of no use across figures."""
+
+_WORKER = ThreadPoolExecutor(1, "examining")
 
 
 def work(files: Sequence[Dropped], models: Models, case: Case) -> Iterator[str]:
@@ -42,6 +45,16 @@ def work(files: Sequence[Dropped], models: Models, case: Case) -> Iterator[str]:
     if len(case.figures) > 1:
         yield f"comparing {len(case.figures)} figures with one another"
         _compare(shots, case)
+
+
+def in_one_thread(steps: Iterator[str]) -> Iterator[str]:
+    """The same steps, all taken in one thread of the process.
+
+    Memory that a thread has freed is used by that thread again, but hardly by others: by forty threads, as Gradio has
+    them, the program would keep many times as much.
+    """
+    while (step := _WORKER.submit(next, steps, None).result()) is not None:
+        yield step
 
 
 def _examine(read: Read, models: Models, case: Case) -> list[Shot]:
