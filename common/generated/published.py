@@ -81,18 +81,35 @@ def convert_published(path: Path, output: Path) -> None:
     """Write the published file as a checkpoint of plain SPAI, not calibrated.
 
     Raises:
-        UserError: It can't be read, or is not of the published network.
+        UserError: It can't be read, or is not of the published network; or `output` is the file itself, or a checkpoint
+            that was trained or calibrated.
     """
-    save_checkpoint(_checkpoint(read_published(path), path), output)
+    checkpoint = _checkpoint(read_published(path), path)
+    if output.exists() and output.samefile(path):
+        raise UserError(f"{output} is the published file itself, which would be lost. Choose another output.")
+    try:
+        kept = bool(load_checkpoint(output, SPAI_KEYS, mapped=True)["metrics"])
+    except UserError:  # no file, or none of script 7
+        kept = False
+    if kept:
+        raise UserError(f"{output} holds a network that was trained or calibrated. Move it, or choose another output.")
+    save_checkpoint(checkpoint, output)
 
 
 def _checkpoint(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """The published weights, read from `path`, as a checkpoint."""
     config = SpaiConfig(name="spai_plain", backbone_weights=path.name).published()
-    model = Spai(**architecture(config))
-    model.load_state_dict(convert(weights, model.state_dict()))
+    with torch.device("meta"):  # for its names and shapes
+        expected = Spai(**architecture(config)).state_dict()
+    try:
+        converted = convert(weights, expected)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    for name, value in converted.items():
+        if not value.isfinite().all():
+            raise UserError(f"{path} holds weights that are not finite ({name}). Download it again.")
     return {
-        "model_state_dict": model.state_dict(),
+        "model_state_dict": {name: value.to(expected[name].dtype) for name, value in converted.items()},
         "epoch": -1,
         "best_auc": float("nan"),
         "config": config.plain(),

@@ -1,13 +1,16 @@
 import math
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
 
 from common.errors import UserError
-from common.generated.network import Spai
-from common.generated.published import convert, read_published
+from common.generated.config import SpaiConfig
+from common.generated.network import SPAI_KEYS, Spai
+from common.generated.published import convert, convert_published, load_detector_checkpoint, read_published
+from common.training.checkpoint import load_checkpoint, save_checkpoint
 
 FEATURES = "mfvit.features_processor"
 ORIGINAL = f"{FEATURES}.original_features_processor"
@@ -205,17 +208,66 @@ def test_the_published_mask_passes_and_another_does_not(checkpoint, expected):
         convert(checkpoint | {"mfvit.frequencies_mask": wrong}, expected)
 
 
-def test_the_file_is_read_beside_its_training_state(tmp_path, checkpoint):
-    """The configuration's class can be imported while the file is written, and not when it is read."""
-    config, module = type("CfgNode", (dict,), {"__module__": "yacs.config"}), ModuleType("yacs.config")
-    module.CfgNode = config
+class CfgNode(dict):
+    """As of yacs, whose configuration the published file holds: nested, with a state that has a set in it."""
+
+    def __init__(self, fields):
+        super().__init__({name: CfgNode(value) if isinstance(value, dict) else value for name, value in fields.items()})
+        self.__dict__ |= {"__immutable__": True, "__deprecated_keys__": {"OLD"}, "__renamed_keys__": {}}
+
+
+def write_published(weights, path):
+    """Writes weights as the published training saved them, with a class that can't be imported when they are read."""
+    yacs = ModuleType("yacs.config")
+    yacs.CfgNode = CfgNode
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    config = CfgNode({"MODEL": {"VIT": {"DEPTH": 12}}, "DATA": {"MEAN": (0.5, 0.5)}, "TAG": None})
+    saved = {"model": weights, "optimizer": optimizer.state_dict(), "lr_scheduler": {}, "max_accuracy": 0.9}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CfgNode, "__module__", "yacs.config")
         patch.setitem(sys.modules, "yacs", ModuleType("yacs"))
-        patch.setitem(sys.modules, "yacs.config", module)
-        torch.save({"model": checkpoint, "config": config(size=224), "epoch": 34}, tmp_path / "spai.pth")
-    weights = read_published(tmp_path / "spai.pth")
+        patch.setitem(sys.modules, "yacs.config", yacs)
+        torch.save(saved | {"scaler": {}, "epoch": 34, "config": config}, path)
+    return path
+
+
+def test_the_file_is_read_beside_its_training_state(checkpoint, tmp_path):
+    weights = read_published(write_published(checkpoint, tmp_path / "spai.pth"))
     assert weights.keys() == checkpoint.keys()
     assert all(torch.equal(weights[key], checkpoint[key]) for key in weights)
+
+
+@pytest.mark.usefixtures("in_small")
+def test_weights_that_are_not_finite_are_refused(checkpoint, tmp_path):
+    assert load_detector_checkpoint(write_published(checkpoint, tmp_path / "spai.pth"))["config"]["patch_size"] == 32
+    checkpoint["to_kv.weight"][0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"nan\.pth holds weights that are not finite \(patch_attention\.to_kv"):
+        load_detector_checkpoint(write_published(checkpoint, tmp_path / "nan.pth"))
+
+
+@pytest.fixture
+def in_small(monkeypatch):
+    """The published sizes, but for a miniature's."""
+    small = {"backbone_depth": 2, "backbone_width": 32, "backbone_heads": 2, "projection_dim": 16, "patch_size": 32}
+    small |= {"attention_dim": 24, "attention_heads": 2, "patch_stride": 32}
+    full = SpaiConfig(name="x").published()
+    monkeypatch.setattr(SpaiConfig, "published", lambda _: replace(full, **small))
+
+
+@pytest.mark.usefixtures("in_small")
+def test_a_conversion_replaces_neither_its_source_nor_a_trained_network(checkpoint, tmp_path):
+    path, output = write_published(checkpoint, tmp_path / "spai.pth"), tmp_path / "spai_best.pth"
+    with pytest.raises(UserError, match="is the published file itself"):
+        convert_published(path, path)
+    assert read_published(path).keys() == checkpoint.keys()
+    for _ in range(2):  # one that was converted is replaced
+        convert_published(path, output)
+    save_checkpoint(load_checkpoint(output, SPAI_KEYS) | {"metrics": {"auc": 0.9}}, output)
+    with pytest.raises(UserError, match=r"spai_best\.pth holds a network that was trained"):
+        convert_published(path, output)
 
 
 def test_a_missing_file_is_named(tmp_path):
