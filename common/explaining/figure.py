@@ -106,7 +106,8 @@ class Searched:
             else:
                 natural.append(f"natural, and not counted ({finding.relation}, {score}): {sentence(row)}")
         said += [f"altered {n}. {sentence(row)}" for n, row in enumerate(altered, 1)]
-        return "\n\n".join(filter(None, [self.verdict(min_score), "\n".join(said), *tables, "\n".join(natural)]))
+        parts = [self.verdict(min_score), "\n".join(said), *tables, "\n".join(natural)]
+        return "\n\n".join(part for part in parts if part)
 
     def picture(self, title: str, min_score: float) -> Figure:
         """The image with its panels and what was found from a score on; see `draw_explanation`."""
