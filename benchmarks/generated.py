@@ -1,13 +1,16 @@
-"""Comparison of plain SPAI, its semantic fusion, and a vision transformer of plain SPAI's size.
+"""Comparison of the detectors of script 7: plain SPAI, its fusion, the classifier of residuals, and a blend.
 
     python -m benchmarks.generated DIR
     python -m benchmarks.generated DIR --seeds 1 --epochs 6 --output outputs/trial
+    python -m benchmarks.generated data/aligned --models residual grain --holdout-generator vae
 
-The quick profile of script 7, `--fusion none`, the fusion, and `benchmarks.patch_classifier.PatchClassifier` with twice
-the backbone's blocks; and `grain`, a logistic regression on four numbers: how much neighbouring pixels differ. DIR has
-the folders real and fake; each seed draws other splits of them, the same for all models. Tested on the test split,
-clean and after each degradation; means over the generators (subfolders of fake), then mean ± standard deviation over
-the seeds. OUTPUT keeps the checkpoints and a table of each run, by generator: finished runs are not repeated.
+The quick profile of script 7: `--fusion none`, the fusion, `--network residual`, and `blend` of the last two; beside
+them `benchmarks.patch_classifier.PatchClassifier` with twice the backbone's blocks, and `grain`, a logistic regression
+on four numbers: how much neighbouring pixels differ. DIR has the folders real and fake, best as
+`benchmarks.aligned_set` makes them; where it has no splits, each seed draws others, the same for all models. Tested on
+the test split, clean and after each degradation; means over the generators (subfolders of fake), then mean ± standard
+deviation over the seeds. OUTPUT keeps the checkpoints and a table of each run, by generator: finished runs are not
+repeated.
 """
 
 from common.process import prepare
@@ -15,14 +18,15 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+import torch
 import tyro
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -32,8 +36,10 @@ from benchmarks.patch_classifier import PatchClassifier
 from common.data.images import read_image
 from common.data.splits import of_split
 from common.files import written_whole
+from common.generated.calibrating import calibrate_trained
 from common.generated.config import SpaiConfig
-from common.generated.degradations import DEGRADATIONS, degrade
+from common.generated.degradations import degrade
+from common.generated.detector import load_detectors
 from common.generated.images import LabelledImage
 from common.generated.network import SPAI_KEYS, Spai
 from common.generated.testing import evaluate_model
@@ -43,7 +49,8 @@ from common.tables import markdown_table
 from common.training.checkpoint import load_checkpoint
 from common.training.engine import build_seeded
 
-MODELS = ("plain", "fusion", "classifier", "grain")
+MODELS = ("plain", "fusion", "classifier", "grain", "residual", "blend")
+DEGRADED = ("jpeg90", "jpeg", "jpeg50", "webp", "resize", "blur", "noise")
 FIGURES = {"auc": "AUC", "ap": "AP", "accuracy": "accuracy"}
 
 
@@ -52,6 +59,8 @@ def main(
     seeds: int = 3,
     epochs: int = 0,
     lr: float = 0.0,
+    models: tuple[Literal["plain", "fusion", "classifier", "grain", "residual", "blend"], ...] = MODELS,
+    holdout_generator: str = "",
     output: Path = Path("outputs/generated"),
 ) -> None:
     """Run all trainings and tests that are not finished, and print the tables.
@@ -61,14 +70,17 @@ def main(
         seeds: Number of seeds, from 0.
         epochs: Number of epochs, with warm-up and first stage in proportion; 0 for the quick profile's.
         lr: Peak of the learning rate; 0 for the quick profile's.
+        models: What to compare; blend needs fusion and residual before it.
+        holdout_generator: Generator that is tested on alone and not trained on.
         output: Folder of the checkpoints and tables.
     """
     runs = []
     for seed in range(seeds):
-        for name in MODELS:
+        for name in models:
             config = _config(name, epochs, lr)
             config = replace(config, name=f"{name}_{seed}", seed=seed, models_dir=output, data_dir=data_dir)
-            run = _grain if name == "grain" else _run
+            config = replace(config, holdout_generator=holdout_generator)
+            run = {"grain": _grain, "blend": _blend}.get(name, _run)
             runs.append(run(config, load_images(config)).assign(model=name, seed=seed))
     table = pd.concat(runs)
     costs = table.groupby("model", sort=False)[["parameters", "seconds"]].mean()
@@ -76,7 +88,7 @@ def main(
     print(markdown_table(["model", "trainable parameters", "seconds of training"], rows), end="\n\n")
     rows, average = [], table[table["generator"] == "average"]
     for degradation in average["degradation"].unique():
-        for name in MODELS:
+        for name in models:
             own = average[(average["degradation"] == degradation) & (average["model"] == name)]
             # Of one seed the deviation is 0.
             figures = (f"{own[figure].mean():.3f} ± {own[figure].std(ddof=0):.3f}" for figure in FIGURES)
@@ -86,8 +98,11 @@ def main(
 
 def _config(name: str, epochs: int, lr: float) -> SpaiConfig:
     config = SpaiConfig(name=name, tracker="none")
-    config = config.quick() if name == "fusion" else config.published().quick()
-    config = replace(config, degradation_probability=0.5)  # as the fusion's twins: the same chains for all
+    if name == "residual":
+        config = config.residual().quick()
+    else:
+        config = config.quick() if name == "fusion" else config.published().quick()
+        config = replace(config, degradation_probability=0.5)  # as the fusion's twins: the same chains for all
     if name == "classifier":
         config = replace(config, backbone_depth=2 * config.backbone_depth)
     if epochs:
@@ -107,10 +122,12 @@ def _run(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     train_spai(config, model, images)
     if not kept.is_file() or kept.stat().st_mtime < best.stat().st_mtime:
+        if not config.name.startswith("classifier"):
+            calibrate_trained(config, images)
         checkpoint = load_checkpoint(best, SPAI_KEYS)
         model.load_state_dict(checkpoint["model_state_dict"])
         seconds = json.loads((config.models_dir / f"{config.name}_metrics.json").read_text())["seconds"]
-        test = replace(config.evaluation(), degrade=cast(Any, tuple(DEGRADATIONS)))
+        test = replace(config.evaluation(), degrade=cast(Any, DEGRADED))
         rows = evaluate_model(model, checkpoint, test, images)
         with written_whole(kept) as file:
             rows.assign(parameters=parameters, seconds=seconds).to_csv(file, index=False)
@@ -122,14 +139,32 @@ def _grain(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
     train, test = of_split(images, "train"), of_split(images, "test")
     model = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit([_differences(read_image(image.path)) for image in train], [image.generated for image in train])
+    tables = _tested(test, lambda shown: model.predict_proba([_differences(image) for image in shown])[:, 1])
+    return tables.assign(parameters=5, seconds=0.0)
+
+
+def _blend(config: SpaiConfig, images: Sequence[LabelledImage]) -> pd.DataFrame:
+    """The test's rows of the blend of fusion and residual that were trained before."""
+    names = (config.name.replace("blend", part) for part in ("fusion", "residual"))
+    paths = [config.models_dir / f"{name}_best.pth" for name in names]
+    detector = load_detectors(paths, torch.device("cpu"))
+    tables = _tested(of_split(images, "test"), lambda shown: [one.probability for one in detector.predict(shown)])
+    return tables.assign(parameters=0, seconds=0.0)
+
+
+def _tested(
+    test: Sequence[LabelledImage], probabilities: Callable[[list[np.ndarray]], Sequence[float]]
+) -> pd.DataFrame:
+    """The test's rows of what gives the probabilities of images, clean and after each degradation."""
     tables = []
-    for degradation in ("none", *DEGRADATIONS):
-        read = (read_image(image.path) for image in test)
-        shown = [image if degradation == "none" else degrade(image, degradation) for image in read]
-        rows = pd.DataFrame([vars(image) for image in test])
-        rows["prob"] = model.predict_proba([_differences(image) for image in shown])[:, 1]
+    for degradation in ("none", *DEGRADED):
+        found: list[float] = []
+        for image in test:
+            pixels = read_image(image.path)
+            found += list(probabilities([pixels if degradation == "none" else degrade(pixels, degradation)]))
+        rows = pd.DataFrame([vars(image) for image in test]).assign(prob=found)
         tables.append(by_generator(rows).assign(degradation=degradation))
-    return pd.concat(tables).assign(parameters=5, seconds=0.0)
+    return pd.concat(tables)
 
 
 def _differences(image: np.ndarray) -> list[float]:

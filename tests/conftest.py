@@ -174,7 +174,6 @@ def save_residual():
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = ResidualNetwork(patch_size=64, patch_stride=64, residual_width=4)
-            torch.nn.init.normal_(model.attention.weight)
         checkpoint = {"calibration": {"slope": 1.5, "intercept": -3.0}, "prompts": []}
         checkpoint["validation"] = {"probs": [0.6] * 19 + [0.4] * 19, "generated": [False] * 19 + [True] * 19}
         checkpoint |= {"model_state_dict": model.state_dict(), "epoch": 0, "best_auc": 0.5, "config": config.plain()}

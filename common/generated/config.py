@@ -182,7 +182,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
     attention_dim: Suppress[int] = 1024
     attention_heads: Suppress[int] = 16
     head_ratio: Suppress[int] = 4
-    residual_width: Suppress[int] = 16
+    residual_width: Suppress[int] = 64
     fusion_width: Suppress[int] = 512
     fusion_heads: Suppress[int] = 8
     twelve_statistics: Suppress[bool] = True
@@ -266,11 +266,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
         )
 
     def residual(self) -> Self:
-        """The network of residuals, as trained for docs/RESULTS.md.
-
-        Views of 64 px are cut out, not resized, and most stay as they are: blur, noise and JPEG in half of them each,
-        as for SPAI, leave one view in eight with its traces (docs/LOG.md).
-        """
+        """The classifier of residuals. Views are cut out, not resized, and a fifth of the images are degraded whole."""
         return dataclasses.replace(
             self.published(),
             network="residual",
@@ -280,16 +276,18 @@ class SpaiConfig(RunConfig, ScoringConfig):
             patch_stride=64,
             cover_edges=True,
             native_crops=True,
+            views=6,
             batch_size=16,
-            epochs=24,
+            epochs=40,
             warmup_epochs=1.0,
-            lr=3e-3,
+            lr=5e-3,
             weight_decay=0.03,
             layer_decay=1.0,
-            degradation_probability=0.3,
-            degraded_views=0.1,
+            degradation_probability=0.2,
+            degraded_views=0.0,
             rotation=0.0,
             blur=(0.1, 1.0),
+            drop_path=0.0,
         )
 
     def quick(self) -> Self:
@@ -300,7 +298,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
         get less dropout (docs/LOG.md), and of two blocks none is left out.
         """
         if self.network == "residual":
-            return dataclasses.replace(super().quick(), epochs=10, cache=True)
+            return dataclasses.replace(super().quick(), epochs=16, cache=True)
         return dataclasses.replace(
             super().quick(),
             backbone_name=CLIP_TOWER,

@@ -13,7 +13,7 @@ from common.data.transforms import resize_image, to_tensor
 from common.generated.network import ImageScore, Spai
 from common.generated.published import load_detector_checkpoint
 from common.generated.residual import ResidualNetwork, load_network
-from common.metrics.calibration import calibrated, log_odds
+from common.metrics.calibration import calibrated, fit_calibration, log_odds
 from common.metrics.conformal import Bounds, Verdict, fit_bounds
 from common.networks.pixels import probabilities
 from common.training.checkpoint import find_checkpoint
@@ -84,10 +84,10 @@ class Detector:
 
 
 class BlendedDetector:
-    """Several detectors as one: the mean of their calibrated log-odds.
+    """Several detectors as one: the mean of their calibrated log-odds, so that one that is blind only adds a constant.
 
-    The verdicts are bounded by the blend's own probabilities of the validation images, if the detectors have the same
-    ones; else each is `not calibrated`.
+    If the detectors were validated on the same images, the blend is calibrated on them again, and its verdicts are
+    bounded by its own probabilities of them; else each verdict is `not calibrated`.
     """
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
@@ -97,9 +97,12 @@ class BlendedDetector:
         keys = ("images", "generated", "degradation")
         same = all(other.get(key) == first.get(key) for other in others for key in keys)
         self.validation = first | {"probs": [], "generated": [], "degradation": []}
+        self.calibration = {"slope": 1.0, "intercept": 0.0}
         if same:
             rows = zip(*(detector.validation["probs"] for detector in detectors), strict=True)
-            self.validation = first | {"probs": [blended(row) for row in rows]}
+            means = [blended(row) for row in rows]
+            self.calibration = fit_calibration(means, first["generated"])
+            self.validation = first | {"probs": [calibrated(mean, **self.calibration) for mean in means]}
         else:
             print(
                 "note: the detectors of generated images were validated on different images, so their blend has no "
@@ -120,7 +123,7 @@ class BlendedDetector:
         """See `Detector.predict`."""
         found = []
         for each in zip(*(detector.predict(images) for detector in self.detectors), strict=True):
-            probability = blended([one.probability for one in each])
+            probability = calibrated(blended([one.probability for one in each]), **self.calibration)
             found.append(Generated(probability, self.bounds.verdict(probability), each[0].score))
         return found
 

@@ -117,17 +117,18 @@ def evaluate_model(
             rows["clip_score"] = _clip_scores(accelerator, cast(Spai, model), config, test, applied, generators)
         rows.insert(0, "degradation", degradation)
         tables.append(rows)
-    for text in _warnings(found, float(tables[0]["content_auc"].iloc[-1])):
+    for text in _warnings(found, float(tables[0]["content_auc"].iloc[-1]), attends=isinstance(model, Spai)):
         process_state().print(text)
     return pd.concat(tables, ignore_index=True)
 
 
-def _warnings(found: Mapping[str, Scored], content_auc: float) -> list[str]:
+def _warnings(found: Mapping[str, Scored], content_auc: float, *, attends: bool) -> list[str]:
     """What makes the figures of a test doubtful, a sentence each.
 
     Args:
         found: Scores by degradation, `none` among them.
         content_auc: Of a classifier that sees content alone; may be nan.
+        attends: Whether the network weighs its patches.
     """
     warnings = []
     if content_auc >= CONTENT_AUC:
@@ -136,7 +137,7 @@ def _warnings(found: Mapping[str, Scored], content_auc: float) -> list[str]:
             "things: the detector's AUC may be that of the content. Test it where both classes show the same."
         )
     clean = found["none"]
-    if np.median(clean.attention) < FLAT:
+    if attends and np.median(clean.attention) < FLAT:
         warnings.append(
             "warning: the patch attention is flat: all patches of an image weigh the same, and its map says nothing."
         )

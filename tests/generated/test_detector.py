@@ -7,7 +7,7 @@ import torch
 from common.data.transforms import resize_image, to_tensor
 from common.errors import UserError
 from common.generated.detector import BlendedDetector, blended, find_detectors, load_detector, load_detectors
-from common.metrics.calibration import calibrated
+from common.metrics.calibration import calibrated, fit_calibration
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
@@ -94,22 +94,42 @@ def test_a_blend_is_the_mean_of_the_log_odds():
 
 
 def test_two_detectors_are_one(save_detector, save_residual, tmp_path):
-    """Its bounds are those of its own probabilities of the validation images, which both have in one order."""
-    other = {"probs": [0.5] * 18 + [0.9] + [0.2] * 19, "generated": [False] * 19 + [True] * 19}
-    paths = [save_detector(tmp_path / "spai_best.pth"), save_residual(tmp_path / "residual_best.pth", validation=other)]
+    """Calibrated and bounded by its own probabilities of the validation images, which both have in one order."""
+    labels = [False] * 19 + [True] * 19
+    ones = {"probs": [0.2] * 10 + [0.6] * 9 + [0.8] * 19, "generated": labels}
+    others = {"probs": [0.3] * 18 + [0.9] + [0.2] + [0.9] * 18, "generated": labels}
+    paths = [save_detector(tmp_path / "spai_best.pth", validation=ones)]
+    paths += [save_residual(tmp_path / "residual_best.pth", validation=others)]
     assert list(find_detectors(tmp_path).values()) == paths
     both = load_detectors(paths, CPU)
     assert isinstance(both, BlendedDetector)
+    means = [blended(pair) for pair in zip(ones["probs"], others["probs"], strict=True)]
+    fitted = fit_calibration(means, labels)
+    assert fitted["slope"] > 1  # of two that agree, both may be believed more than either
     alone = [load_detector(path, CPU).predict(IMAGES) for path in paths]
     for found, *each in zip(both.predict(IMAGES), *alone, strict=True):
-        assert found.probability == pytest.approx(blended([one.probability for one in each]))
+        assert found.probability == pytest.approx(calibrated(blended([one.probability for one in each]), **fitted))
         assert found.score.positions == each[0].score.positions
-    assert both.bounds.upper == pytest.approx(blended([0.6, 0.9]))
-    assert both.bounds.lower == pytest.approx(blended([0.4, 0.2]))
+    assert both.bounds.upper == pytest.approx(calibrated(blended([0.6, 0.9]), **fitted))
+    assert both.bounds.lower == pytest.approx(calibrated(blended([0.8, 0.2]), **fitted))
     both.adjust(target_fpr=0.2)
-    assert both.bounds.upper == pytest.approx(blended([0.6, 0.5]))
+    assert both.bounds.upper == pytest.approx(calibrated(blended([0.6, 0.3]), **fitted))
     assert [detector.target_fpr for detector in both.detectors] == [0.2, 0.2]
     assert both.predict([]) == []
+
+
+def test_a_blind_detector_takes_nothing_away(save_detector, save_residual, tmp_path):
+    labels = [False] * 19 + [True] * 19
+    sees = {"probs": [*np.linspace(0.1, 0.6, 19).tolist(), *np.linspace(0.4, 0.9, 19).tolist()], "generated": labels}
+    blind = {"probs": [0.5] * 38, "generated": labels}
+    paths = [save_detector(tmp_path / "a.pth", validation=sees)]
+    paths += [save_residual(tmp_path / "b.pth", validation=blind, calibration={"slope": 0.0, "intercept": 0.0})]
+    alone, both = load_detector(paths[0], CPU), load_detectors(paths, CPU)
+    for image in IMAGES:
+        assert alone.predict([image])[0].verdict == both.predict([image])[0].verdict
+    assert [both.bounds.verdict(p) for p in both.validation["probs"]] == [
+        alone.bounds.verdict(p) for p in sees["probs"]
+    ]
 
 
 def test_a_blend_of_other_validation_images_has_no_verdict(save_detector, save_residual, tmp_path, capsys):
