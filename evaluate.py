@@ -22,6 +22,7 @@ import tyro
 from common.data.images import find_images
 from common.errors import UserError, readable
 from common.files import check_writable, write_json
+from common.locks import hold, locks_end
 
 if TYPE_CHECKING:
     from common.evaluation.scoring import Evaluation
@@ -48,6 +49,7 @@ class EvaluateConfig:
     """Folder of the images, for the report's pictures; by default beside the masks (test_masks → test_images)."""
 
 
+@locks_end()
 def main(config: EvaluateConfig) -> None:
     """Score, print the tables, write the JSON file and the report."""
     # Imported here, not above: matplotlib and scikit-learn take seconds, and --help needs none of them.
@@ -63,6 +65,7 @@ def main(config: EvaluateConfig) -> None:
     for path in (config.json, config.report and config.report / PAGE):
         if path:
             check_writable(path)
+            hold(path)
     images = _find_images(config) if config.report else {}
     submission = read_submission(config.submission, config.masks, config.maps)
     if not any(row.mask for row in submission):

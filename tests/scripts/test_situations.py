@@ -248,6 +248,7 @@ def test_a_map_that_can_not_be_written_costs_no_row_and_is_not_passed_over(call_
         ("models/highres_no_ela", ("script_1_highres_no_ela.py", "--profile", "quick", "--models-dir", "{0}/models")),
         ("models/ensemble.json", ("fit_ensemble.py", "--models-dir", "{0}/models")),
         ("out/findings.csv", ("explain.py", "{0}/in", "--output", "{0}/out")),
+        ("e.json", ("evaluate.py", "--submission", "{0}/s.csv", "--masks", "{0}/in", "--json", "{0}/e.json")),
         ("data", ("prepare_data.py", "demo", "--output", "{0}/data", "--overwrite")),
     ],
 )
