@@ -161,7 +161,8 @@ def _find_run(folder: Path, name: str) -> Run:
 
 def _script_of(name: str) -> str:
     """The script of a detector with another name than its default, such as `spai`."""
-    found = (script for usual, script in DETECTORS.items() if name.startswith(usual.split("_")[0]))
+    kinds = DETECTORS | {"residual": DETECTORS["spai_fusion"]}
+    found = (script for usual, script in kinds.items() if name.startswith(usual.split("_")[0]))
     return next(found, "")
 
 
