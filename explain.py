@@ -9,14 +9,14 @@
     python explain.py portrait.jpg --spai models/spai_fusion_best.pth       # is the whole image generated?
     python explain.py clip.mp4                                              # is the face fake? Also a folder of clips
 
-Reuse. Prints a row per copy and draws a picture, by default outputs/<folder>/<image>_explained.png:
+Reuse. Says each copy in a sentence and draws a picture, by default outputs/<folder>/<image>_explained.png:
 
 - The image with its panels, their printed letters and kinds; beside it in grey, each group of equal regions in its own
   colour.
-- Below, for the best groups: the source, the copy warped onto it, and their difference. A region is a copy if the
+- Below, for the best groups: the source, the copy laid over it, and their difference. A region is a copy if the
   difference is black inside the outline and bright around it.
 - Panels that show one field in other channels or contrasts or at another time, enlargements, and plots that are set
-  alike, are natural: named, not counted.
+  alike, are natural: named and outlined in dots, not counted.
 - The score is the probability of a copy, as opposed to natural repetition. Which of two regions was first can't be
   seen: `source` and `copy` are only names.
 
