@@ -147,7 +147,8 @@ def save_detector():
             for parameter in model.parameters():
                 if parameter.ndim > 1:  # as it begins, all images have nearly the same logit
                     torch.nn.init.normal_(parameter, std=0.2)
-        checkpoint = {"calibration": {"slope": 1.5, "intercept": -3.0}, "prompts": []}
+        # Its logits lie about -2.5.
+        checkpoint = {"calibration": {"slope": 3.0, "intercept": 7.5}, "prompts": []}
         # Enough for verdicts at 5 %: below 0.4 it is real, above 0.6 generated.
         checkpoint["validation"] = {"probs": [0.6] * 19 + [0.4] * 19, "generated": [False] * 19 + [True] * 19}
         checkpoint |= {"model_state_dict": model.state_dict(), "epoch": 0, "best_auc": 0.5, "config": config.plain()}

@@ -128,6 +128,7 @@ def _upper_quantiles(values: np.ndarray, levels: Sequence[float]) -> list[float]
 
 
 def _soft_max(values: np.ndarray) -> float:
+    values = values.astype(np.float64)  # in single precision the sums depend on the machine
     attention = np.exp((values - values.max()) / TEMPERATURE)
     return (values @ attention) / attention.sum()
 

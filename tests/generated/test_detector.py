@@ -24,7 +24,7 @@ def test_an_image_is_scored_as_it_is_and_calibrated(detector):
     for found, image in zip(detector.predict(IMAGES), IMAGES, strict=True):
         whole = to_tensor(resize_image(image, detector.model.whole_size))[None]
         (score,) = detector.model.score_images([to_tensor(image)], whole)
-        expected = calibrated(1 / (1 + math.exp(-score.logit)), slope=1.5, intercept=-3.0)
+        expected = calibrated(1 / (1 + math.exp(-score.logit)), slope=3.0, intercept=7.5)
         assert found.probability == pytest.approx(expected, abs=1e-5)
         assert found.score.positions == score.positions
         assert found.score.attention.sum() == pytest.approx(1, abs=1e-5)

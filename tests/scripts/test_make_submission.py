@@ -279,7 +279,7 @@ def test_generated_is_an_axis_of_its_own(submit, models_dir, pairs_dir, save_det
 def test_a_detector_beside_nothing_else(call_program, copied_dir, save_detector, tmp_path):
     """Copy-move evidence decides alone, and the detector answers its own question; alone it decides nothing."""
     models = tmp_path / "models"
-    path = save_detector(models / "spai_best.pth", metrics={})
+    path = save_detector(models / "spai_best.pth", metrics={}, validation={"probs": [], "generated": []})
     arguments = ["--input", copied_dir, "--models-dir", models, "--output", tmp_path / "submission.csv"]
     result = call_program("make_submission.py", "--allow-missing", "--workers", "1", *arguments)
     assert result.returncode == 0, result.stderr
