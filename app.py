@@ -12,6 +12,10 @@ Nothing leaves the machine: the page loads nothing from elsewhere, and uploaded 
 listens on this machine alone unless --host says otherwise; whoever reaches it can use it.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import ipaddress
 import os
 import socket
@@ -24,9 +28,6 @@ import tyro
 
 from common.errors import UserError, readable
 from common.files import check_writable
-from common.process import prepare
-
-prepare()  # before torch is imported, in `serve`
 
 MEGABYTE = 1_000_000
 

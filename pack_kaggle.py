@@ -15,6 +15,10 @@ The competition gives a notebook nine hours. This one stops after 8.5, and calls
 authentic. Checkpoints are packed as they are; `export_models.py --format safetensors` makes them much smaller.
 """
 
+from common.process import prepare
+
+prepare()  # before torch is imported
+
 import re
 import shutil
 import subprocess
@@ -27,7 +31,6 @@ import tyro
 from common.errors import UserError
 from common.files import check_writable, entries, files_below, write_json
 from common.locks import hold, locks_end
-from common.process import prepare
 
 ROOT = Path(__file__).parent
 DATASET = "forgery-ensemble"
@@ -193,5 +196,4 @@ def copy(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    prepare()
     main(tyro.cli(PackConfig, description=__doc__))

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.data.images import read_picture
 from common.errors import UserError, described, readable
+from common.files import entries
 from common.papers.pdf import read_figures
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -144,5 +145,5 @@ def remove(files: list[Dropped]) -> None:
         place = file.path.resolve()
         if root in place.parents:
             file.path.unlink(missing_ok=True)
-            if place.parent != root and place.parent.is_dir() and not any(place.parent.iterdir()):
+            if place.parent != root and place.parent.is_dir() and not entries(place.parent):
                 place.parent.rmdir()

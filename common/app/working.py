@@ -12,6 +12,7 @@ from common.app.examining import examine
 from common.app.models import Models
 from common.app.reading import Clip, Dropped, Read, Unread, read_all
 from common.errors import UserError, described
+from common.files import entries, files_below
 from common.papers.screening import shared_panels
 from common.papers.shots import Shot, take_shots
 from common.video import predict_folder
@@ -89,8 +90,8 @@ def _score(clip: Clip, models: Models) -> Scored:
         folder = Path(name)
         if predict_folder(models.videos, clip.path, folder):
             raise UserError(_failure(folder / "results.csv"))
-        place = next(path.parent for path in sorted(folder.rglob("result.json")))
-        pictures = {path.stem: path.read_bytes() for path in sorted(place.glob("*.png"))}
+        place = next(path.parent for path in sorted(files_below(folder)) if path.name == "result.json")
+        pictures = {path.stem: path.read_bytes() for path in sorted(entries(place)) if path.suffix == ".png"}
         return Scored(file=clip.file, results=json.loads((place / "result.json").read_bytes()), pictures=pictures)
 
 

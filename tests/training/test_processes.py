@@ -243,8 +243,11 @@ def test_nineteen_images_are_validated_once(two):
 def test_the_verdicts_of_script_7_know_all_of_the_validation(two, pictures):
     checkpoint = load_checkpoint(two / "script_7" / "spai_fusion_best.pth", SPAI_KEYS)
     table = pd.read_csv(pictures).query("split == 'val'")
-    assert checkpoint["validation"]["generated"] == (table["label"] == "fake").tolist()
-    assert len(set(checkpoint["validation"]["probs"])) == 9
+    found = pd.DataFrame({name: checkpoint["validation"][name] for name in ("probs", "generated", "degradation")})
+    assert found["degradation"].unique().tolist() == ["none", "jpeg", "webp", "resize"]
+    for _, rows in found.groupby("degradation"):
+        assert rows["generated"].tolist() == (table["label"] == "fake").tolist()
+        assert rows["probs"].nunique() == 9
 
 
 @pytest.mark.parametrize(
