@@ -1,6 +1,7 @@
 """Listing of folders, which leaves nothing out in silence, and atomic writing of files."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -54,6 +55,16 @@ def entries(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         _refuse(error)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_regular(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Files that are dropped on the page: what they are, and what is examined of them."""
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 
 from common.data.images import read_picture
 from common.errors import UserError, described, readable
-from common.files import entries
+from common.files import entries, file_hash
 from common.papers.pdf import read_figures
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -99,7 +98,7 @@ def _read(file: Dropped) -> Iterator[Read | Clip | Unread]:
             note = f"page 1 of {picture.pages}; the others are not examined" if picture.pages > 1 else ""
             yield Read(
                 file=file.shown,
-                digest=digest(file.path),
+                digest=file_hash(file.path),
                 image=picture.upright,
                 orientation=picture.orientation,
                 note=note,
@@ -113,7 +112,7 @@ def _read(file: Dropped) -> Iterator[Read | Clip | Unread]:
 
 
 def _figures(file: Dropped) -> Iterator[Read | Unread]:
-    count, sha256 = 0, digest(file.path)
+    count, sha256 = 0, file_hash(file.path)
     for found in read_figures(file.path):
         count += 1
         if isinstance(found, UserError):
@@ -130,12 +129,6 @@ def _without_path(error: Exception, file: Dropped) -> str:
     for place in (file.path, file.path.resolve()):
         text = text.replace(readable(str(place)), file.shown)
     return text
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(files: list[Dropped]) -> None:

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.data.cropping import bound_pair, random_square
 from common.data.images import read_image
-from common.data.index import file_hash
 from common.data.masks import read_mask
 from common.data.packed import PackedList
 from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample
 from common.data.tiles import fill_tile, square_windows
 from common.data.transforms import augment, resize_image, resize_mask, to_channels, to_tensor
+from common.files import file_hash
 
 Edit = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 """Changes an image (H, W, C) and its union mask (H, W) before they are resized, by a random generator."""

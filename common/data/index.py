@@ -15,7 +15,6 @@ of the same length with the time set back. Deleting an index is always safe.
 """
 
 import csv
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from common.data.images import read_picture
 from common.data.masks import misfit, read_mask
 from common.errors import UserError
-from common.files import written_whole
+from common.files import file_hash, written_whole
 from common.sizes import size_of
 
 # A file with other columns is rebuilt: rename one when its values get another meaning.
@@ -107,16 +106,6 @@ def open_sample(sample: Sample, *, masks_are_upright: bool = False) -> Sample:
         path = error.filename or sample.image
         raise UserError(f"{path} cannot be read ({error.strerror}). Replace or remove the file.") from error
     return replace(sample, **known)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Index:

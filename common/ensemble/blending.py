@@ -1,16 +1,12 @@
 """Blending of the members' probability maps: weighted mean, union by maximum, classical evidence."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 
 from common.data.transforms import resize_map
-
-Role = Literal["average", "union", "evidence", "gate"]
-"""`average`: a network in the weighted mean; `union`: a network joined by the maximum; `evidence`: not a network,
-joined after those (`join_evidence`); `gate`: has no map, and is a feature of the image-level decision alone."""
+from common.ensemble.choices import Role
 
 
 def to_half(values: np.ndarray) -> np.ndarray:

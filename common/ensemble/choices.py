@@ -22,5 +22,9 @@ Backend = Literal["auto", "torch", "onnxruntime"]
 Grouping = Literal["merge", "components", "groups"]
 """Which regions of an image are one instance."""
 
+Role = Literal["average", "union", "evidence", "gate"]
+"""`average`: a network in the weighted mean; `union`: a network joined by the maximum; `evidence`: not a network,
+joined after those (`join_evidence`); `gate`: has no map, and is a feature of the image-level decision alone."""
+
 ORIGINAL, FITTED = "+ regions", "fitted weights"
 """The names of the two complete variants that a fit compares, which differ only in the weights."""

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 
-from common.ensemble.blending import Role, blend, join_evidence
+from common.ensemble.blending import blend, join_evidence
+from common.ensemble.choices import Role
 from common.ensemble.decision import COPY_FEATURES, GENERATED_FEATURES, Decision, generated_features, map_features
 from common.ensemble.instances import MIN_AREA_SHARE, Cleanup, find_instances
 from common.ensemble.settings import WeightSource

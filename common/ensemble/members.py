@@ -4,10 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.ensemble.blending import Role
-from common.files import entries
-from common.forensics.copy_move import VERSION
-from common.generated import DETECTORS, find_detectors
+from common.ensemble.choices import Role
+from common.files import entries, file_hash
+from common.generated import DETECTORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +82,15 @@ def identities(models_dir: Path, *, copy_move: bool = False, generated: bool = F
     found = {}
     for member in map_members():
         files = [member_path(folder, member) for folder in fold_folders(models_dir)]
-        if digests := b"".join(_digest(path) for path in files if path.is_file()):
+        if digests := b"".join(bytes.fromhex(file_hash(path)) for path in files if path.is_file()):
             found[member.name] = hashlib.sha256(digests).hexdigest()[:16]
+    # Imported here, not above: OpenCV and torch take seconds, and the table of members needs neither.
     if copy_move:
+        from common.forensics.copy_move import VERSION
+
         found[COPY_MOVE.name] = f"version {VERSION}"
     if generated:
-        found |= {name: _digest(path).hex()[:16] for name, path in find_detectors(models_dir).items()}
+        from common.generated import find_detectors
+
+        found |= {name: file_hash(path)[:16] for name, path in find_detectors(models_dir).items()}
     return found
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -5,7 +5,6 @@
 It reads small files alone, and no network: it answers at once, also while a training runs.
 """
 
-import hashlib
 import json
 import math
 import shlex
@@ -19,25 +18,17 @@ from typing import Any, Literal
 import tyro
 
 from common.ensemble.choices import FITTED, ORIGINAL
+from common.ensemble.members import SETTINGS_FILE, fold_folders, identities, map_members
 from common.errors import UserError, first_line, readable
 from common.files import entries
 from common.locks import holder
 from common.process import prepare
 from common.training.history import read_history
 
-# As `common.ensemble.members` has them, whose imports take seconds; a test holds both equal.
-SCRIPTS = {
-    "highres_no_ela": "script_1_highres_no_ela.py",
-    "hard_negative": "script_2_hard_negative_mining.py",
-    "high_recall": "script_3_hard_fn_mining.py",
-    "enhanced_aug": "script_4_enhanced_augmentation.py",
-    "ela": "script_5_ela.py",
-    "small_forgery_specialist": "script_6_small_forgery_specialist.py",
-}
+SCRIPTS = {member.name: str(member.script) for member in map_members()}
 """Name of each member with a map → the script that trains it."""
 DETECTORS = {"spai_fusion": "script_7_spai_fusion.py", "deepfake_video": "script_8_deepfake_video.py"}
 """Name that each detector has by default → its script. They are trained on other data, and a submission needs none."""
-SETTINGS_FILE = "ensemble.json"
 SCORES = {"dice": "dice", "pixel_f1": "pixel F1", "image_auc": "image AUC", "auc": "AUC", "ap": "AP"}
 """Metric → what it is called in the table, which has those that a run has."""
 
@@ -85,8 +76,8 @@ def main(config: StatusConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--models-dir {folder} is not a folder. Name the folder of the checkpoints.")
     runs = find_runs(folder)
-    folds = {path: find_runs(path) for path in entries(folder) if path.name.startswith("fold_") and path.is_dir()}
-    ensemble = find_ensemble(folder, [folder, *folds])
+    folds = {path: find_runs(path) for path in fold_folders(folder)[1:] if path.is_dir()}
+    ensemble = find_ensemble(folder)
     rows = [_row(run) for run in [*runs, ensemble]]
     for path, found in folds.items():
         done = sum(run.name in SCRIPTS and run.state in _DONE for run in found)
@@ -203,13 +194,8 @@ def _score(metrics: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
 
 
-def find_ensemble(folder: Path, folders: Iterable[Path]) -> Run:
-    """The fit of the ensemble, and whether it is of the checkpoints that are there.
-
-    Args:
-        folder: Where its settings are.
-        folders: Those of the checkpoints of each fold, in their order.
-    """
+def find_ensemble(folder: Path) -> Run:
+    """The fit of the ensemble of a folder, and whether it is of the checkpoints that are there."""
     path = folder / SETTINGS_FILE
     known: dict[str, Any] = {"name": "ensemble", "script": "fit_ensemble.py"}
     if not path.is_file():
@@ -220,24 +206,13 @@ def find_ensemble(folder: Path, folders: Iterable[Path]) -> Run:
         fitted, report = settings["checkpoints"], settings["report"]
         of1 = max((row["of1"] for name, row in report.items() if name.startswith((ORIGINAL, FITTED))), default=math.nan)
         known["score"] = "" if math.isnan(of1) else f"oF1 {of1:.3f}"
-        others = [name for name in SCRIPTS if fitted.get(name) != _digest(folders, name)]
+        there = identities(folder)
+        others = [name for name in SCRIPTS if fitted.get(name) != there.get(name)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Run(state="damaged", **known, note=f"{path.name} can't be read ({first_line(error)})")
     if others:
         return Run(state="outdated", **known, note=f"not of these checkpoints: {', '.join(others)}")
     return Run(state="fitted", **known)
-
-
-def _digest(folders: Iterable[Path], name: str) -> str | None:
-    """As `common.ensemble.members.identities` has it."""
-    digests = b""
-    for folder in folders:
-        trained, released = folder / f"{name}_best.pth", folder / f"{name}.safetensors"
-        path = released if released.is_file() and not trained.is_file() else trained
-        if path.is_file():
-            with path.open("rb") as file:
-                digests += hashlib.file_digest(file, "sha256").digest()
-    return hashlib.sha256(digests).hexdigest()[:16] if digests else None
 
 
 def next_steps(

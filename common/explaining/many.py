@@ -24,7 +24,7 @@ from common.errors import UserError, described, readable
 from common.explaining.figure import Row, Search, finding_row, search_figure, shortened
 from common.explaining.findings_page import Examined, Part, evidence, write_page
 from common.explaining.pictures import NamedBox, draw_explanation
-from common.files import check_regular, check_writable, files_below, written_whole
+from common.files import check_regular, check_writable, file_hash, files_below, written_whole
 from common.forensics.copy_move import VERSION
 from common.locks import hold, release
 from common.process import watched
@@ -212,8 +212,7 @@ def _tasks(images: Mapping[str, Path]) -> Iterator[Task]:
 def _digest(path: Path, page: int) -> str:
     """What tells a file from others: SHA-256, and the page of an image."""
     check_regular(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_hash(path)
     return digest if page == 1 or path.suffix.lower() == PDF else f"{digest} page {page}"
 
 

@@ -7,11 +7,11 @@ imported when it is first used: `--help` needs no network.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from common.generated.names import DETECTOR, DETECTORS
+
 if TYPE_CHECKING:
     from common.generated.attention import explain
     from common.generated.detector import (
-        DETECTOR,
-        DETECTORS,
         BlendedDetector,
         Detector,
         Generated,

@@ -10,6 +10,7 @@ import torch
 from scipy.special import expit
 
 from common.data.transforms import resize_image, to_tensor
+from common.generated.names import DETECTORS
 from common.generated.network import ImageScore, Spai
 from common.generated.published import load_detector_checkpoint
 from common.generated.residual import ResidualNetwork, load_network
@@ -17,11 +18,6 @@ from common.metrics.calibration import calibrated, fit_calibration, log_odds
 from common.metrics.conformal import Bounds, Verdict, fit_bounds
 from common.networks.pixels import probabilities
 from common.training.checkpoint import find_checkpoint
-
-DETECTOR = "spai"
-"""Name that the detectors of generated images, blended, have where the ensemble's members are compared."""
-DETECTORS = (DETECTOR, "residual")
-"""Names of the detectors among the members of the ensemble; their checkpoints are called models/<name>*_best.pth."""
 
 
 @dataclass(frozen=True)

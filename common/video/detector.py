@@ -1,6 +1,5 @@
 """Detector of fake faces in videos, images and folders of frames, from a checkpoint of script 8."""
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import file_hash
 from common.metrics.calibration import calibrated
 from common.networks.pixels import probabilities
 from common.training.checkpoint import find_checkpoint, load_checkpoint
@@ -250,7 +250,6 @@ def load_video_detector(
     if not path.is_file():
         raise UserError(f"{path} does not exist. Train it with script_8_deepfake_video.py, or name another checkpoint.")
     checkpoint = load_checkpoint(path, VIDEO_KEYS)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    digest = file_hash(path)[:16]
     model, finder = load_spotter(checkpoint, path), make_face_detector(faces, model=face_model, boxes=boxes)
     return VideoDetector(model, checkpoint, digest, device, finder, threshold=threshold, min_coverage=min_coverage)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.ensemble.choices import FITTED, ORIGINAL
-from common.ensemble.members import MEMBERS, fold_folders, identities, map_members
-from common.ensemble.status import DETECTORS, SCRIPTS, StatusConfig, _digest, find_ensemble, find_runs, main
+from common.ensemble.members import MEMBERS, identities, map_members
+from common.ensemble.status import DETECTORS, SCRIPTS, StatusConfig, find_ensemble, find_runs, main
 from common.errors import UserError
 from common.generated import DETECTOR
 from common.locks import hold, release
@@ -91,7 +91,7 @@ def test_all_that_is_trained_leaves_the_submission(folder, shown):
         trained(folder, name)
     trained(folder, "spai", {"auc": 0.97, "ap": 0.96, "epoch": 0, "seconds": 5.0, "config": {"epochs": 1}})
     trained(folder, "deepfake_video_2", {"auc": 0.9, "epoch": -1, "seconds": 5.0, "config": {"epochs": 0}})
-    checkpoints = {name: _digest([folder], name) for name in SCRIPTS}
+    checkpoints = identities(folder)
     report = {"single": {"of1": 0.9}, ORIGINAL: {"of1": 0.5}, f"{FITTED}, flips": {"of1": 0.625}}
     settings = {"checkpoints": checkpoints | {"copy_move": "version 3"}, "report": report}
     (folder / "ensemble.json").write_text(json.dumps(settings))
@@ -225,9 +225,9 @@ def test_the_fit_is_known_by_the_same_hashes(folder, save_network):
     for place in (folder, folder / "fold_1"):
         save_network(place / "ela_best.pth", weights=len(place.parts))
     found = identities(folder)
-    assert found == {"ela": _digest(fold_folders(folder), "ela")}
+    assert list(found) == ["ela"]
     (folder / "ensemble.json").write_text(json.dumps({"checkpoints": found, "report": {}}))
-    assert find_ensemble(folder, fold_folders(folder)).state == "fitted"
+    assert find_ensemble(folder).state == "fitted"
     assert find_runs(folder)[4].state == "no metrics"
 
 
