@@ -42,7 +42,7 @@ def png_uri(picture: np.ndarray) -> str:
     return f"data:image/png;base64,{b64encode(png_bytes(picture)).decode()}"
 
 
-def picture_uri(image: np.ndarray, most: int = MOST_SIDE) -> str:
+def shown_uri(image: np.ndarray, most: int = MOST_SIDE) -> str:
     """A picture, uint8 (H, W, 3) RGB, at the size at which it is shown."""
     size = shown_size(image, most)
     return png_uri(image if size == image.shape[1::-1] else resized(image, size))

@@ -1,6 +1,5 @@
 """The report of a case: one HTML file with pictures, as `explain.py` writes it."""
 
-import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,10 +8,8 @@ from common.app.models import Models
 from common.explaining.figure import Row, shortened
 from common.explaining.findings_page import Examined as Run
 from common.explaining.findings_page import write_page
-from common.explaining.many import PAGE, RANKS, across_row
-from common.explaining.pictures import NamedBox, draw_explanation
+from common.explaining.many import PAGE, across_row, draw_across, rank, tool_name
 from common.files import written_whole
-from common.forensics.copy_move import VERSION
 
 
 def report(case: Case, models: Models, threshold: float) -> bytes:
@@ -41,7 +38,7 @@ def report(case: Case, models: Models, threshold: float) -> bytes:
                 rows.append(blank | {"relation": "none", "score": ""})
         rows += _between(case, threshold, folder)
         rows += [{"image": one.file, "relation": "unreadable", "score": "", "note": one.text} for one in case.unread]
-        rows.sort(key=lambda row: (RANKS.index(str(row["relation"])), -float(row["score"] or 0), str(row["image"])))
+        rank(rows)
         write_page(folder / PAGE, rows, _run(case, models, threshold))
         return (folder / PAGE).read_bytes()
 
@@ -54,26 +51,20 @@ def _between(case: Case, threshold: float, folder: Path) -> list[Row]:
         if float(row["score"]) < threshold:
             continue
         one, other = (case.figures[place].name for place in shared.figures)
-        boxes = [
-            NamedBox(panel.x, panel.y, panel.width, panel.height, f"{shortened(name)} · {shot.panel}")
-            for panel, name, shot in zip(across.panels, (one, other), (across.one, across.other), strict=True)
-        ]
-        title = f"{shortened(one)} and {shortened(other)}: {across.finding.relation}"
         with written_whole(folder / f"{key}.png", "wb") as file:
-            draw_explanation(across.image, [across.finding.group], title, boxes).savefig(file, format="png")
+            draw_across(across, (one, other)).savefig(file, format="png")
         rows.append({"image": one, "other_image": other, "picture": f"{key}.png", "note": ""} | row)
     return rows
 
 
 def _run(case: Case, models: Models, threshold: float) -> Run:
-    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     files = {one.file: one.digest for one in case.figures}
     files |= {one.file: "" for one in case.unread if one.file not in files}
     return Run(
         sources=list(files),
         files=files,
         panels={one.name: len(one.searched.panels) for one in case.figures},
-        tool=f"{project['name']} {project['version']}, copy detector version {VERSION}",
+        tool=tool_name(),
         flags="",
         min_score=threshold,
         networks=models.said,

@@ -101,7 +101,7 @@ class Server:
             "note": _note(examined),
             "width": width,
             "height": height,
-            "picture": drawing.picture_uri(searched.image),
+            "picture": drawing.shown_uri(searched.image),
             "panels": [
                 {"name": name, "kind": panel.kind, "box": panel.box}
                 for panel, name in zip(searched.panels, searched.names, strict=True)
@@ -149,9 +149,9 @@ class Server:
         image = examined.searched.image
         size = drawing.shown_size(image)
         if name == "error level":
-            return {"picture": drawing.picture_uri(drawing.error_levels(image))}
+            return {"picture": drawing.shown_uri(drawing.error_levels(image))}
         if name == "noise":
-            return {"picture": drawing.picture_uri(drawing.noise_residual(image))}
+            return {"picture": drawing.shown_uri(drawing.noise_residual(image))}
         if name == "networks' map" and examined.network_map is not None:
             return {
                 "picture": drawing.png_uri(drawing.coloured_map(examined.network_map, size)),

@@ -15,6 +15,7 @@ from uuid import uuid4
 import cv2
 import joblib
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common.data.images import read_picture, scan_images
@@ -164,7 +165,7 @@ def _explain_many(run: Run) -> Result:
         digests = {name: _digest(path, run.page) for name, path in images.items() if name not in unread}
         across = shared_panels(panels, library, frozenset(digests.values()), least=run.min_score)
         across = collected(across, "Explain fewer images at a time.")
-        drawn = [_draw_across(found, number, run.output) for number, found in enumerate(across, 1)]
+        drawn = [_write_across(found, number, run.output) for number, found in enumerate(across, 1)]
         joined = {row[name] for row in drawn for name in ("image", "other_image")} & explained.keys()
         rows = [row for row in rows if row["relation"] != "none" or row["image"] not in joined] + drawn
         _write(rows, run.output)
@@ -216,9 +217,14 @@ def _digest(path: Path, page: int) -> str:
     return digest if page == 1 or path.suffix.lower() == PDF else f"{digest} page {page}"
 
 
+def rank(rows: list[Row]) -> None:
+    """Sort rows of findings.csv: those to look at first on top."""
+    rows.sort(key=lambda row: (RANKS.index(str(row["relation"])), -float(row["score"] or 0), str(row["image"])))
+
+
 def _write(rows: list[Row], folder: Path) -> None:
-    """Sort the rows, those to look at first on top, and write findings.csv."""
-    rows.sort(key=lambda row: (RANKS.index(str(row["relation"])), -float(row["score"] or 0), row["image"]))
+    """Sort the rows (`rank`), and write findings.csv."""
+    rank(rows)
     with written_whole(folder / TABLE) as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
@@ -234,7 +240,6 @@ def _examined(run: Run, files: Mapping[str, str], panels: Mapping[str, int], lib
         panels: Name of every image → how many panels it has.
         library: What they were compared with.
     """
-    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     models_dir = run.search.models_dir
     ensemble, networks = (None, "") if models_dir is None else networks_for(models_dir)
     known = "" if library is None else f"library {run.library}, {len(library)} panels of {len(library.sources)} files"
@@ -242,7 +247,7 @@ def _examined(run: Run, files: Mapping[str, str], panels: Mapping[str, int], lib
         sources=[str(source) for source in run.sources],
         files=files,
         panels=panels,
-        tool=f"{project['name']} {project['version']}, copy detector version {VERSION}",
+        tool=tool_name(),
         flags=run.flags,
         min_score=run.min_score,
         page=run.page,
@@ -250,6 +255,12 @@ def _examined(run: Run, files: Mapping[str, str], panels: Mapping[str, int], lib
         looked=ensemble is not None,
         library=known,
     )
+
+
+def tool_name() -> str:
+    """Name and version of the program, for the head of the page."""
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return f"{project['name']} {project['version']}, copy detector version {VERSION}"
 
 
 def _explain_one(task: Task, run: Run, spool: Path) -> "tuple[str, list[Row], list[Shot]]":
@@ -296,19 +307,28 @@ def _picture_of(name: str) -> str:
     return f"{folder}/{last}{EXPLAINED}".removeprefix("/")
 
 
-def _draw_across(across: "Across", number: int, folder: Path) -> Row:
+def _write_across(across: "Across", number: int, folder: Path) -> Row:
     """Draw two panels of different images that show the same; the row of findings.csv."""
     one, other = across.one, across.other
     name = f"across_{number}{EXPLAINED}"
-    boxes = [
-        NamedBox(panel.x, panel.y, panel.width, panel.height, f"{shortened(shot.source)} · {shot.panel}")
-        for panel, shot in zip(across.panels, (one, other), strict=True)
-    ]
-    title = f"{shortened(one.source)} and {shortened(other.source)}: {across.finding.relation}"
-    figure = draw_explanation(across.image, [across.finding.group], title, boxes)
     with written_whole(folder / name, "wb") as file:
-        figure.savefig(file, format="png")
+        draw_across(across, (one.source, other.source)).savefig(file, format="png")
     return {"image": one.source, "other_image": other.source, "picture": name, "note": ""} | across_row(across)
+
+
+def draw_across(across: "Across", names: tuple[str, str]) -> Figure:
+    """Two panels of different images that show the same; see `draw_explanation`.
+
+    Args:
+        across: The finding.
+        names: Of the two images.
+    """
+    boxes = [
+        NamedBox(panel.x, panel.y, panel.width, panel.height, f"{shortened(name)} · {shot.panel}")
+        for panel, name, shot in zip(across.panels, names, (across.one, across.other), strict=True)
+    ]
+    title = f"{' and '.join(map(shortened, names))}: {across.finding.relation}"
+    return draw_explanation(across.image, [across.finding.group], title, boxes)
 
 
 def across_row(across: "Across") -> Row:

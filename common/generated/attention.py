@@ -55,7 +55,7 @@ def explain(detector: Detector | BlendedDetector, image: np.ndarray, title: str)
     lines = [f"{found.verdict}, probability that it is generated {found.probability:.4f}"]
     lines.append(_guarantee(found.verdict, detector.target_fpr))
     if len(parts) > 1:
-        each = (f"{part.name} {part.predict([image])[0].probability:.4f}" for part in parts)
+        each = (f"{name} {probability:.4f}" for name, probability in found.by_detector.items())
         lines.append(f"by each detector: {', '.join(each)}; the attention shown is that of {parts[0].name}")
     if len(weights) > 1 and (len(weights) * weights).std() < FLAT:
         lines.append("the patch attention is flat: all patches weigh the same, and its map says nothing")

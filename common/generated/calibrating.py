@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 
 from common.data.images import find_images
@@ -23,6 +22,7 @@ from common.generated.network import SPAI_KEYS, Spai
 from common.generated.residual import ResidualNetwork, load_network
 from common.generated.scoring import score_images
 from common.metrics.calibration import calibrated, fit_calibration
+from common.metrics.conformal import least_images
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 
 CONDITIONS = ("none", "jpeg", "webp", "resize")
@@ -61,8 +61,7 @@ def calibrate_on_photographs(config: CalibrationConfig) -> str:
         LabelledImage(path, generated=False, split="val", generator=REAL) for path in find_images(config.real).values()
     ]
     images = readable_images(images, skip_bad_files=config.skip_bad_files)
-    needed = int(np.ceil(1 / target_fpr - 1e-9)) - 1
-    if len(images) < needed:
+    if len(images) < (needed := least_images(target_fpr)):
         raise UserError(
             f"{config.real} has {len(images)} images; a false-positive rate of {target_fpr} needs {needed} real ones."
         )

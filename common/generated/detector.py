@@ -1,7 +1,7 @@
 """Calibrated predictions of trained networks of script 7, one or several, for images of any size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Generated:
     verdict: Verdict
     score: ImageScore
     """Of several detectors, that of the first."""
+    by_detector: Mapping[str, float] = field(default_factory=dict)
+    """Of several detectors, name → its own probability."""
 
 
 class Detector:
@@ -117,10 +119,11 @@ class BlendedDetector:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Generated]:
         """See `Detector.predict`."""
-        found = []
+        found, names = [], [detector.name for detector in self.detectors]
         for each in zip(*(detector.predict(images) for detector in self.detectors), strict=True):
-            probability = calibrated(blended([one.probability for one in each]), **self.calibration)
-            found.append(Generated(probability, self.bounds.verdict(probability), each[0].score))
+            own = dict(zip(names, (one.probability for one in each), strict=True))
+            probability = calibrated(blended([*own.values()]), **self.calibration)
+            found.append(Generated(probability, self.bounds.verdict(probability), each[0].score, own))
         return found
 
 

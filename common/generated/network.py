@@ -22,7 +22,7 @@ from common.generated.patches import Position, pad_to_patch, patch_positions
 from common.generated.spectrum import FrequencySplit
 from common.generated.vit import VITS, TokenBackbone
 from common.networks.pixels import unit_range
-from common.networks.weight_files import build_fitting
+from common.networks.weight_files import load_fitting
 
 NARROWEST = 768
 """Inputs of the narrowest linear layer of the published network."""
@@ -496,9 +496,4 @@ def load_spai(checkpoint: dict[str, Any], path: Path) -> Spai:
     if missing := set(SPAI_FIELDS) - set(config) - set(learned):
         raise UserError(f"{path} is of another version: its config lacks {', '.join(sorted(missing))}. Train it again.")
     arguments: dict[str, Any] = {field: config[field] for field in SPAI_FIELDS if field not in learned} | learned
-    network = build_fitting(lambda: Spai(**arguments), arguments, weights, path)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
-    return network.eval()
+    return load_fitting(lambda: Spai(**arguments), arguments, weights, path)

@@ -8,7 +8,6 @@ against a convolutional network on the same residuals, which is blind to the gra
 """
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.errors import UserError
-from common.generated.network import ImageScore, Spai, SpaiOutput, Stage, load_spai
-from common.generated.patches import pad_to_patch, patch_positions
+from common.generated.mean_of_patches import MeanOfPatches
+from common.generated.network import Spai, load_spai
 from common.networks.pixels import unit_range
-from common.networks.weight_files import build_fitting
+from common.networks.weight_files import load_fitting
 
 LARGE, SMALL = 6.0, 0.75
 """Levels of 255 above and below which the shares of residuals are counted."""
@@ -75,7 +73,7 @@ def statistics(means: Tensor) -> Tensor:
     return torch.cat([*(part.log() for part in logs), products / norms], dim=1)
 
 
-class ResidualNetwork(nn.Module):
+class ResidualNetwork(MeanOfPatches):
     """The classifier; it trains and scores through the same code as `Spai`."""
 
     def __init__(self, *, patch_size: int, patch_stride: int, residual_width: int) -> None:
@@ -97,59 +95,12 @@ class ResidualNetwork(nn.Module):
             nn.Linear(residual_width // 2, 1),
         )
 
-    @property
-    def semantic_tokens(self) -> list[str]:
-        """Names of the semantic tokens, of which it has none."""
-        return []
+    def patch_vectors(self, patches: Tensor) -> Tensor:
+        """Moments (N, 59) of patches (N, 3, S, S)."""
+        return moments(patches)
 
-    @property
-    def whole_size(self) -> int:
-        """Side in pixels of the whole images of a data set, which are not used."""
-        return self.patch_size
-
-    def set_stage(self, stage: Stage, *, train_backbone: bool = True) -> None:
-        """Train all parameters, in every stage."""
-        self.requires_grad_()
-
-    def forward(self, views: Tensor, whole: Tensor | None = None) -> SpaiOutput:
-        """Logits (B,) of images of P patches each, and equal weights of the patches as attention (B, 1, P).
-
-        Args:
-            views: uint8, or float in [0, 1], (B, P, 3, S, S).
-            whole: Not used.
-        """
-        batch, count = views.shape[:2]
-        with torch.no_grad():  # nothing before the statistics is trained
-            means = moments(views.flatten(0, 1)).unflatten(0, (batch, count)).mean(1)
-        logits = self._logits(means)
-        return SpaiOutput(logits, logits.new_full((batch, 1, count), 1 / count))
-
-    @torch.no_grad()
-    def score_images(
-        self, images: Sequence[Tensor], whole: Tensor | None = None, batch: int = 400, *, cover_edges: bool = False
-    ) -> list[ImageScore]:
-        """Score images of any size without resizing them; see `Spai.score_images`.
-
-        Args:
-            images: uint8 (3, H, W) each, on any device.
-            whole: Not used.
-            batch: Number of patches at a time.
-            cover_edges: See `patch_positions`.
-        """
-        device, size, scores = next(self.parameters()).device, self.patch_size, []
-        for image in images:
-            image = pad_to_patch(image, size)
-            _, height, width = image.shape
-            places = patch_positions(height, width, size, self.patch_stride, cover_edges=cover_edges)
-            parts = [places[start : start + batch] for start in range(0, len(places), batch)]
-            cut = (torch.stack([image[:, y : y + size, x : x + size] for y, x in part]) for part in parts)
-            found = [moments(patches.to(device)) for patches in cut]
-            logit = self._logits(torch.cat(found).mean(0, keepdim=True)).item()
-            scores.append(ImageScore(logit, places, torch.full((len(places),), 1 / len(places)), None))
-        return scores
-
-    def _logits(self, means: Tensor) -> Tensor:
-        """(B,) for moments (B, 59)."""
+    def image_logits(self, means: Tensor) -> Tensor:
+        """(B,) for means of the moments (B, 59)."""
         found = statistics(means)
         if len(found) > 1:
             return self.head(self.norm(found))[:, 0]
@@ -170,9 +121,4 @@ def load_network(checkpoint: dict[str, Any], path: Path) -> Spai | ResidualNetwo
     if config.get("network", "spai") == "spai":  # checkpoints from before there was a choice
         return load_spai(checkpoint, path)
     arguments = {field: config[field] for field in RESIDUAL_FIELDS}
-    network = build_fitting(lambda: ResidualNetwork(**arguments), arguments, weights, path)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
-    return network.eval()
+    return load_fitting(lambda: ResidualNetwork(**arguments), arguments, weights, path)

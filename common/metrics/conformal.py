@@ -60,7 +60,7 @@ def fit_bounds(
             itself, so the bounds are those of the worst one. Each image may occur in all of them.
 
     Returns:
-        Bounds, infinite on a side whose class has fewer than ⌈1 / target_fpr⌉ − 1 images (19 for 5 %).
+        Bounds, infinite on a side whose class has fewer than `least_images` of a kind.
 
     Raises:
         ValueError: `target_fpr` outside (0, 1), or a probability that is nan.
@@ -73,6 +73,11 @@ def fit_bounds(
     kinds = np.zeros(len(probs), int) if conditions is None else np.asarray(conditions)
     upper = -_worst_bound(-probs[~generated], kinds[~generated], target_fpr)
     return Bounds(lower=min(_worst_bound(probs[generated], kinds[generated], target_fpr), upper), upper=upper)
+
+
+def least_images(rate: float) -> int:
+    """Number of images of a class from which its bound is finite, ⌈1 / rate⌉ − 1: 19 for 5 %."""
+    return math.ceil(1 / rate - ROUNDING) - 1
 
 
 def _worst_bound(scores: np.ndarray, kinds: np.ndarray, rate: float) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.networks.attention import AttentionGate
 from common.networks.pixels import IMAGENET_MEAN, IMAGENET_STD, unit_range
-from common.networks.weight_files import build_fitting
+from common.networks.weight_files import load_fitting
 
 NETWORK_FIELDS = ("encoder_name", "in_channels", "decoder_channels", "segmentation_channels")
 """Fields of a configuration that are arguments of the network."""
@@ -93,12 +93,7 @@ def load_network(checkpoint: dict[str, Any], path: Path) -> AttentionFPN:
     """
     weights = checkpoint["model_state_dict"]
     sizes = {field: checkpoint["config"].get(field) for field in NETWORK_FIELDS}
-    network = build_fitting(lambda: build_network(sizes), sizes, weights, path)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
-    return network.eval()
+    return load_fitting(lambda: build_network(sizes), sizes, weights, path)
 
 
 def _normalisation(encoder_name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -60,6 +60,22 @@ def build_fitting(
     return build()
 
 
+def load_fitting(
+    build: Callable[[], Network], sizes: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
+) -> Network:
+    """Build the network that a file describes (`build_fitting`) and load all of its weights; in evaluation mode.
+
+    Raises:
+        UserError: As `build_fitting`; or the weights have other names.
+    """
+    network = build_fitting(build, sizes, weights, path)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the network of its config ({error!s:.300}).") from error
+    return network.eval()
+
+
 def read_state_dict(path: Path, hint: str = "") -> dict[str, Tensor]:
     """Read names and tensors to the CPU: the file itself, or the first of its entries in `WRAPPERS`.
 
