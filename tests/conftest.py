@@ -4,6 +4,7 @@ prepare()  # as a program does, before torch is imported
 
 import base64
 import io
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -296,3 +297,48 @@ class Report(HTMLParser):
 def read_page():
     """Reads the page that `explain.py` writes."""
     return Report
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium, driven by Playwright."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs Playwright for Python: pip install playwright"
+    )
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("needs Debian's chromium")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page of a browser, with what it asked for, what it said, and what was refused."""
+
+    def __init__(self, browser) -> None:
+        self.page = browser.new_page()
+        self.asked: list[str] = []
+        self.said: list[str] = []
+        self.refused: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        self.page.on("requestfailed", lambda request: self.refused.append(request.failure))
+
+    def opened(self, file: Path) -> list[int]:
+        """The widths of the pictures of a page that is opened from disk."""
+        self.page.goto(file.as_uri())
+        return self.page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+
+    def asks_nothing(self, file: Path) -> None:
+        """The page asked for itself alone, and if a name ever got through as markup, the browser would still refuse."""
+        assert self.asked == [file.as_uri()] and not self.said and not self.refused
+        self.page.set_content(file.read_text().replace("<header>", "<img src='http://127.0.0.1:9/x.png'><header>"))
+        assert self.refused == ["csp"]
+
+
+@pytest.fixture
+def watched(browser) -> Watched:
+    """A page of a browser that is watched."""
+    return Watched(browser)

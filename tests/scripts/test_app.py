@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -44,20 +43,6 @@ def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
         assert program.wait(60) == 0
     assert "the page is closed" in (folder / "log.txt").read_text()
     assert "Traceback" not in (folder / "log.txt").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's chromium, driven by Playwright."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="needs Playwright for Python: pip install playwright"
-    )
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("needs Debian's chromium")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class User:
