@@ -9,6 +9,7 @@ from common.ensemble.backends import BREAK_EVEN
 from common.ensemble.loading import load_ensemble, original_settings
 from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, Member, identities
 from common.errors import UserError
+from common.forensics import copy_move
 from common.training.checkpoint import load_checkpoint, save_checkpoint, save_release
 
 CPU = torch.device("cpu")
@@ -144,7 +145,7 @@ def test_settings_for_other_checkpoints_are_left_aside(fitted, capsys):
 
 
 def test_settings_for_another_detector_are_left_aside(fitted, monkeypatch, capsys):
-    monkeypatch.setattr(members, "VERSION", 0)
+    monkeypatch.setattr(copy_move, "VERSION", 0)
     assert load_ensemble(fitted, CPU).settings.source == "original"
     assert "fitted for other copy-move evidence" in capsys.readouterr().out
 
