@@ -6,9 +6,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
+import numpy as np
+
 from common.app.examining import Examined, Mark
 from common.app.reading import Unread
 from common.errors import UserError
+from common.figures.panels import Panel
 from common.papers.across import Across
 
 MOST_BYTES = 2_000_000_000
@@ -22,6 +26,34 @@ class Shared:
     across: Across
     figures: tuple[int, int]
     """Positions of the two among the figures of the case."""
+
+    def region(self, side: int, shape: tuple[int, int]) -> np.ndarray:
+        """Where the best copy lies in one of the two figures.
+
+        Args:
+            side: 0 or 1, of `figures`.
+            shape: Height and width of that figure in pixels.
+
+        Returns:
+            bool (H, W).
+        """
+        mask = np.zeros(shape, bool)
+        x, y, width, height = (self.across.one, self.across.other)[side].box
+        inside = cv2.resize(self.inside(side).view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        mask[y : y + height, x : x + width] = inside[: shape[0] - y, : shape[1] - x]
+        return mask
+
+    def inside(self, side: int) -> np.ndarray:
+        """The same region in pixels of its panel as it was compared, bool (h, w)."""
+        copy, forward = self.across.finding.group.copies[0], self.across.finding.panels == (0, 1)
+        return np.ascontiguousarray((copy.source if forward == (side == 0) else copy.target)[self._panel(side).window])
+
+    def enlarged(self, side: int) -> float:
+        """Pixels of the figure for one of the panel as it was compared, on lengths."""
+        return (self.across.one, self.across.other)[side].box[2] / self._panel(side).width
+
+    def _panel(self, side: int) -> Panel:
+        return self.across.panels[side]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,7 +79,9 @@ class Case:
     clips: list[Scored] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
     marks: dict[int, dict[str, Mark]] = field(default_factory=dict)
-    """Position of a figure → id of a finding → what is said of it."""
+    """Position of a figure → id of a finding within it → what is said of it."""
+    shared_marks: dict[str, Mark] = field(default_factory=dict)
+    """Id of a finding between figures → what is said of it."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def figure(self, place: object) -> Examined:
@@ -59,6 +93,11 @@ class Case:
         if isinstance(place, int) and 0 <= place < len(self.figures):
             return self.figures[place]
         raise UserError(f"there is no figure {place!r}.")
+
+    def marks_at(self, place: int) -> dict[str, Mark]:
+        """What is said of all findings that a figure lists: those within it, and those between it and others."""
+        between = {key: mark for key, mark in self.shared_marks.items() if place in self.shared[key].figures}
+        return self.marks.get(place, {}) | between
 
     @property
     def nbytes(self) -> int:

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from common.app.cases import Shared
 from common.app.examining import Examined, Mark
-from common.app.words import regions_of
+from common.app.words import box_of, regions_of
 from common.ensemble.altered import Altered
 from common.ensemble.evidence import passing
 from common.errors import UserError
+from common.explaining.many import across_row
 from common.files import written_whole
+from common.metrics.rle import encode
 
 try:
     from fcntl import LOCK_EX, flock
@@ -50,6 +53,36 @@ def correction(examined: Examined, key: str, mark: Mark | None) -> dict[str, Any
         "verdict": None if mark is None else mark.verdict,
         "reason": None if mark is None else mark.reason or None,
     } | regions_of(examined.entries[key])
+
+
+def shared_correction(shared: Shared, figures: Sequence[Examined], key: str, mark: Mark | None) -> dict[str, Any]:
+    """A correction of a finding between two figures as it is written; docs/APP.md describes its fields.
+
+    Args:
+        shared: The finding.
+        figures: Of its case.
+        key: Id of the finding.
+        mark: As `correction`.
+    """
+    row = across_row(shared.across)
+    ends = [figures[place] for place in shared.figures]
+    masks = [shared.region(side, one.searched.image.shape[:2]) for side, one in enumerate(ends)]
+    values = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finding": key,
+        "relation": row["relation"],
+        "score": row["score"],
+        "panels": row["panels"],
+        "verdict": None if mark is None else mark.verdict,
+        "reason": None if mark is None else mark.reason or None,
+        "boxes": [box_of(mask) for mask in masks],
+        "regions": [encode(mask) for mask in masks],
+    }
+    for start, one in zip(("", "other_"), ends, strict=True):
+        height, width = one.searched.image.shape[:2]
+        source = {"file": one.file, "sha256": one.digest, "figure": one.figure, "width": width, "height": height}
+        values |= {f"{start}{name}": value for name, value in source.items()}
+    return values
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common.app.cases import Case
+from common.app.examining import Mark
 from common.app.models import Models
 from common.explaining.figure import Row, shortened
 from common.explaining.findings_page import Examined as Run
@@ -28,9 +29,7 @@ def report(case: Case, models: Models, threshold: float) -> bytes:
             picture = f"{place}.png"
             blank: Row = {"image": examined.name, "note": examined.note, "picture": picture}
             for key, row in zip(keys, found, strict=True):
-                mark = marks.get(key)
-                said = "" if mark is None else f"a reviewer says: {mark.verdict}{mark.reason and f' ({mark.reason})'}"
-                rows.append(blank | row | {"note": "; ".join(filter(None, (examined.note, said)))})
+                rows.append(blank | row | {"note": "; ".join(filter(None, (examined.note, _said(marks.get(key)))))})
             if found:
                 with written_whole(folder / picture, "wb") as file:
                     examined.searched.picture(shortened(examined.name), threshold).savefig(file, format="png")
@@ -43,17 +42,23 @@ def report(case: Case, models: Models, threshold: float) -> bytes:
         return (folder / PAGE).read_bytes()
 
 
+def _said(mark: Mark | None) -> str:
+    """What a reviewer says of a finding, for its note."""
+    return "" if mark is None else f"a reviewer says: {mark.verdict}{mark.reason and f' ({mark.reason})'}"
+
+
 def _between(case: Case, threshold: float, folder: Path) -> list[Row]:
     """The rows of what figures share, whose pictures are drawn into a folder."""
     rows = []
     for key, shared in case.shared.items():
         row, across = across_row(shared.across), shared.across
-        if float(row["score"]) < threshold:
+        mark = case.shared_marks.get(key)
+        if float(row["score"]) < threshold and mark is None:
             continue
         one, other = (case.figures[place].name for place in shared.figures)
         with written_whole(folder / f"{key}.png", "wb") as file:
             draw_across(across, (one, other)).savefig(file, format="png")
-        rows.append({"image": one, "other_image": other, "picture": f"{key}.png", "note": ""} | row)
+        rows.append({"image": one, "other_image": other, "picture": f"{key}.png", "note": _said(mark)} | row)
     return rows
 
 

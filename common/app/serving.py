@@ -14,7 +14,7 @@ import numpy as np
 
 from common.app import drawing
 from common.app.cases import Case, Cases, Scored, Shared
-from common.app.corrections import append_line, correction, keep
+from common.app.corrections import append_line, correction, keep, shared_correction
 from common.app.examining import (
     REASONS,
     VERDICTS,
@@ -28,11 +28,12 @@ from common.app.examining import (
 from common.app.models import Models
 from common.app.reporting import report
 from common.app.words import evidence_in_words, figure_values, reason, sentence, title, verdict_in_words
+from common.app.working import called_there
 from common.ensemble.altered import Altered
 from common.errors import UserError, described
 from common.explaining.figure import Row
 from common.explaining.many import across_row
-from common.explaining.pictures import copy_strip
+from common.explaining.pictures import copy_strip, some_points
 from common.figures.reuse import Finding
 from common.forensics.copy_move import Copy
 from common.generated import explain
@@ -42,7 +43,9 @@ from common.submission.config import SUBMISSION_COLUMNS
 Values = dict[str, Any]
 STRIP_SIDE = 520
 """Longest side in pixels of the pictures of one finding."""
-_GENERATED_VIEW = "generated"
+MAP_SIDE = 700
+"""Longest side in pixels of the map of one network."""
+_GENERATED_VIEW, _EACH_NETWORK = "generated", "each network"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +89,7 @@ class Server:
         height, width = searched.image.shape[:2]
         views = ["error level", "noise"]
         views += ["networks' map"] * (examined.network_map is not None)
+        views += [_EACH_NETWORK] * (self.models.networks is not None and len(self.models.networks.networks) > 1)
         views += [_GENERATED_VIEW] * (examined.generated is not None)
         numbers = iter(range(len(examined.entries) + len(case.shared)))
         findings = [_finding(examined, key, examined.rows[key], next(numbers)) for key in examined.entries] + [
@@ -118,7 +122,7 @@ class Server:
     def decision(self, case: Case, asked: Values) -> Values:
         """The verdict for a mode and a threshold, the mask, and which findings count."""
         _, decided = self._decided(case, asked)
-        marks = case.marks.get(asked["figure"], {})
+        marks = case.marks_at(asked["figure"])
         return {
             "forged": decided.forged,
             "probability": round(decided.probability, 4),
@@ -144,7 +148,7 @@ class Server:
         return _strip(examined.searched.image, entry.group.copies[number])
 
     def view(self, case: Case, asked: Values) -> Values:
-        """Another view of a figure: error level, noise, the networks' map, or the attention of script 7."""
+        """Another view: error level, noise, the networks' map and that of each, or the attention of script 7."""
         examined, name = case.figure(asked.get("figure")), asked.get("view")
         image = examined.searched.image
         size = drawing.shown_size(image)
@@ -157,24 +161,34 @@ class Server:
                 "picture": drawing.png_uri(drawing.coloured_map(examined.network_map, size)),
                 "text": self.models.said,
             }
+        if name == _EACH_NETWORK and (networks := self.models.networks) is not None:
+            maps = called_there(lambda: networks.fold_mean(image))
+            small = drawing.shown_size(image, MAP_SIDE)
+            members = zip(networks.networks, maps, strict=True)
+            pictures = [(member.name, drawing.png_uri(drawing.coloured_map(prob, small))) for member, prob in members]
+            return {"pictures": [{"name": name, "picture": picture} for name, picture in pictures]}
         if name == _GENERATED_VIEW and (detector := self.models.decider.detector) is not None:
-            text, figure = explain(detector, image, examined.name)
+            text, figure = called_there(lambda: explain(detector, image, examined.name))
             return {"sheet": drawing.figure_uri(figure), "text": text}
         raise UserError(f"there is no view {name!r} of this figure.")
 
     def mark(self, case: Case, asked: Values) -> Values:
         """Note what the reviewer says of a finding; the verdict that follows."""
         examined, key, place = case.figure(asked.get("figure")), str(asked.get("finding")), asked["figure"]
-        if key not in examined.entries:
-            raise UserError(f"there is no finding {key!r} within this figure.")
+        shared = case.shared.get(key)
+        if key not in examined.entries and (shared is None or place not in shared.figures):
+            raise UserError(f"there is no finding {key!r} of this figure.")
         said = _checked_mark(asked.get("verdict"), asked.get("reason"))
-        append_line(self.corrections, correction(examined, key, said))
-        marks = case.marks.setdefault(place, {})
+        if shared is None:
+            line, marks = correction(examined, key, said), case.marks.setdefault(place, {})
+        else:
+            line, marks = shared_correction(shared, case.figures, key, said), case.shared_marks
+        append_line(self.corrections, line)
         marks.pop(key, None)
         if said is not None:
             marks[key] = said
         values = self.decision(case, asked)
-        if self.kept is not None:
+        if self.kept is not None and shared is None:
             unmarked = decide(examined, self.models, checked_mode(asked["mode"]), checked_threshold(asked["threshold"]))
             keep(self.kept, examined, marks, unmarked.counted)
         return values
@@ -241,8 +255,8 @@ def case_values(case: Case, models: Models, mode: Any, threshold: float) -> Valu
     ]
     shared = []
     for key, one in case.shared.items():
-        row = across_row(one.across)
-        if float(row["score"]) >= threshold:
+        row, mark = across_row(one.across), case.shared_marks.get(key)
+        if float(row["score"]) >= threshold or mark is not None:
             shared.append(
                 {
                     "id": key,
@@ -250,6 +264,8 @@ def case_values(case: Case, models: Models, mode: Any, threshold: float) -> Valu
                     "score": row["score"],
                     "figures": list(one.figures),
                     "sentence": _sentence(case, one, row),
+                    "verdict": None if mark is None else mark.verdict,
+                    "reason": None if mark is None else mark.reason or None,
                 }
             )
     return {
@@ -281,9 +297,11 @@ def _finding(examined: Examined, key: str, row: Row, number: int) -> Values:
     """A finding for the list, and its outlines for the figure."""
     entry = examined.entries[key]
     if isinstance(entry, Altered):
-        copies = [[drawing.outline(entry.mask)]]
+        copies, lines = [[drawing.outline(entry.mask)]], []
     else:
         copies = [[drawing.outline(mask) for mask in (copy.source, copy.target)] for copy in entry.group.copies]
+        # From the middle of a pixel to that of another, as the outlines.
+        lines = [np.round(some_points(copy) + 0.5, 1).reshape(-1, 4).tolist() for copy in entry.group.copies]
     return {
         "id": key,
         "relation": row["relation"],
@@ -294,6 +312,7 @@ def _finding(examined: Examined, key: str, row: Row, number: int) -> Values:
         "evidence": evidence_in_words(row),
         "colour": COLOURS[number % len(COLOURS)],
         "copies": copies,
+        "lines": lines,
         "scores": [round(copy.score, 4) for copy in entry.group.copies] if isinstance(entry, Finding) else [],
         "between": False,
     }
@@ -308,10 +327,8 @@ def _shared_finding(case: Case, key: str, shared: Shared, place: int, number: in
     """A finding between two figures, with its outline in one of them."""
     row, across = across_row(shared.across), shared.across
     side = shared.figures.index(place)
-    copy, panel, shot = across.finding.group.copies[0], across.panels[side], (across.one, across.other)[side]
-    mask = copy.source if (across.finding.panels == (0, 1)) == (side == 0) else copy.target
-    scale = shot.box[2] / panel.width
-    path = drawing.outline(mask[panel.window], (shot.box[0], shot.box[1]), scale)
+    x, y, _, _ = (across.one, across.other)[side].box
+    path = drawing.outline(shared.inside(side), (x, y), shared.enlarged(side))
     return {
         "id": key,
         "relation": row["relation"],
@@ -322,6 +339,7 @@ def _shared_finding(case: Case, key: str, shared: Shared, place: int, number: in
         "evidence": evidence_in_words(row),
         "colour": COLOURS[number % len(COLOURS)],
         "copies": [[path]],
+        "lines": [],
         "scores": [],
         "between": True,
     }

@@ -7,12 +7,12 @@ const VERDICTS = {right: "right", wrong: "wrong", natural: "natural"};
 const ADJUSTMENTS = [["brightness", "Brightness", -1, 1, 0], ["contrast", "Contrast", 0.2, 5, 1], ["gamma", "Gamma", 0.2, 4, 1]];
 const fresh = () => ({brightness: 0, contrast: 1, gamma: 1, invert: false, colours: "as it is"});
 const state = {value: null, place: 0, data: null, decision: null, chosen: null, copy: 0, mode: "default", threshold: 0.5,
-  show: {panels: true, findings: true, mask: false}, opacity: 0.25, view: "the figure", viewOpacity: 1, views: {},
+  show: {panels: true, findings: true, points: true, mask: false}, opacity: 0.25, view: "the figure", viewOpacity: 1, views: {},
   adjust: fresh(), zoom: {scale: 1, x: 0, y: 0}, still: false};
 let parts = {}, asked = 0;
 
 function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "rect", "text", "g", "filter", "feColorMatrix", "feComponentTransfer", "feFuncR", "feFuncG",
+  const svg = ["svg", "path", "line", "rect", "text", "g", "filter", "feColorMatrix", "feComponentTransfer", "feFuncR", "feFuncG",
     "feFuncB"].includes(tag);
   const node = svg ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -112,12 +112,12 @@ function tools() {
   const check = (name, text) => make("label", {}, make("input", {type: "checkbox", checked: state.show[name], "data-show": name,
     onchange: (event) => { state.show[name] = event.target.checked; draw(); }}), text);
   const names = ["the figure", ...state.data.views];
-  const texts = {"the figure": "the figure", "error level": "error level (JPEG)", noise: "noise", "networks' map": "networks' map", generated: "generated? (script 7)"};
+  const texts = {"the figure": "the figure", "error level": "error level (JPEG)", noise: "noise", "networks' map": "networks' map", "each network": "map of each network", generated: "generated? (script 7)"};
   parts.viewOpacity = make("input", {type: "range", min: 0, max: 1, step: 0.01, value: state.viewOpacity, "aria-label": "opacity of the view",
     oninput: (event) => { state.viewOpacity = +event.target.value; draw(); }});
   return make("div", {},
     make("div", {class: "fe-tools"},
-      state.data.panels.length ? check("panels", "panels") : null, check("findings", "findings"), check("mask", "mask of the verdict"),
+      state.data.panels.length ? check("panels", "panels") : null, check("findings", "findings"), check("points", "matching points"), check("mask", "mask of the verdict"),
       make("label", {}, "opacity", make("input", {type: "range", min: 0, max: 1, step: 0.01, value: state.opacity, "data-opacity": true,
         "aria-label": "opacity of findings and mask", oninput: (event) => { state.opacity = +event.target.value; draw(); }})),
       make("label", {}, "show", make("select", {"aria-label": "view", onchange: (event) => look(event.target.value)}, names.map((name) => option(name, texts[name], state.view)))),
@@ -261,8 +261,10 @@ function draw() {
       const chosen = one.id === state.chosen;
       if (state.chosen && !chosen) return [];
       const copies = chosen && one.copies.length > 1 ? [one.copies[state.copy]] : one.copies;
-      return copies.flat().map((d) => make("path", {class: `fe-region ${one.relation === "altered" ? "altered" : ""} ${chosen ? "chosen" : ""}`, d, stroke: one.colour,
+      const lines = chosen && state.show.points ? one.lines[state.copy] || [] : [];
+      const regions = copies.flat().map((d) => make("path", {class: `fe-region ${one.relation === "altered" ? "altered" : ""} ${chosen ? "chosen" : ""}`, d, stroke: one.colour,
         fill: one.colour, "fill-opacity": one.natural && !chosen ? state.opacity / 3 : state.opacity, "data-finding": one.id, onclick: () => pick(one)}));
+      return [...regions, ...lines.map(([x1, y1, x2, y2]) => make("line", {class: "fe-line", x1, y1, x2, y2, stroke: one.colour}))];
     }));
 }
 function item(one) {
@@ -280,7 +282,8 @@ function item(one) {
     make("p", {class: "fe-name"}, one.sentence),
     make("p", {class: "fe-subdued"}, one.evidence),
     one.natural ? make("p", {class: "fe-subdued"}, `Natural by the program's rules: ${one.natural}.`) : null,
-    one.between ? make("p", {class: "fe-subdued"}, "Between two figures, so not in the mask of either.") : make("div", {class: "fe-marks"},
+    one.between ? make("p", {class: "fe-subdued"}, "Between two figures, so not in the mask of either.") : null,
+    make("div", {class: "fe-marks"},
       make("button", {class: said && said.verdict === "right" ? "on" : "", "data-mark": "right", onclick: mark("right")}, "right"),
       make("button", {class: said && said.verdict === "wrong" ? "on" : "", "data-mark": "wrong", onclick: mark("wrong")}, "wrong"), natural));
 }
@@ -326,7 +329,9 @@ async function look(name) {
   if (name !== "the figure" && !state.views[name]) {
     const found = await ask("view", {view: name});
     if (!found || state.view !== name) return;
-    if (found.sheet) parts.sheet.replaceChildren(make("pre", {class: "fe-subdued"}, found.text), make("img", {class: "fe-sheet", src: found.sheet, alt: "what the verdict of script 7 rests on"}));
+    if (found.pictures) parts.sheet.replaceChildren(make("div", {class: "fe-pictures", "data-networks": true}, found.pictures.map(({name, picture}) =>
+      make("figure", {}, make("img", {class: "fe-map", src: picture, alt: `map of ${name}`}), make("figcaption", {class: "fe-name"}, name)))));
+    else if (found.sheet) parts.sheet.replaceChildren(make("pre", {class: "fe-subdued"}, found.text), make("img", {class: "fe-sheet", src: found.sheet, alt: "what the verdict of script 7 rests on"}));
     else state.views[name] = found.picture;
   }
   draw();

@@ -2,10 +2,11 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from common.app.cases import Case, Scored, Shared
 from common.app.examining import examine
@@ -20,6 +21,7 @@ from common.video import predict_folder
 LEAST_SHARED = 0.3
 """Score from which what two figures share is kept: lower scores are of no use across figures."""
 
+T = TypeVar("T")
 _WORKER = ThreadPoolExecutor(1, "examining")
 
 
@@ -56,6 +58,11 @@ def in_one_thread(steps: Iterator[str]) -> Iterator[str]:
     """
     while (step := _WORKER.submit(next, steps, None).result()) is not None:
         yield step
+
+
+def called_there(call: Callable[[], T]) -> T:
+    """The result of a call that runs networks, made in the thread of `in_one_thread`."""
+    return _WORKER.submit(call).result()
 
 
 def _examine(read: Read, models: Models, case: Case) -> list[Shot]:

@@ -148,6 +148,11 @@ class Ensemble:
         with closing(self._by_batch(work, images)) as batches:
             yield from chain.from_iterable(batches)
 
+    def fold_mean(self, image: np.ndarray) -> np.ndarray:
+        """The networks' maps of an image, RGB, uint8 (H, W, 3), averaged over the folds: float32 (M, h, w)."""
+        maps = [to_single(next(self.member_maps([image], fold))) for fold in range(len(self.folds))]
+        return np.mean(maps, axis=0)
+
     def blends(self, image: np.ndarray) -> tuple[Blend, ...]:
         """What `decide` takes of an image, RGB, uint8 (H, W, 3): the blend of each fold."""
         (folds,) = self._blend_batch([image])

@@ -187,12 +187,17 @@ def _draw_group(axes: Axes, number: int, group: Group, size: tuple[int, int], sh
         labels[name] = copy.target
         for region in (copy.source, copy.target):
             _outline(axes, resized_mask(region, shown), colour)
-        chosen = np.unique(np.linspace(0, len(copy.points) - 1, min(len(copy.points), MOST_LINES)).round().astype(int))
-        ends = (copy.points[chosen] + 0.5) * factor - 0.5
+        ends = (some_points(copy) + 0.5) * factor - 0.5
         axes.add_collection(LineCollection([*ends], colors=colour, linewidths=0.8, alpha=0.75))
         axes.plot(*ends.reshape(-1, 2).T, ".", color=colour, markersize=3)
     for text, region in labels.items():
         _label(axes, text, resized_mask(region, shown), colour)
+
+
+def some_points(copy: Copy) -> np.ndarray:
+    """At most `MOST_LINES` pairs of matching points, (n, 2, 2): of each x and y in the source, then in the copy."""
+    chosen = np.linspace(0, len(copy.points) - 1, min(len(copy.points), MOST_LINES)).round().astype(int)
+    return copy.points[np.unique(chosen)]
 
 
 def _draw_region(

@@ -15,7 +15,7 @@ from common.app.models import load_models
 from common.app.reading import Dropped
 from common.app.serving import Server, case_values, summary
 from common.app.working import work
-from common.metrics.rle import AUTHENTIC, parse_annotation
+from common.metrics.rle import AUTHENTIC, decode, parse_annotation
 
 
 def decoded(uri):
@@ -47,8 +47,13 @@ def test_a_figure_is_shown_with_its_findings_in_words(serve, forged, copied_mask
     assert one["title"] == "Shown again" and not one["natural"] and one["score"] > 0.8
     assert one["sentence"] == "The upper left of the image is shown again in the lower right of the image."
     assert "points match; likeness of the pixels" in one["evidence"]
-    drawn = np.any([filled(path, forged.shape[:2]) for copy in one["copies"] for path in copy], axis=0)
-    assert shares(drawn, copied_mask) > 0.8
+    source, target = (filled(path, forged.shape[:2]) for path in one["copies"][0])
+    assert shares(source | target, copied_mask) > 0.8
+    (lines,) = one["lines"]
+    ends = np.floor(np.array(lines).reshape(-1, 2, 2)).astype(int)
+    assert 5 < len(ends) <= 20
+    # They match from inside the source to inside the copy, but for the outlines' rounding.
+    assert source[ends[:, 0, 1], ends[:, 0, 0]].mean() > 0.9 and target[ends[:, 1, 1], ends[:, 1, 0]].mean() > 0.9
     assert found["views"] == ["error level", "noise"] and found["generated"] is None
 
 
@@ -77,6 +82,30 @@ def test_two_places_are_laid_over_one_another(serve, forged):
 def test_other_views_have_the_size_of_the_figure(serve, forged, view):
     ask, _ = serve("page", {"cells.png": forged})
     assert decoded(ask("view", view=view)["picture"]).shape == forged.shape
+
+
+def test_the_map_of_each_network_is_shown(save_network, forged, tmp_path):
+    save_network(tmp_path / "highres_no_ela_best.pth", logit=9)
+    models, cases = load_models(tmp_path), Cases()
+    assert "each network" not in views_of(models, cases, forged, tmp_path)[1]["views"]
+    save_network(tmp_path / "high_recall_best.pth", logit=-9)
+    models = load_models(tmp_path)
+    ask, figure = views_of(models, cases, forged, tmp_path)
+    assert figure["views"][-2:] == ["networks' map", "each network"]
+    pictures = {one["name"]: decoded(one["picture"]) for one in ask("view", view="each network")["pictures"]}
+    assert list(pictures) == ["highres_no_ela", "high_recall"]
+    assert all(picture.shape == forged.shape for picture in pictures.values())
+    assert pictures["highres_no_ela"].mean() > 150 and pictures["high_recall"].mean() < 20
+
+
+def views_of(models, cases, image, folder):
+    """What a page asks of a case with one figure, and what it is told of the figure."""
+    server = Server(models=models, cases=cases, corrections=folder / "marks.jsonl")
+    functions = {function.__name__: function for function in server.functions()}
+    case = cases.open("page")
+    case.figures.append(examine(image, models, file="a.png", digest="ab" * 32))
+    asked = {"token": case.token, "figure": 0, "mode": "default", "threshold": 0.5}
+    return (lambda name, **more: functions[name](asked | more)), functions["figure"](asked)
 
 
 def test_marks_are_noted_and_can_be_taken_back(serve, forged, tmp_path):
@@ -117,7 +146,7 @@ def test_what_is_handed_over(serve, forged, copied_mask):
     assert b"a reviewer says: wrong" in file("report")[1]
 
 
-def test_figures_of_one_drop_are_compared(serve, copied_images):
+def test_figures_of_one_drop_are_compared(serve, copied_images, tmp_path):
     """The second figure shows a part of the first one's."""
     one, other = copied_images[0], copied_images[2].copy()
     other[60:160, 90:230] = one[30:130, 20:160]
@@ -133,7 +162,23 @@ def test_figures_of_one_drop_are_compared(serve, copied_images):
         assert ask("decision", figure=place)["counted"] == []
     assert b"one.png" in base64.b64decode(ask("download", kind="report")["data"])
     (shared,) = json.loads(base64.b64decode(ask("download", kind="json")["data"]))["between_figures"]
-    assert shared["figures"] == [0, 1]
+    assert shared["figures"] == [0, 1] and shared["verdict"] is None
+    # What is said of it is said of it in both figures, and kept with its regions in both.
+    assert ask("mark", figure=1, finding="x1", verdict="right")["marks"] == {"x1": {"verdict": "right", "reason": ""}}
+    assert ask("decision", figure=0)["marks"] == {"x1": {"verdict": "right", "reason": ""}}
+    line = json.loads((tmp_path / "marks.jsonl").read_text())
+    assert (line["file"], line["other_file"], line["verdict"]) == ("one.png", "other.png", "right")
+    assert line["sha256"] != line["other_sha256"] and (line["other_width"], line["other_height"]) == other.shape[1::-1]
+    for runs, window in zip(line["regions"], (np.s_[30:130, 20:160], np.s_[60:160, 90:230]), strict=True):
+        truth = np.zeros(one.shape[:2], bool)
+        truth[window] = True
+        assert shares(decode(runs, *truth.shape), truth) > 0.7
+    (shared,) = json.loads(base64.b64decode(ask("download", kind="json", threshold=1)["data"]))["between_figures"]
+    assert shared["verdict"] == "right"
+    assert b"a reviewer says: right" in base64.b64decode(ask("download", kind="report")["data"])
+    assert ask("mark", finding="x1", verdict=None)["marks"] == {}
+    assert len((tmp_path / "marks.jsonl").read_text().splitlines()) == 2
+    assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
 
 
 def test_another_page_sees_nothing_and_questions_are_checked(serve, forged, copied_images):
@@ -152,6 +197,7 @@ def test_another_page_sees_nothing_and_questions_are_checked(serve, forged, copi
         ("compare", {"finding": "c1", "copy": 9}),
         ("view", {"view": "networks' map"}),
         ("mark", {"finding": "c9", "verdict": "right"}),
+        ("mark", {"finding": "x1", "verdict": "right"}),
         ("mark", {"finding": "c1", "verdict": "maybe"}),
         ("mark", {"finding": "c1", "verdict": "natural", "reason": "<b>"}),
         ("download", {"kind": "all"}),

@@ -112,6 +112,9 @@ def test_a_figure_is_examined_reviewed_and_handed_over(browser, served, copied_i
     user.page.click(".fe-finding")
     user.becomes(".fe-compare", "flicker between the two")
     assert user.page.locator(".fe-compare .fe-frame").count() == 4
+    assert 5 < user.page.locator(".fe-line").count() <= 20
+    user.page.locator("[data-show=points]").uncheck()
+    assert user.page.locator(".fe-line").count() == 0
     widths = user.page.eval_on_selector_all(".fe-viewer img", "all => all.map((one) => one.naturalWidth)")
     assert len(widths) >= 6 and min(w for w in widths if w != 0) > 0
     # The threshold, and the mask with it.
@@ -179,6 +182,10 @@ def test_a_paper_of_three_figures(browser, served, copied_images, tmp_path):
     user.becomes(".fe-finding", "Shown again in another figure")
     user.page.click(".fe-finding")
     user.becomes(".fe-compare", "of paper.pdf, page 1, figure 1")
+    user.page.click(".fe-finding [data-mark=wrong]")
+    user.becomes("[data-verdict]", "page 3, figure 1: Nothing to look at was found")
+    user.page.click(".fe-finding [data-mark=wrong]")
+    user.becomes("[data-verdict]", "page 3, figure 1: 1 place to look at")
     report = user.download("report", tmp_path).read_text(encoding="utf-8")
     assert "page 1, figure 1" in report and "2 findings to look at" in report
     answer = json.loads(user.download("json", tmp_path).read_text())
