@@ -5,6 +5,7 @@
     python explain.py paper/ more/figure7.png                               # in many: a ranked table, and pictures
     python explain.py paper.pdf --library screened/                         # and in all papers screened before
     python explain.py figure.png --output found.png --min-score 0.8
+    python explain.py figure.png --output found                             # the page of one image, to hand on
     python explain.py blot.png --altered                                    # and what looks pasted or redrawn in it
     python explain.py portrait.jpg --spai models/spai_fusion_best.pth       # is the whole image generated?
     python explain.py clip.mp4                                              # is the face fake? Also a folder of clips
@@ -87,7 +88,8 @@ class ExplainConfig:
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Images of any size, PDFs, or folders of these; or one video, or folder of videos or of folders of frames."""
     output: Path | None = None
-    """The picture, a PNG file; for several images, or videos, the folder of the results; see above for the defaults."""
+    """The picture, a PNG file; for several images, or videos, the folder of the results; see above for the defaults. A
+    folder for one image gets its table and page too."""
     page: int = 1
     """Images: page or frame to explain, from 1, of a file that has several; of a PDF all pages are read."""
     min_score: float = 0.5
@@ -158,7 +160,7 @@ class ExplainConfig:
         elif self.output_path.is_dir():
             raise UserError(f"--output {self.output_path} is a folder. Name a file in it.")
         elif self.output_path.suffix.lower() != ".png":
-            raise UserError(f"--output {self.output_path} must end in .png.")
+            raise UserError(f"--output {self.output_path} must end in .png, or be a folder.")
         elif self.output_path.exists() and self.output_path.samefile(self.source):
             raise UserError(f"--output {self.output_path} is the image itself. Name another file.")
 
@@ -169,9 +171,10 @@ class ExplainConfig:
 
     @property
     def many(self) -> bool:
-        """Whether several images are explained, in one table."""
+        """Whether there are a table and a page, of several images, or of one where the output is a folder."""
         alone = len(self.sources) == 1 and self.source.is_file() and self.source.suffix.lower() != PDF
-        return self.subject == "copy-moves" and (self.library is not None or not alone)
+        folder = self.output is not None and (self.output.is_dir() or not self.output.suffix)
+        return self.subject == "copy-moves" and (self.library is not None or folder or not alone)
 
     @property
     def search(self) -> Search:

@@ -147,6 +147,18 @@ def test_a_folder_of_figures_gets_one_ranked_table(call_program, forged, tmp_pat
     assert pictures == {row["picture"] for row in [*rows[:3], *across]}
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_one_image_gets_a_page_in_a_folder(call_program, forged, tmp_path, made):
+    path, output = forged[0], tmp_path / ("v1.0" if made else "found")  # one with a suffix is a folder if there is one
+    if made:
+        output.mkdir()
+    done = call_program("explain.py", path, "--output", output)
+    assert done.returncode == 0 and "1 image: reuse in 1" in done.stdout, done.stderr
+    names = {path.name for path in output.iterdir()}
+    assert names == {"findings.csv", "report.html", f"{path.name}_explained.png"}
+    assert "is shown again" in (output / "report.html").read_text(encoding="utf-8")
+
+
 def test_figures_of_a_paper_are_compared_and_kept(call_program, copied_images, tmp_path):
     """With one another, and with those of an earlier paper."""
     one, _, other, _ = copied_images
@@ -381,8 +393,9 @@ def test_what_is_wrong_is_one_message(call_program, folder, image, output, messa
         ({"boxes": "boxes.csv"}, "--boxes is for videos, not for copy-moves"),
         ({"target_fpr": 0.1}, "--target-fpr is for generated images, not for copy-moves"),
         ({"video": "video.pth", "spai": "spai.pth"}, "--spai is for images, --video for clips"),
-        ({"output": "."}, "is a folder. Name a file in it."),
-        ({"output": "found.jpg"}, "found.jpg must end in .png."),
+        ({"spai": "spai.pth", "output": "."}, "is a folder. Name a file in it."),
+        ({"spai": "spai.pth", "output": "found"}, "found must end in .png"),
+        ({"output": "found.jpg"}, "found.jpg must end in .png, or be a folder."),
         ({"output": "image.png"}, "is the image itself. Name another file."),
         ({"min_score": 1.5}, "--min-score is 1.5; it must be from 0 to 1."),
         ({"min_score": float("nan")}, "--min-score is nan"),
