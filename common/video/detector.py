@@ -55,6 +55,8 @@ class VideoScore:
     verdict: str
     """`fake`, `real`, or `inconclusive`: faces were found in too few of the frames, or none of them in enough, or the
     network knows single images alone."""
+    reason: str
+    """Why the verdict is `inconclusive`, which is the last of the warnings too; empty if it is not."""
     threshold: float
     """Probability from which the verdict is fake."""
     checkpoint: str
@@ -133,12 +135,12 @@ class VideoDetector:
         if self.stills_only is None and len(faces.indices) > 1:
             what = "whether it was trained on clips or on single images"
             warnings = (*warnings, f"the checkpoint does not say {what}: if on images, the probability is wrong")
-        if (reason := self._undecided(faces)) is None:
-            track = max((t for t in tracks if faces.may_decide(t.faces)), key=lambda track: track.probability)
-            verdict = "fake" if track.probability >= self.threshold else "real"
-        else:
+        if reason := self._undecided(faces):
             track, verdict = tracks[0], "inconclusive"
             warnings = (*warnings, f"inconclusive: {reason}")
+        else:
+            track = max((t for t in tracks if faces.may_decide(t.faces)), key=lambda track: track.probability)
+            verdict = "fake" if track.probability >= self.threshold else "real"
         if explain:
             maps = self._explain(self._crops(track.faces), target=_fake_logit, clips=1).fused.float().cpu().numpy()
             inside = maps * box_shares(track.faces.boxes, track.faces.areas)
@@ -149,6 +151,7 @@ class VideoDetector:
             path=path,
             probability=track.probability,
             verdict=verdict,
+            reason=reason,
             threshold=self.threshold,
             checkpoint=self.hash,
             track=track,
@@ -158,8 +161,8 @@ class VideoDetector:
             seconds=time.perf_counter() - start,
         )
 
-    def _undecided(self, faces: ClipFaces) -> str | None:
-        """Why there is no verdict on a clip; None if there is one."""
+    def _undecided(self, faces: ClipFaces) -> str:
+        """Why there is no verdict on a clip; empty if there is one."""
         sampled = len(faces.indices)
         if self.stills_only and sampled > 1:
             return f"the network was trained or calibrated on single images, and this clip has {sampled} sampled frames"
@@ -170,7 +173,7 @@ class VideoDetector:
         if most < faces.min_found:
             wanted = f"a verdict needs {faces.min_found}"
             return f"no tracked face was found in more than {most} of {sampled} sampled frames, {wanted}"
-        return None
+        return ""
 
     def _score(self, number: int, faces: FaceTrack) -> TrackScore:
         with torch.inference_mode():

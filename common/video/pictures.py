@@ -1,7 +1,7 @@
 """Pictures of a scored clip: contact sheet of the deciding face, timeline of scores, and frames with marked faces."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +26,8 @@ BELOW, ABOVE = "#0072B2", "#D55E00"
 MOST_COLUMNS, MOST_SIDE, GAP, LINE = 8, 240, 10, 16
 CELL_FOOT, BAR_WIDTH, BAR_HEIGHT = 40, 200, 14
 TIMELINE_WIDTH, PLOT_HEIGHT, PLOT_LEFT, PLOT_FOOT, LEGEND_WIDTH = 1200, 300, 60, 50, 250
+RELIABILITY_BINS = 5
+"""Bins of equal width of the reliability diagram: test splits of clips are small."""
 FRAME_SIDE = 360
 """Shorter side of a frame in which lines are one pixel wide."""
 
@@ -141,6 +143,41 @@ def draw_timeline(score: VideoScore, tracks: Sequence[TrackScore], *, title: str
     axes.axhline(score.threshold, color="black", linewidth=1, linestyle="--", label=f"threshold: {score.threshold:.2f}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9, reverse=True)
     return page.figure
+
+
+def draw_reliability(probabilities: Mapping[int, np.ndarray], fake: np.ndarray) -> Figure:
+    """Reliability diagram by the length of clips: the share of fakes among clips of about one probability.
+
+    Args:
+        probabilities: Most frames of a clip → calibrated probabilities (n,) that the clips, so shortened, are fake.
+        fake: bool (n,), the truth.
+
+    Returns:
+        A figure with two axes. Bars show the standard error of a share, (p (1 − p) / n)½ with p after Laplace.
+    """
+    figure = Figure(figsize=(5.2, 6.0), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1.3))
+    above.plot([0, 1], [0, 1], color="0.55", linewidth=1, linestyle=":")
+    edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
+    for (most, probs), colour in zip(probabilities.items(), COLOURS, strict=False):
+        label = f"at most {most} frames" if most > 1 else "one frame"
+        places = np.digitize(probs, edges[1:-1])
+        bins = [places == place for place in range(RELIABILITY_BINS)]
+        means = [(probs[own].mean(), fake[own].mean(), _standard_error(fake[own])) for own in bins if own.any()]
+        x, y, error = np.array(means).T
+        above.errorbar(x, y, error, fmt="o-", color=colour, elinewidth=1, linewidth=1.5, markersize=5, label=label)
+        below.stairs([own.sum() for own in bins], edges, color=colour, linewidth=1.5)
+    above.set(xlim=(0, 1), ylim=(-0.05, 1.05), ylabel="share of them that is fake")
+    above.legend(frameon=False, fontsize=9)
+    below.set(xlabel="probability that the clip is fake", ylabel="clips")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _standard_error(truths: np.ndarray) -> float:
+    share = (truths.sum() + 1) / (len(truths) + 2)
+    return float(np.sqrt(share * (1 - share) / len(truths)))
 
 
 def span_edges(times: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ COLUMNS = (
         "case_id",
         "fake_probability",
         "fake_verdict",
+        "reason",
         "threshold",
         "coverage",
         "n_tracks",
@@ -81,12 +82,13 @@ def write_clip_results(score: VideoScore, folder: Path) -> None:
 
 
 def clip_results(score: VideoScore) -> dict:
-    """The results of a clip as plain, rounded values; nan if undefined."""
+    """The results of a clip as plain, rounded values; nan if undefined. `reason` is empty where there is a verdict."""
     video = score.faces.video
     return {
         "file": str(score.path),
         "probability": round(score.probability, 6),
         "verdict": score.verdict,
+        "reason": score.reason,
         "threshold": score.threshold,
         "checkpoint": score.checkpoint,
         "track": score.track.number,
@@ -289,4 +291,6 @@ def _row(name: str, score: VideoScore) -> dict[str, str | float]:
 def _line(score: VideoScore) -> str:
     """The verdict as it is printed."""
     face = f"face {score.track.number} of {len(score.tracks)}, in {score.track.faces.coverage:.0%} of the frames"
-    return f"{score.verdict}, probability that it is fake {score.probability:.4f} ({face}; {score.seconds:.1f} s)"
+    because = f": {score.reason}" if score.reason else ""
+    probability = f"probability that it is fake {score.probability:.4f}"
+    return f"{score.verdict}, {probability} ({face}; {score.seconds:.1f} s){because}"

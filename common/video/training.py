@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -40,6 +41,7 @@ from common.video.config import ClipsConfig, EvaluationConfig, VideoConfig
 from common.video.dataset import ClipDataset, clip_augmentation, collate_clips
 from common.video.faces import NoFace, make_face_detector
 from common.video.network import SPOTTER_FIELDS, VIDEO_KEYS, TemporalCNNGRU, load_backbone_weights, load_spotter
+from common.video.pictures import draw_reliability
 
 
 def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
@@ -316,27 +318,31 @@ def evaluate_spotter(config: EvaluationConfig, clips: Sequence[Clip], cache: Cli
     return table.rename(columns={"n_real": "real", "n_generated": "fake"})
 
 
-def reliability_by_length(config: EvaluationConfig, clips: Sequence[Clip], cache: ClipCache) -> pd.DataFrame:
+def reliability_by_length(
+    config: EvaluationConfig, clips: Sequence[Clip], cache: ClipCache
+) -> tuple[pd.DataFrame, Figure]:
     """Whether the probabilities of the test split's clips hold if the clips are shorter.
 
     Returns:
         A row for the clips with all their frames, with at most a third of the checkpoint's number, and with one:
         `frames` (at most so many), `clips`, `mean probability`, `share of fakes`, which it should equal, and `auc` and
-        `calibration_error` of `detection_metrics`. Without clips of several frames, one row.
+        `calibration_error` of `detection_metrics`. Without clips of several frames, one row. And their reliability
+        diagram, with a curve for each row.
 
     Raises:
         UserError: As `evaluate_spotter`.
     """
     checkpoint, clips, fake = _checked_test(config, clips, cache)
     longest = max(len(cache.read(clip).found) for clip in clips)
-    model, rows = _trained(config, checkpoint), []
+    model, rows, probs = _trained(config, checkpoint), [], {}
     for most in sorted({1, min(-(-longest // 3), longest), longest}):
         scores, _ = _test_scores(config, model, ClipDataset(clips, cache, most_frames=most))
-        probs = np.array([calibrated(score, **checkpoint["calibration"]) for score in scores])
+        probs[most] = np.array([calibrated(score, **checkpoint["calibration"]) for score in scores])
         metrics = clip_metrics(scores, fake, checkpoint["calibration"])
-        row = {"frames": most, "clips": len(clips), "mean probability": probs.mean(), "share of fakes": fake.mean()}
+        row = {"frames": most, "clips": len(clips), "mean probability": probs[most].mean()}
+        row["share of fakes"] = fake.mean()
         rows.append(row | {name: metrics[name] for name in ("calibration_error", "auc")})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), draw_reliability(probs, fake)
 
 
 def _checked_test(

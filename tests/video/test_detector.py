@@ -160,7 +160,8 @@ def test_a_clip_is_covered_by_its_faces_together(load, clip):
     assert few.faces.coverage == pytest.approx(4 / 6)
     assert few.verdict == "inconclusive" and few.track is few.tracks[0]
     wanted = "inconclusive: a face was found in 4 of 6 sampled frames, a verdict needs 70% of them"
-    assert few.warnings == (*few.faces.warnings, wanted)
+    assert few.warnings == (*few.faces.warnings, wanted) and wanted == f"inconclusive: {few.reason}"
+    assert cut.reason == ""
     assert found(sampled[:3], sampled[1:4], 0.6).verdict in ("fake", "real")
     short = found(sampled[:2], sampled[2:4], 0.6)
     assert short.verdict == "inconclusive" and short.track is short.tracks[0]

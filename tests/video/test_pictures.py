@@ -16,6 +16,7 @@ from common.video.pictures import (
     colour_of,
     draw_contact_sheet,
     draw_marks,
+    draw_reliability,
     draw_timeline,
     overlaid,
     span_edges,
@@ -204,3 +205,18 @@ def test_frames_of_any_size_and_boxes_beyond_them(shape):
     ]
     shown = draw_marks(frame, marks, "fake, probability 0.50   0.00 s")
     assert shown.shape == frame.shape and shown.dtype == np.uint8
+
+
+def test_reliability_is_the_share_of_fakes_by_length():
+    """Of ten clips at 0.1 one is fake, of ten at 0.9 all; shortened, all are at 0.5."""
+    fake = np.arange(20) >= 9
+    figure = draw_reliability({1: np.full(20, 0.5), 24: np.repeat([0.1, 0.9], 10)}, fake)
+    above, below = figure.axes
+    short, whole = above.containers
+    assert (short.get_label(), whole.get_label()) == ("one frame", "at most 24 frames")
+    assert short[0].get_xydata() == pytest.approx(np.array([[0.5, 0.55]]))
+    assert whole[0].get_xydata() == pytest.approx(np.array([[0.1, 0.1], [0.9, 1.0]]))
+    low, high = whole[2][0].get_segments()[0][:, 1]
+    assert high - low == pytest.approx(2 * np.sqrt((1 / 6) * (5 / 6) / 10))
+    counts = [patch.get_data().values.tolist() for patch in below.patches]
+    assert counts == [[0, 0, 20, 0, 0], [10, 0, 0, 0, 10]]

@@ -208,7 +208,7 @@ def test_every_file_of_a_folder_has_its_row(detector, folder, tmp_path, capsys):
         row, result = table[name], json.loads((output / name / "result.json").read_text())
         assert list(row) == list(COLUMNS)
         assert float(row["fake_probability"]) == pytest.approx(result["probability"], abs=1e-6)
-        assert (row["fake_verdict"], row["error"]) == (result["verdict"], "")
+        assert (row["fake_verdict"], row["reason"], row["error"]) == (result["verdict"], "", "")
         assert (int(row["n_frames"]), int(row["track"]), int(row["n_tracks"])) == (result["n_frames"], 1, 1)
         assert row["warnings"] == "; ".join(result["warnings"])
     assert float(table["clip.mp4"]["duration_s"]) == pytest.approx(0.6)
@@ -317,8 +317,8 @@ def test_why_there_is_no_verdict_is_in_result_and_table(save_video_detector, sho
         json.loads((tmp_path / "output/clip.mp4/result.json").read_text()),
     )
     assert row["fake_verdict"] == result["verdict"] == "inconclusive"
-    for said in (row["warnings"], result["warnings"][-1]):
-        assert "inconclusive: the network was trained or calibrated on single images" in said
+    for said in (row["reason"], result["reason"]):
+        assert said.startswith("the network was trained or calibrated on single images")
 
 
 def test_a_score_without_heatmaps_has_no_pictures(detector, short, tmp_path):

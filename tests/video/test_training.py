@@ -172,15 +172,19 @@ def test_the_test_shows_whether_probabilities_hold_for_shorter_clips(config):
     clips, cache = load_clips(config)
     model, config = start_spotter(replace(config, epochs=1, frozen_epochs=0))
     train_spotter(config, model, clips, cache)
-    table = reliability_by_length(config.evaluation(), clips, cache)
+    table, figure = reliability_by_length(config.evaluation(), clips, cache)
     assert table["frames"].tolist() == [1, 2, 4] and (table["clips"] == 12).all()
     assert (table["share of fakes"] == 0.5).all() and table["mean probability"].between(0, 1).all()
+    assert [line.get_label() for line in figure.axes[0].containers] == [
+        *("one frame", "at most 2 frames", "at most 4 frames")
+    ]
     whole = evaluate_spotter(config.evaluation(), clips, cache).set_index("of").loc["clips"]
     assert table.iloc[-1][["auc", "calibration_error"]].tolist() == whole[["auc", "calibration_error"]].tolist()
     checkpoint = load_checkpoint(config.models_dir / "tiny_best.pth", VIDEO_KEYS)
     assert checkpoint["config"]["steps"] == 4 and (checkpoint["stills_only"], checkpoint["self_blended"]) == (0, 0)
     stills = [clip for clip in clips if clip.path.suffix]
-    assert reliability_by_length(config.evaluation(), stills, cache)["frames"].tolist() == [1]
+    table, figure = reliability_by_length(config.evaluation(), stills, cache)
+    assert table["frames"].tolist() == [1] and len(figure.axes[0].containers) == 1
 
 
 def test_a_class_of_single_images_is_noted(config, capsys):
