@@ -36,8 +36,8 @@ class TrainConfig(RunConfig):
     """quick shrinks the recipe for two CPU cores: lighter encoder, 256 px, fewer epochs; other flags win over it."""
 
     init: str = "none"
-    """Member whose checkpoint gives network, framing, image size and first weights; none starts from
-    --encoder-weights."""
+    """Member, or file of a checkpoint (.pth, .safetensors), that gives network, framing, image size and first weights;
+    none starts from --encoder-weights."""
     encoder_name: str = "tu-efficientnet_b2"
     """Encoder of segmentation-models-pytorch; tu-NAME takes timm's NAME."""
     encoder_weights: str = "imagenet"
@@ -150,7 +150,8 @@ class MiningConfig(TrainConfig):
     """Fine-tuning on what a trained member gets wrong (scripts 2 and 3). Defaults are the original recipe's."""
 
     init: str = "highres_no_ela"
-    """Member whose network, image size and weights the first scan and the training start from; none starts anew."""
+    """Member, or file of a checkpoint, whose network, image size and weights the first scan and the training start
+    from; none starts anew."""
     lr: Positive = 1e-4
     """Learning rate, for one_cycle and cosine the peak."""
     focal_gamma: NonNegative = 2.0

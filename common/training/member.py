@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import albumentations as A
@@ -63,7 +64,7 @@ def load_split(config: TrainConfig) -> Split:
 
 
 def start_network(config: Config, split: Split) -> tuple[AttentionFPN, Config]:
-    """The network with its first weights: of another member's checkpoint (`init`), or of a pretrained encoder.
+    """The network with its first weights: of a checkpoint (`init`), or of a pretrained encoder.
 
     Returns:
         The network, and the configuration with what was loaded: the encoder weights, or network, image size and encoder
@@ -81,11 +82,14 @@ def start_network(config: Config, split: Split) -> tuple[AttentionFPN, Config]:
             config = replace(config, encoder_weights=loaded)
         return model, config
 
-    path = config.models_dir / f"{config.init}_best.pth"
+    path, remedy = Path(config.init), "Name another one"
+    if path.suffix not in (".pth", ".safetensors"):
+        path = config.models_dir / f"{config.init}_best.pth"
+        remedy = f"Train {config.init} first, with the same --models-dir"
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist, and {config.name} starts from it. Train {config.init} first, with the same "
-            "--models-dir, or start from a pretrained encoder with --init none."
+            f"{path} does not exist, and {config.name} starts from it. {remedy}, or start from a pretrained encoder "
+            "with --init none."
         )
     checkpoint = load_checkpoint(path)
     theirs = checkpoint["config"]

@@ -10,7 +10,7 @@ from common.data.sampling import WeightedSampler
 from common.errors import UserError
 from common.networks.pixels import unit_range
 from common.networks.segmentation import build_network
-from common.training.checkpoint import load_checkpoint, save_checkpoint
+from common.training.checkpoint import load_checkpoint, save_checkpoint, save_release
 from common.training.member import fit_member, load_split, start_network
 
 
@@ -107,6 +107,22 @@ def test_a_checkpoint_that_saw_the_validation_fold_is_refused(config, base, fiel
     flag = f"--{next(iter(fields))}"
     with pytest.raises(UserError, match=f"trained with {flag} .*it has seen images that validate here"):
         start_network(replace(config, init="base"), split)
+
+
+@pytest.mark.parametrize("name", ["elsewhere.pth", "elsewhere.safetensors"])
+def test_it_starts_from_a_file(config, base, tmp_path, name):
+    split = load_split(config)
+    theirs, path = base(split.fingerprint), config.models_dir / "base_best.pth"
+    if name.endswith(".safetensors"):
+        save_release(load_checkpoint(path), tmp_path / name)
+    else:
+        path.rename(tmp_path / name)
+    model, after = start_network(replace(config, init=str(tmp_path / name)), split)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-3, atol=1e-3)  # a release has half precision
+    assert after.image_size == 96
+    with pytest.raises(UserError, match=r"none\.pth does not exist, .* Name another one, or .* --init none"):
+        start_network(replace(config, init="none.pth"), split)
 
 
 def test_a_checkpoint_of_other_data_is_noted(config, base, capsys):
