@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from common.app.cases import Shared
+from common.app.drawing import png_bytes
 from common.app.examining import Examined, Mark
 from common.app.words import box_of, regions_of
 from common.ensemble.altered import Altered
@@ -146,6 +146,5 @@ def keep(folder: Path, examined: Examined, marks: Mapping[str, Mark], counted: f
         if picture is None:
             path.unlink(missing_ok=True)
             continue
-        stored = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
         with written_whole(path, "wb") as file:
-            file.write(cv2.imencode(".png", stored)[1].tobytes())
+            file.write(png_bytes(picture))
