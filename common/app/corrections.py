@@ -17,6 +17,7 @@ from common.app.words import box_of, regions_of
 from common.ensemble.altered import Altered
 from common.ensemble.evidence import passing
 from common.errors import UserError
+from common.explaining.figure import Row
 from common.explaining.many import across_row
 from common.files import written_whole
 from common.metrics.rle import encode
@@ -37,22 +38,8 @@ def correction(examined: Examined, key: str, mark: Mark | None) -> dict[str, Any
         key: Id of one of its findings.
         mark: What is said of it; None takes back what was said before.
     """
-    row = examined.rows[key]
-    height, width = examined.searched.image.shape[:2]
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "file": examined.file,
-        "sha256": examined.digest,
-        "figure": examined.figure,
-        "width": width,
-        "height": height,
-        "finding": key,
-        "relation": row["relation"],
-        "score": row["score"],
-        "panels": row["panels"],
-        "verdict": None if mark is None else mark.verdict,
-        "reason": None if mark is None else mark.reason or None,
-    } | regions_of(examined.entries[key])
+    said = _said(key, examined.rows[key], mark)
+    return {"time": _now()} | _source(examined) | said | regions_of(examined.entries[key])
 
 
 def shared_correction(shared: Shared, figures: Sequence[Examined], key: str, mark: Mark | None) -> dict[str, Any]:
@@ -64,25 +51,29 @@ def shared_correction(shared: Shared, figures: Sequence[Examined], key: str, mar
         key: Id of the finding.
         mark: As `correction`.
     """
-    row = across_row(shared.across)
-    ends = [figures[place] for place in shared.figures]
-    masks = [shared.region(side, one.searched.image.shape[:2]) for side, one in enumerate(ends)]
-    values = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "finding": key,
-        "relation": row["relation"],
-        "score": row["score"],
-        "panels": row["panels"],
-        "verdict": None if mark is None else mark.verdict,
-        "reason": None if mark is None else mark.reason or None,
-        "boxes": [box_of(mask) for mask in masks],
-        "regions": [encode(mask) for mask in masks],
-    }
-    for start, one in zip(("", "other_"), ends, strict=True):
-        height, width = one.searched.image.shape[:2]
-        source = {"file": one.file, "sha256": one.digest, "figure": one.figure, "width": width, "height": height}
-        values |= {f"{start}{name}": value for name, value in source.items()}
-    return values
+    one, other = (figures[place] for place in shared.figures)
+    masks = [shared.region(side, end.searched.image.shape[:2]) for side, end in enumerate((one, other))]
+    sources = _source(one) | {f"other_{name}": value for name, value in _source(other).items()}
+    regions = {"boxes": [box_of(mask) for mask in masks], "regions": [encode(mask) for mask in masks]}
+    return {"time": _now()} | sources | _said(key, across_row(shared.across), mark) | regions
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _source(examined: Examined) -> dict[str, Any]:
+    """Which figure it is."""
+    height, width = examined.searched.image.shape[:2]
+    names = {"file": examined.file, "sha256": examined.digest, "figure": examined.figure}
+    return names | {"width": width, "height": height}
+
+
+def _said(key: str, row: Row, mark: Mark | None) -> dict[str, Any]:
+    """Which finding it is, and what is said of it."""
+    verdict, reason = (None, None) if mark is None else (mark.verdict, mark.reason or None)
+    found = {name: row[name] for name in ("relation", "score", "panels")}
+    return {"finding": key} | found | {"verdict": verdict, "reason": reason}
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
