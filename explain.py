@@ -45,10 +45,11 @@ generated and the verdict, and draws by default outputs/<folder>/<image>_generat
   table has the other sources too: the whole image, the patch itself, prompts.
 - Attention is no mask of a forgery, and the network is not meant for locally edited images.
 
-Videos. Scores faces with models/deepfake_video*_best.pth (script 8), or --video. Writes results.csv below --output, by
-default outputs/videos, and a folder per clip with result.json, contact sheet, timeline, heatmaps and annotated video. A
-subfolder that holds nothing but images is a clip of frames; with --video, a single image is one of one frame. The exit
-status is 1 if the named file can't be scored, or an image of several can't be read.
+Videos. Scores faces with models/deepfake_video*_best.pth (script 8), or --video; where there is no such network, the
+images of a folder are explained and its videos left out. Writes results.csv below --output, by default outputs/videos,
+and a folder per clip with result.json, contact sheet, timeline, heatmaps and annotated video. A subfolder that holds
+nothing but images is a clip of frames; with --video, a single image is one of one frame. The exit status is 1 if the
+named file can't be scored, or an image of several can't be read.
 """
 
 from common.process import prepare
@@ -67,7 +68,7 @@ from common.ensemble.altered import networks_for
 from common.errors import UserError, readable
 from common.explaining.figure import Search, search_figure, shortened
 from common.explaining.many import EXPLAINED, PAGE, PDF, RANKS, TABLE, Result, Run, explain_many
-from common.files import check_regular, check_writable, entries, written_whole
+from common.files import check_regular, check_writable, entries, files_below, written_whole
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.tables import markdown_table
 
@@ -77,6 +78,7 @@ FLAGS = {
     "videos": ("faces", "face_model", "boxes", "threshold"),
 }
 """What can be explained → the flags that belong to it alone."""
+VIDEO_NETWORKS = "deepfake_video*_best.pth"
 MOST_ROWS = 30
 """Rows of findings that are printed; findings.csv has all."""
 
@@ -211,11 +213,21 @@ class ExplainConfig:
 
 
 def _holds_images(path: Path) -> bool:
-    """Whether a path is an image, or a folder with images in it; a folder of frames lies in a folder of clips."""
+    """Whether a path is an image, or a folder of images.
+
+    Where there is a network for videos, a folder without images of its own, or with videos, is one of clips: its
+    subfolders are clips of frames.
+    """
     if path.is_file():
         return path.suffix.lower() not in VIDEO_SUFFIXES
-    suffixes = {entry.suffix.lower() for entry in entries(path) if entry.is_file()}
-    return bool(suffixes & {*IMAGE_SUFFIXES, PDF}) and not suffixes & VIDEO_SUFFIXES
+    if any(entry.match(VIDEO_NETWORKS) for entry in entries(Path("models"))):
+        suffixes = {entry.suffix.lower() for entry in entries(path) if entry.is_file()}
+        return bool(suffixes & {*IMAGE_SUFFIXES, PDF}) and not suffixes & VIDEO_SUFFIXES
+    return any(file.suffix.lower() in (*IMAGE_SUFFIXES, PDF) for file in files_below(path))
+
+
+def _count_videos(folder: Path) -> int:
+    return sum(file.suffix.lower() in VIDEO_SUFFIXES for file in files_below(folder))
 
 
 def main(config: ExplainConfig) -> None:
@@ -288,6 +300,9 @@ def explain_folder(config: ExplainConfig) -> None:
         )
     )
     _report(result, config.output_path)
+    if clips := sum(_count_videos(source) for source in config.sources if source.is_dir()):
+        many = "video is" if clips == 1 else "videos are"
+        print(f"note: {clips} {many} left out; name them, or their folder with --video")
     if config.altered:
         print(networks_for(config.models_dir)[1])
     if (library := result.library) is not None:
@@ -329,6 +344,8 @@ def explain_videos(config: ExplainConfig) -> None:
     from common.video import find_video_detector, load_video_detector, predict_folder
 
     checkpoint = config.video or find_video_detector(Path("models"))
+    if checkpoint is None and config.source.is_dir() and not _count_videos(config.source):
+        raise UserError(f"{config.source} holds no images, PDFs or videos. Name another folder.")
     if checkpoint is None:
         raise UserError(
             "models/ has no deepfake_video*_best.pth. Train one with script_8_deepfake_video.py, or name one: --video."

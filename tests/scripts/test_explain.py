@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -492,6 +493,37 @@ def test_a_video_is_scored_by_the_checkpoint_in_models(program, clips, save_vide
     save_video_detector(tmp_path / "models" / "deepfake_video_best.pth")
     program["main"](program["ExplainConfig"](sources=(clips / "0.mp4",), faces="centre"))
     assert (tmp_path / "outputs" / "videos" / "0.mp4" / "timeline.png").exists()
+
+
+def test_without_a_network_for_videos_the_images_of_a_folder_are_explained(
+    program, forged, tmp_path, monkeypatch, capsys
+):
+    """Those of its subfolders too; with one, subfolders are clips of frames."""
+    folder = tmp_path / "paper"
+    (folder / "figures").mkdir(parents=True)
+    shutil.copy(forged[0], folder / "figures" / "one.png")
+    monkeypatch.chdir(tmp_path)
+    config = program["ExplainConfig"](sources=(folder,))
+    assert config.subject == "copy-moves"
+    (folder / "movie.mp4").touch()
+    program["main"](config)
+    said = capsys.readouterr().out
+    assert "1 image: reuse in 1" in said and "note: 1 video is left out" in said
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "deepfake_video_best.pth").touch()
+    assert config.subject == "videos"
+    (folder / "movie.mp4").unlink()
+    assert config.subject == "videos"
+    shutil.copy(forged[0], folder / "two.png")
+    assert config.subject == "copy-moves"
+
+
+def test_a_folder_of_neither_images_nor_videos_is_named(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match=r"notes holds no images, PDFs or videos\. Name another folder"):
+        program["main"](program["ExplainConfig"](sources=(tmp_path / "notes",)))
 
 
 @pytest.mark.parametrize(
