@@ -16,6 +16,7 @@ from common.data.splits import of_split
 from common.devices import process_state
 from common.errors import UserError
 from common.generated.config import CalibrationConfig, SpaiConfig
+from common.generated.degradations import DEGRADATIONS
 from common.generated.detector import bounds_of, validated
 from common.generated.images import REAL, LabelledImage, fingerprint, readable_images
 from common.generated.network import SPAI_KEYS, Spai
@@ -25,8 +26,8 @@ from common.metrics.calibration import calibrated, fit_calibration
 from common.metrics.conformal import least_images
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 
-CONDITIONS = ("none", "jpeg", "webp", "resize")
-"""What pictures go through as a rule, as `common.generated.degradations` does it."""
+CONDITIONS = ("none", *DEGRADATIONS)
+"""What pictures go through as a rule, each by itself."""
 
 
 def calibrate_trained(config: SpaiConfig, images: Sequence[LabelledImage]) -> None:

@@ -199,7 +199,8 @@ class SpaiConfig(RunConfig, ScoringConfig):
     focal_gamma: Suppress[float] = 2.0
     semantic_weight: Suppress[float] = 0.1
     frequency_weight: Suppress[float] = 0.05
-    # The views: see `common.generated.dataset.view_augmentation`.
+    # The views: see `common.generated.dataset.GeneratedTrainSet` and `view_augmentation`.
+    longest_chain: Suppress[int] = 5
     native_crops: Suppress[bool] = False
     color_jitter: Suppress[float] = 0.1
     degraded_views: Suppress[float] = 0.5
@@ -266,7 +267,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
         )
 
     def residual(self) -> Self:
-        """The classifier of residuals. Views are cut out, not resized, and a fifth of the images are degraded whole."""
+        """The classifier of residuals. Views are cut out, not resized; half of the images are degraded, in one way."""
         return dataclasses.replace(
             self.published(),
             network="residual",
@@ -276,14 +277,15 @@ class SpaiConfig(RunConfig, ScoringConfig):
             patch_stride=64,
             cover_edges=True,
             native_crops=True,
-            views=6,
-            batch_size=16,
-            epochs=40,
+            views=8,
+            batch_size=32,
+            epochs=60,
             warmup_epochs=1.0,
             lr=5e-3,
             weight_decay=0.03,
             layer_decay=1.0,
-            degradation_probability=0.2,
+            degradation_probability=0.5,
+            longest_chain=1,
             degraded_views=0.0,
             rotation=0.0,
             blur=(0.1, 1.0),
@@ -298,7 +300,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
         get less dropout (docs/LOG.md), and of two blocks none is left out.
         """
         if self.network == "residual":
-            return dataclasses.replace(super().quick(), epochs=16, cache=True)
+            return dataclasses.replace(super().quick(), epochs=24, cache=True)
         return dataclasses.replace(
             super().quick(),
             backbone_name=CLIP_TOWER,

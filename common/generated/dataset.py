@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from common.data.dataset import make_loader
 from common.data.images import read_image
 from common.data.transforms import reseed, resize_image, to_tensor
-from common.generated.degradations import degrade, random_chain, resize_to
+from common.generated.degradations import DEGRADATIONS, degrade, random_chain, resize_to
 from common.generated.images import LabelledImage, prompt_list
 
 CACHE_BYTES = 2**32
@@ -71,7 +71,7 @@ def view_augmentation(
 class GeneratedTrainSet(Dataset):
     """Views of labelled images, augmented and degraded."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 the plain values of a configuration
         self,
         images: Sequence[LabelledImage],
         *,
@@ -80,6 +80,7 @@ class GeneratedTrainSet(Dataset):
         whole_size: int,
         augmentation: A.Compose | None = None,
         degradation_probability: float = 0.0,
+        longest_chain: int = len(DEGRADATIONS),
         pairs: bool = False,
         cache: bool = False,
     ) -> None:
@@ -93,6 +94,7 @@ class GeneratedTrainSet(Dataset):
             augmentation: Makes a view; by default `view_augmentation(patch_size)`.
             degradation_probability: Share of the images that go through `random_chain` first. Without effect with
                 `pairs`, where every image stays clean and has a degraded twin.
+            longest_chain: Most degradations of such an image.
             pairs: Give each item its degraded twin.
             cache: Read files now and keep their pixels, of as many as fit into `CACHE_BYTES` (512² px are 0.8 MB).
         """
@@ -101,6 +103,7 @@ class GeneratedTrainSet(Dataset):
         self.whole_size = whole_size
         self.min_side = patch_size
         self.degradation_probability = degradation_probability
+        self.longest_chain = longest_chain
         self.pairs = pairs
         self.prompts = prompt_list(images)
         """What an item's `prompt_index` counts."""
@@ -129,7 +132,7 @@ class GeneratedTrainSet(Dataset):
         rng = np.random.default_rng(seed)
         view_seeds = rng.integers(2**31, size=self.views).tolist()
         if not self.pairs and rng.random() < self.degradation_probability:
-            image = random_chain(image, rng, min_side=self.min_side)
+            image = random_chain(image, rng, min_side=self.min_side, longest=self.longest_chain)
         item = {
             "views": self._cut(image, view_seeds),
             "whole": to_tensor(resize_image(image, self.whole_size)),

@@ -104,8 +104,10 @@ def degrade(image: np.ndarray, name: str) -> np.ndarray:
     return DEGRADATIONS[kind].apply(image, float(name[len(kind) :] or DEGRADATIONS[kind].strength), rng)
 
 
-def random_chain(image: np.ndarray, rng: np.random.Generator, *, min_side: int) -> np.ndarray:
-    """One to five different degradations in random order and of random strength.
+def random_chain(
+    image: np.ndarray, rng: np.random.Generator, *, min_side: int, longest: int = len(DEGRADATIONS)
+) -> np.ndarray:
+    """One to `longest` different degradations in random order and of random strength.
 
     It knows no label, so that both classes are degraded alike: where one class is compressed or resized more often than
     the other, the compression is learned instead of the generator. None is repeated, since repeated enlargements could
@@ -115,11 +117,12 @@ def random_chain(image: np.ndarray, rng: np.random.Generator, *, min_side: int) 
         image: uint8 (H, W, 3) RGB.
         rng: Source of the randomness.
         min_side: Pixels below which no side is shrunk.
+        longest: Most degradations of one image.
 
     Returns:
         uint8 (H', W', 3).
     """
-    length = rng.integers(1, len(DEGRADATIONS), endpoint=True)
+    length = rng.integers(1, longest, endpoint=True)
     for name in rng.permutation(list(DEGRADATIONS))[:length].tolist():
         low, high = DEGRADATIONS[name].strengths
         draw = rng.uniform(low, high) if isinstance(low, float) else rng.integers(low, int(high), endpoint=True)

@@ -217,6 +217,7 @@ def train_spai(config: SpaiConfig, model: Spai | ResidualNetwork, images: Sequen
             blur=config.blur,
         ),
         degradation_probability=config.degradation_probability,
+        longest_chain=config.longest_chain,
         pairs=pairs,
         cache=config.cache,
     )

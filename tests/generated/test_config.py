@@ -53,7 +53,8 @@ def test_quick_plain_is_both(monkeypatch, flags):
 
 
 def test_residuals_are_not_resampled():
-    assert (CONFIG.residual().rotation, CONFIG.residual().blur) == (0, (0.1, 1))
+    config = CONFIG.residual()
+    assert (config.rotation, config.blur, config.native_crops, config.longest_chain) == (0, (0.1, 1), True, 1)
 
 
 def test_subcommands_have_flags_of_their_own(monkeypatch):

@@ -145,6 +145,17 @@ def test_chains_have_one_to_five_operations_in_any_order(monkeypatch):
     assert {int(quality) for quality in strengths["jpeg"]} == set(range(50, 101))
 
 
+def test_the_longest_chain_is_a_setting(monkeypatch, picture):
+    calls = []
+    for name, degradation in list(DEGRADATIONS.items()):
+        spy = replace(degradation, apply=lambda image, *_, name=name: calls.append(name) or image)
+        monkeypatch.setitem(DEGRADATIONS, name, spy)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        random_chain(picture, rng, min_side=16, longest=1)
+    assert len(calls) == 50 and set(calls) == set(DEGRADATIONS)
+
+
 def test_no_side_is_shrunk_below_the_minimum(monkeypatch, picture):
     def sides(min_side):
         return [min(random_chain(picture, rng, min_side=min_side).shape[:2]) for _ in range(90)]

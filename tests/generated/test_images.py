@@ -194,6 +194,20 @@ def test_leave_one_generator_out():
             hold_out(images, name)
 
 
+def test_what_is_left_out_shares_no_content_with_the_training():
+    """Versions of one picture have one stem: of those in training and validation none is tested."""
+    images = [image(f"{g}/{s}.png", g, s) for g in ("real", "vae", "esrgan") for s in ("train", "val", "test")]
+    images += [image("vae/alone.png", "vae", "train")]
+    held = {i.path.as_posix(): i.split for i in hold_out(images, "vae")}
+    assert [name for name, split in held.items() if split == "test"] == [
+        "real/test.png",
+        "vae/test.png",
+        "vae/alone.png",
+    ]
+    assert {name for name in held if name.startswith("vae")} == {"vae/test.png", "vae/alone.png"}
+    assert held["esrgan/train.png"] == "train" and "esrgan/test.png" not in held
+
+
 def test_prompts_once_and_sorted():
     prompts = ("dog", "", "cat", "dog")
     assert prompt_list(image(str(n), "SDXL", "train", p) for n, p in enumerate(prompts)) == ["cat", "dog"]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from common.errors import UserError
 from common.generated.config import SpaiConfig
 from common.generated.images import LabelledImage
 from common.generated.network import SPAI_KEYS
-from common.generated.residual import ResidualNetwork, load_network, median_residual, moments, statistics
+from common.generated.residual import CLASSES, ResidualNetwork, channels, co_occurrences, load_network
 from common.generated.training import start_spai, train_spai
 from common.making.layout import write_image
 from common.training.checkpoint import load_checkpoint
@@ -20,57 +21,84 @@ def network():
     return ResidualNetwork(patch_size=32, patch_stride=32, residual_width=4).eval()
 
 
-def test_residuals_by_hand():
-    """The median of 1, 2, 6 and 9 is 4; of a plane, each pixel is that of its neighbours."""
-    pixels = torch.tensor([[0.0, 1, 0], [2, 10, 6], [0, 9, 0]])
-    assert median_residual(pixels) == torch.tensor([[6.0]])
-    plane = torch.arange(5.0)[:, None] + 3 * torch.arange(7.0)
-    assert torch.equal(median_residual(plane.expand(2, 3, 5, 7)), torch.zeros(2, 3, 3, 5))
+def shares(image):
+    """Shares (3, 39) of one image (3, S, S)."""
+    return co_occurrences(image[None])[0].reshape(3, 39)
 
 
-def test_residuals_are_the_median_of_sorted_neighbours():
-    pixels = torch.rand(2, 3, 9, 8, generator=torch.manual_seed(0))
-    inner = pixels[..., 1:-1, 1:-1]
-    beside = [pixels[..., 1 + dy : 8 + dy, 1 + dx : 7 + dx] for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))]
-    middle = torch.stack(beside).sort(dim=0).values[1:3].mean(0)
-    assert median_residual(pixels) == pytest.approx(inner - middle, abs=1e-6)
+def klass(*triplet):
+    return CLASSES[25 * (triplet[0] + 2) + 5 * (triplet[1] + 2) + triplet[2] + 2]
 
 
-def test_moments_by_hand():
-    """A chequerboard of 0 and 20 in green alone: each residual is ±20, neighbours differ by 20, every second by 0."""
-    pixels = torch.zeros(1, 3, 8, 8)
-    pixels[:, 1] = 20 / 255 * ((torch.arange(8)[:, None] + torch.arange(8)) % 2)
-    means, products = moments(pixels)[0, :56].unflatten(0, (8, 7)), moments(pixels)[0, 56:]
-    green, difference = means[:, 1], means[:, 5]  # of G, and of R − G
-    assert green == pytest.approx(torch.tensor([20, 1, 0, 400, 160000, 400, 0, 0.0]), rel=1e-4)
-    assert difference == pytest.approx(green, rel=1e-4)
-    assert means[:, 0] == pytest.approx(torch.tensor([0, 0, 1, 0, 0, 0, 0, 0.0]))  # red
-    assert means[3, 3:5] == pytest.approx(torch.tensor([64, 49.0]))  # Cr is ±8 of 8.37, Cb ±7 of 6.62
-    assert products == pytest.approx(torch.zeros(3))
+def test_classes_are_those_of_mirrored_and_inverted_images():
+    """By hand: 125 triplets, of which those that are their own mirror image or inversion are rarer kinds."""
+    assert len(CLASSES) == 125 and sorted(set(CLASSES)) == list(range(39))
+    assert klass(2, 1, 0) == klass(0, 1, 2) == klass(-2, -1, 0) == klass(0, -1, -2) != klass(2, -1, 0)
+    assert CLASSES.count(klass(0, 0, 0)) == 1 and CLASSES.count(klass(2, 1, 0)) == 4
+
+
+def test_co_occurrences_by_hand():
+    """Stripes across in green alone, 0 and 1: along a row nothing differs; down a column G differs by 1 and −1 in turn.
+
+    R − G and B − G count a level as one step; the brightness, of which it is 0.587, rounds it to no step of 2.
+    """
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    image[1, ::2] = 1
+    luma, red, blue = shares(image)
+    assert luma[klass(0, 0, 0)] == 1
+    for found in (red, blue):
+        assert found[klass(0, 0, 0)] == found[klass(1, -1, 1)] == 0.5
+
+
+def test_large_differences_are_truncated():
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    image[:, :, ::2] = 200
+    luma, red, _ = shares(image)
+    assert luma[klass(2, -2, 2)] == luma[klass(0, 0, 0)] == 0.5
+    assert red[klass(0, 0, 0)] == 1
+
+
+def test_channels_by_hand():
+    pixels = torch.tensor([100.0, 50, 30])[:, None, None]
+    assert channels(pixels).flatten() == pytest.approx(torch.tensor([62.67, 50, -20]))
+
+
+def test_what_is_counted_is_counted_in_all_patches():
+    """Against a count in plain loops, of two patches of noise."""
+    patches = torch.randint(100, 104, (2, 3, 6, 7), dtype=torch.uint8, generator=torch.manual_seed(0))[..., :6]
+    for patch, found in zip(patches, co_occurrences(patches), strict=True):
+        counted = np.zeros((3, 39))
+        for channel, step, places in zip(channels(patch.double()), (2, 1, 1), counted, strict=True):
+            for lines in (channel, channel.T):
+                for line in lines.tolist():
+                    steps = [max(-2, min(2, round((b - a) / step))) for a, b in pairwise(line)]
+                    for start in range(3):
+                        places[klass(*steps[start : start + 3])] += 1 / 36
+        assert found.numpy() == pytest.approx(counted.flatten(), abs=1e-6)
+
+
+def test_brightness_mirroring_and_turning_are_not_seen():
+    patches = torch.randint(0, 100, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
+    found = co_occurrences(patches)
+    for same in (patches + 50, patches.flip(-1), patches.flip(-2), patches.transpose(-2, -1), 255 - patches):
+        assert co_occurrences(same) == pytest.approx(found, abs=1e-6)
+    assert (co_occurrences(patches // 3) - found).abs().mean() > 0.001
+
+
+def test_floats_are_counted_as_bytes():
+    patches = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8, generator=torch.manual_seed(0))
+    assert torch.equal(co_occurrences(patches / 255), co_occurrences(patches))
 
 
 @torch.no_grad()
-def test_moments_of_an_image_are_means_of_its_patches(network):
-    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.manual_seed(0))
-    (score,) = network.score_images([image], batch=4)
-    assert score.positions == [(0, 0), (0, 32), (0, 64), (32, 0), (32, 32), (32, 64)]
-    views = torch.stack([image[:, y : y + 32, x : x + 32] for y, x in score.positions])[None]
-    assert score.logit == pytest.approx(network(views).logits.item(), abs=1e-5)
-    assert score.attention == pytest.approx(torch.full((6,), 1 / 6))
-    small = network.score_images([image[:, :20, :25]])[0]
-    assert small.positions == 5 * [(0, 0)]
-
-
-def test_brightness_is_not_seen():
-    patches = torch.randint(0, 100, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
-    found = statistics(moments(patches))
-    assert statistics(moments(patches + 50)) == pytest.approx(found, abs=1e-3)
-    assert (statistics(moments(patches // 3)) - found).abs().mean() > 0.3
-
-
-def test_flat_and_gray_images_have_finite_statistics(network):
-    for image in (torch.zeros(1, 3, 40, 40), torch.ones(1, 3, 40, 40), torch.rand(1, 1, 40, 40).expand(1, 3, 40, 40)):
-        assert statistics(moments(image)).isfinite().all() and statistics(moments(image)).shape == (1, 52)
+def test_statistics_are_normalised_by_all_batches_so_far(network):
+    patches = torch.randint(0, 256, (12, 1, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
+    network.train()
+    for part in patches.split(4):
+        network(part)
+    logs = (co_occurrences(patches[:, 0]) + 1e-3).log()
+    assert network.norm.running_mean == pytest.approx(logs.mean(0), abs=1e-5)
+    assert network(patches[:1]).logits == pytest.approx(network.eval()(patches[:1]).logits)
 
 
 @torch.no_grad()
@@ -105,6 +133,13 @@ def test_weights_of_another_width_are_refused(save_residual, tmp_path):
     checkpoint = load_checkpoint(save_residual(tmp_path / "a.pth"), SPAI_KEYS)
     checkpoint["config"]["residual_width"] = 8
     with pytest.raises(UserError, match=r"a\.pth: the weights do not fit"):
+        load_network(checkpoint, tmp_path / "a.pth")
+
+
+def test_a_network_of_an_earlier_version_is_refused(save_residual, tmp_path):
+    checkpoint = load_checkpoint(save_residual(tmp_path / "a.pth"), SPAI_KEYS)
+    checkpoint["model_state_dict"] |= {"norm.running_mean": torch.zeros(52), "norm.running_var": torch.ones(52)}
+    with pytest.raises(UserError, match=r"a\.pth is a residual network of an earlier version.*Train it again"):
         load_network(checkpoint, tmp_path / "a.pth")
 
 
