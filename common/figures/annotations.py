@@ -16,6 +16,7 @@ _STROKE = 0.3  # of its smaller side: radius of a stroke; blobs have half
 _FULL = 0.9  # share of its box that a bar or a box of a label fills
 _RULE = 0.5  # share of all ink of one colour that is print: else strokes of it are the exception, as in photographs
 _STEP, _SHARP = 45, 0.8  # gray levels between ink and what is two pixels beside it, and share of the rim that has it
+_FULL_WHITE, _STEP_OF_WHITE = 245, 35  # gray levels: print on a pale ground stands out less
 _RIM = 2  # pixels: from ink to beside it, across the anti-aliased edge
 _MARGIN = 3  # pixels around print that it changes, by anti-aliasing and JPEG
 _MOST = 0.12  # share of a picture that print covers at most: what covers more is the picture
@@ -147,4 +148,5 @@ def _is_sharp(part: np.ndarray, own: np.ndarray) -> bool:
     beside = part[rim > 0].astype(np.float32)
     if not len(beside):
         return False
-    return bool((np.abs(beside - level).max(axis=1) >= _STEP).mean() >= _SHARP)
+    step = _STEP_OF_WHITE if level.min() >= _FULL_WHITE else _STEP
+    return bool((np.abs(beside - level).max(axis=1) >= step).mean() >= _SHARP)

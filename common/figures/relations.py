@@ -28,7 +28,7 @@ _OVAL, _RECTANGLE = (
     0.5,
     0.85,
 )  # share of its box that an inset fills: some are oval; the same in an image of one picture
-_OF_CELL = 0.5  # share of a cell that a copy is of, in an image that is one picture
+_OF_CELL = 0.5  # share of a cell that a copy is of
 _DETAIL = 0.75  # share of a panel that an enlarged detail of it covers at most
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
 _SMALL_PART = 0.5  # of the field's area: a part that may be one of it
@@ -112,8 +112,9 @@ def _pairs(panels: Sequence[Panel], copy: Copy) -> list[tuple[int, int]]:
 def _relation_within(image: np.ndarray, panel: Panel, copy: Copy, *, alone: bool) -> Relation:
     """Relation of two regions of one panel: it may be a row of pictures of one field that touch without a step.
 
-    In an image that is one picture, `alone`, the copy must be of half of such a picture, and an inset must be a clear
-    rectangle: part of a photograph may be moved by a third of its width by chance, and objects are enlarged.
+    The copy must be of half of such a picture, as a part may be moved by a third of a panel's width by chance; lanes of
+    a blot lie as regularly, and are no pictures of a field. In an image that is one picture, `alone`, an inset must be
+    a clear rectangle: objects are enlarged.
     """
     if max(copy.scale, 1 / copy.scale) >= _INSET:
         enlarged = copy.target if copy.scale > 1 else copy.source
@@ -125,9 +126,9 @@ def _relation_within(image: np.ndarray, panel: Panel, copy: Copy, *, alone: bool
     shift = (x, y)[axis]
     cells = round(sides[axis] / max(shift, 1))
     is_row = min(x, y) <= _CELL * shift and abs(cells * shift / sides[axis] - 1) <= _CELL
-    if not is_row or not 2 <= cells <= _MOST_CELLS:
+    if not is_row or not 2 <= cells <= _MOST_CELLS or panel.kind == "blot":
         return "reuse"
-    if alone and np.count_nonzero(copy.source[panel.window]) < _OF_CELL * shift * sides[1 - axis]:
+    if np.count_nonzero(copy.source[panel.window]) < _OF_CELL * shift * sides[1 - axis]:
         return "reuse"
     moved = round(shift)
     corner, rest = [panel.x, panel.y], [panel.width, panel.height]

@@ -47,6 +47,11 @@ def test_letters_and_bars_are_found(font, mean, spread, ink):
     assert abs(filled[where].astype(float).mean() - mean) < 2 * spread
 
 
+def test_white_print_on_a_pale_picture_is_found():
+    picture, where = printed(field(1, 212, 3), FONTS[1], 255)
+    assert find_print(picture)[where].mean() > 0.9
+
+
 @pytest.mark.parametrize("mean", [20, 60, 120, 200])
 def test_grain_is_no_print(mean):
     assert find_print(field(3, mean, 25)).mean() < 0.005

@@ -171,13 +171,35 @@ def test_a_panel_shown_again_at_another_size_is_no_detail(scale):
     assert found(page) == ["reuse"]
 
 
+@pytest.mark.parametrize("panels", [1, 2])
 @pytest.mark.parametrize("parts", [2, 3, 5])
-def test_a_part_moved_by_a_share_of_the_width_is_no_series(parts):
-    """As by chance in a photograph: a series shows whole frames twice."""
+def test_a_part_moved_by_a_share_of_the_width_is_no_series(parts, panels):
+    """As by chance in a photograph, or in a panel: a series shows whole frames twice."""
     picture = cv2.resize(field(3), (480, 320), interpolation=cv2.INTER_CUBIC)
     step = 480 // parts
     picture[100:180, 40 + step : 110 + step] = picture[100:180, 40:110]
+    if panels == 2:
+        other = cv2.resize(field(4), (480, 320), interpolation=cv2.INTER_CUBIC)
+        picture = np.hstack([picture, np.full((320, 20), 255, np.uint8), other])
     assert found(np.repeat(picture[..., None], 3, axis=2)) == ["reuse"]
+
+
+def test_a_lane_shown_again_two_lanes_on_is_no_series():
+    """Lanes are as regular as the frames of a series."""
+    rng = np.random.default_rng(2)
+    blot = np.full((200, 480), 190, np.float32)
+    for lane in range(8):
+        for y in rng.integers(20, 170, 4):
+            cv2.ellipse(
+                blot, (30 + 60 * lane, int(y)), (24, 6), 0, 0, 360, float(rng.uniform(30, 120)), -1, cv2.LINE_AA
+            )
+    blot = (cv2.GaussianBlur(blot, (0, 0), 2.5) + rng.normal(0, 5, blot.shape)).clip(0, 255).astype(np.uint8)
+    blot[:, 240:300] = blot[:, 120:180]
+    page = np.full((560, 520, 3), 255, np.uint8)
+    page[20:220, 20:500], page[240:540, 20:320] = blot[..., None], field(1)[..., None]
+    findings = [finding for finding in find_reuse(page).findings if finding.group.score >= 0.5]
+    assert [finding.relation for finding in findings] == ["reuse"]
+    assert findings[0].group.mask[20:220, 140:200].mean() > 0.6 < findings[0].group.mask[20:220, 260:320].mean()
 
 
 @pytest.mark.parametrize("scale", [1.7, 2.0])
