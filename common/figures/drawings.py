@@ -7,8 +7,9 @@ from itertools import combinations
 import cv2
 import numpy as np
 
+from common.figures.appearance import picture_kind
 from common.figures.boxes import Box, gap, overlap, painted, part_of, union
-from common.figures.kinds import Kind, has_axes, is_word, picture_kind
+from common.figures.kinds import Kind, drawn_kind, has_axes, is_word
 from common.figures.pictures import SOLID
 
 _FRINGE = 5  # pixels around a picture that are its frame, or shared with the ground
@@ -17,7 +18,10 @@ _TOUCH = 0.05  # share of the smaller of two boxes by which panels may overlap
 _DRAWING = 0.06  # of the longer side: least side of a drawing without axes
 _NEAR, _WORDS = 0.02, 0.016  # of the longer side: how far strokes of one drawing lie apart, and words from it
 _LEGEND = 0.12  # of the longer side: shorter side of a legend
+_MUCH_SMALLER = 0.2  # area of a legend whose lines may be taken for axes, by the plot's
 _SHARED = 0.25  # share of the smaller of two boxes from which they are one
+_FEW, _GLYPH, _LETTER_HIGH = 12, 5, 1.25
+"""Least number of words whose usual height is known, pixels of a glyph, and height of a panel's letter by the usual."""
 _COVERED = 0.5  # share of its box that pictures cover: arrows and brackets beside them
 
 
@@ -36,8 +40,8 @@ def find_drawings(picture: np.ndarray, content: np.ndarray, pictures: Sequence[B
         else:
             axes = has_axes(labels, number, box, longest)
             groups.append(_Group(box, axes, max(box[2:]) > _BODY * longest))
-    groups = _joined(groups, longest)
-    groups = _with_words([group for group in groups if group.body], words, _WORDS * longest)
+    groups = [group for group in _joined(groups, longest) if group.body]
+    groups = _with_words(groups, _without_letters(words), _WORDS * longest)
     groups = _with_legends(groups, longest)
     found: list[tuple[Box, Kind]] = []
     for group in groups:
@@ -46,7 +50,8 @@ def find_drawings(picture: np.ndarray, content: np.ndarray, pictures: Sequence[B
         if min(wide, high) >= (_BODY if group.axes else _DRAWING) * longest and not beside:
             kind: Kind = "plot" if group.axes else "drawing"
             if ink[y : y + high, x : x + wide].mean() > SOLID:
-                kind = picture_kind(part_of(picture, group.box), longest)
+                part = part_of(picture, group.box)
+                kind = drawn_kind(part, longest) or picture_kind(part)
             found.append((group.box, kind))
     return found
 
@@ -94,6 +99,25 @@ def _is_free(joined: Box, parts: Sequence[Box], rest: Sequence[_Group]) -> bool:
     )
 
 
+def _without_letters(words: Sequence[Box]) -> list[Box]:
+    """The words without the letters of panels, which belong to no plot: single, and higher than most words."""
+    if len(words) < _FEW:
+        return list(words)
+    places = np.array(words)
+    usual = np.median(places[:, 3][places[:, 3] >= _GLYPH])
+    return [word for number, word in enumerate(words) if not _is_letter(number, places, usual)]
+
+
+def _is_letter(number: int, places: np.ndarray, usual: float) -> bool:
+    """Whether a word, one of places, int (n, 4), is higher than usual, as wide as a letter, and has none beside it."""
+    x, y, wide, high = (int(value) for value in places[number])
+    if not (_LETTER_HIGH * usual <= high <= 4 * usual and 0.2 * high <= wide <= 1.3 * high):
+        return False
+    reach = high // 2
+    beside = (_gaps((x - reach, y, wide + 2 * reach, high), places) == 0) & (places[:, 3] >= 0.4 * high)
+    return np.count_nonzero(beside) == 1  # itself
+
+
 def _with_words(groups: Sequence[_Group], words: Sequence[Box], reach: float) -> list[_Group]:
     """The groups with the words that lie near them: the nearest pair first, so that a title goes to its own plot.
 
@@ -119,11 +143,18 @@ def _with_words(groups: Sequence[_Group], words: Sequence[Box], reach: float) ->
 
 
 def _with_legends(groups: Sequence[_Group], longest: int) -> list[_Group]:
-    """The groups, those without axes that are small joined to the plot beside them."""
+    """The groups, small ones joined to the plot beside them, if they have no axes or are much smaller than it."""
     kept = list(groups)
     for group in groups:
-        plots = [other for other in kept if other.axes and other is not group]
-        if group.axes or not plots or min(group.box[2:]) > _LEGEND * longest:
+        size = group.box[2] * group.box[3]
+        plots = [
+            other
+            for other in kept
+            if other.axes
+            and other is not group
+            and (not group.axes or size <= _MUCH_SMALLER * other.box[2] * other.box[3])
+        ]
+        if not plots or min(group.box[2:]) > _LEGEND * longest:
             continue
         nearest = min(plots, key=lambda other: gap(group.box, other.box))
         joined = union(group.box, nearest.box)

@@ -1,4 +1,4 @@
-"""Kinds of panels, told by plain measures of their pixels."""
+"""Kinds of panels, and what tells drawn ones from pictures: plain measures of their pixels."""
 
 from typing import Literal, get_args
 
@@ -23,8 +23,8 @@ _AXIS = 0.04  # of the figure's longer side: shortest axis
 _LINE = 0.35  # of a side: a straight line as long is an axis
 
 
-def picture_kind(part: np.ndarray, longest: int) -> Kind:
-    """Kind of a solid picture.
+def drawn_kind(part: np.ndarray, longest: int) -> Literal["plot", "drawing"] | None:
+    """Kind of a solid area that is drawn: words, legends, cells of a heat map; None for a picture.
 
     Args:
         part: uint8 (h, w, 3) RGB.
@@ -44,6 +44,8 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
     bands = float(dy.mean() / max(dx.mean(), 1e-6))
     small = min(part.shape[:2]) < 0.065 * longest
     soft = _shaded(spread)
+    if coloured < 14 and soft >= 0.4 and part.shape[1] >= 2.5 * part.shape[0] and paper < 0.5 and bands > 1.3:
+        return None  # a strip of a blot
     if paper > 0.15 and soft < 0.28 and coloured < 14 and straight > 0.4:
         return "drawing"  # words and lines
     # What is drawn has edges; a faint blot is as even, and has none.
@@ -59,9 +61,7 @@ def picture_kind(part: np.ndarray, longest: int) -> Kind:
     rows, columns = (np.count_nonzero(edges.mean(axis=axis) > 0.45) for axis in (1, 0))
     if filled > 0.06 and coloured > 12 and straight > 0.45 and min(rows, columns) >= 3:
         return "plot"  # cells of a heat map, parted by straight steps
-    if coloured < 14 and straight > 0.48 and (bands > 1.3 or part.shape[1] > 2 * part.shape[0]):
-        return "blot"
-    return "micrograph"
+    return None
 
 
 def _is_print(gray: np.ndarray, spread: np.ndarray, *, dark: bool) -> bool:

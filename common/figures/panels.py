@@ -90,7 +90,7 @@ def find_panels(image: np.ndarray) -> list[Panel]:
             found += [(box, "blot") for box in framed]
             drawn = find_drawings(picture, content, [box for box, _ in found])
             plots = [box for box, kind in drawn if kind == "plot"]
-            found = [(box, kind) for box, kind in found if not _is_drawn(picture, box, kind, plots)] + drawn
+            found = [(box, kind) for box, kind in found if box in framed or not _is_drawn(picture, box, plots)] + drawn
     whole = (0, 0, *small)
     found = found or split(picture, whole, max(small), CROSSED_ALL) or [(whole, "micrograph")]
     panels = [_at_size(box, kind, scale, (width, height)) for box, kind in found]
@@ -122,9 +122,9 @@ def _are_square(content: np.ndarray, boxes: Sequence[Box]) -> bool:
     return bool(kept.mean() > _COVERED and inside > _SQUARE * np.count_nonzero(kept))
 
 
-def _is_drawn(picture: np.ndarray, box: Box, kind: Kind, plots: Sequence[Box]) -> bool:
+def _is_drawn(picture: np.ndarray, box: Box, plots: Sequence[Box]) -> bool:
     """Whether what was taken for a picture is an area of a plot: cells of a heat map, a bar of colours."""
-    if kind == "blot" or softness(part_of(picture, box)) >= _SHADED:
+    if softness(part_of(picture, box)) >= _SHADED:
         return False
     return any(overlap(box, plot) >= _IN_PLOT and box[2] * box[3] < plot[2] * plot[3] for plot in plots)
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from common.figures.appearance import picture_kind
 from common.figures.boxes import LEAST_LENGTH, LEAST_SIDE, Box, is_large, overlap, part_of
-from common.figures.kinds import DRAWN, Kind, holds_bands, picture_kind, softness
+from common.figures.kinds import Kind, drawn_kind, holds_bands, softness
 
 SOLID = 0.8
 """Share of its box that a picture fills; plots and words leave more ground free."""
@@ -16,12 +17,14 @@ SAME = 0.5
 """Overlap of two boxes that are one picture."""
 _THIN = 0.005  # of the longer side: lines, letters and gaps of half of it do not join pictures
 _DENSE = 0.45  # share of a place's surroundings that is no ground
+_GUTTER = 0.12  # of the longer side: shortest gutter
 _SEAM, _OUTSTANDING = 18.0, 2.5  # gray levels of a step at a seam, and factor on the usual step between two pixels
 _RARE = 1.5  # factor on the 90 % quantile of what the steps cross: a pattern has many that cross as much
 _WHOLE, _NEAR, _RUN, _SPARSE = 0.95, 0.7, 4, 1.5
 """A step that crosses nearly all is a seam too if few cross a like share: runs of steps within so many pixels, one for
 so many least sides of a panel."""
 _BAND = 0.6  # share of a frame from which a picture in it fills it
+_LINE = 3  # pixels of a frame
 _LARGEST_FRAME = 0.5  # share of the figure
 _FRAME, _SOFT = 0.9, 0.4  # share of its box that a frame encloses; share of what is shaded, not paper or ink, in it
 
@@ -39,7 +42,7 @@ def find_pictures(picture: np.ndarray, content: np.ndarray) -> list[tuple[Box, K
     filled = cv2.morphologyEx(content, cv2.MORPH_CLOSE, np.ones((thin, thin), np.uint8))
     contours, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     solid = cv2.drawContours(np.zeros_like(content), contours, -1, 1, -1)
-    solid &= _dense(content)
+    solid = cv2.subtract(cv2.bitwise_and(solid, _dense(content)), _gutters(content))
     solid = cv2.morphologyEx(solid, cv2.MORPH_OPEN, np.ones((2 * thin + 1, 2 * thin + 1), np.uint8))
     count, _, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=4)
     found = []
@@ -47,6 +50,16 @@ def find_pictures(picture: np.ndarray, content: np.ndarray) -> list[tuple[Box, K
         if is_large((wide, high), longest) and area >= SOLID * wide * high:
             found += split(picture, _trimmed(content, (int(x), int(y), int(wide), int(high))), longest)
     return found
+
+
+def _gutters(content: np.ndarray) -> np.ndarray:
+    """Long straight lines of ground, uint8 (h, w): they part pictures, be they as thin as a pixel."""
+    length = max(5, round(_GUTTER * max(content.shape)))
+    across, down = (
+        cv2.morphologyEx(1 - content, cv2.MORPH_OPEN, np.ones(kernel, np.uint8))
+        for kernel in ((1, length), (length, 1))
+    )
+    return cv2.bitwise_or(across, down)
 
 
 def _trimmed(content: np.ndarray, box: Box) -> Box:
@@ -79,33 +92,40 @@ def split(picture: np.ndarray, box: Box, longest: int, crossing: float = CROSSED
     Returns:
         The parts with their kinds; none for what is drawn.
     """
-    x, y, wide, high = box
-    kind = picture_kind(part_of(picture, box), longest)
-    if kind in DRAWN:
+    part = part_of(picture, box)
+    if drawn_kind(part, longest):
         return []
-    part = part_of(picture, box).astype(np.float32)
+    (strength, place), axis = max((_seam(part, axis, longest, crossing), axis) for axis in (0, 1))
+    if not strength:
+        return [(box, picture_kind(part))]
+    return [found for half in _halves(box, axis, place) for found in split(picture, half, longest, crossing)]
+
+
+def _halves(box: Box, axis: int, place: int) -> tuple[Box, Box]:
+    """The box cut across an axis at a place."""
+    x, y, wide, high = box
+    if axis == 1:
+        return (x, y, place, high), (x + place, y, wide - place, high)
+    return (x, y, wide, place), (x, y + place, wide, high - place)
+
+
+def _seam(part: np.ndarray, axis: int, longest: int, crossing: float) -> tuple[float, int]:
+    """Share of a picture's side that its strongest seam crosses, 0 without one, and where along an axis it lies."""
+    length, across = part.shape[axis], part.shape[1 - axis]
     least = max(8, round(LEAST_SIDE * longest))
-    for axis, length, across in ((1, wide, high), (0, high, wide)):
-        if length < 2 * least or across < LEAST_LENGTH * longest:
-            continue
-        step = np.abs(np.diff(part, axis=axis)).max(axis=2)
-        usual = np.median(step.mean(axis=1 - axis))
-        crossed = (step > max(_SEAM, _OUTSTANDING * usual)).mean(axis=1 - axis)
-        crossed[: least - 1], crossed[1 - least :] = 0, 0
-        place = int(crossed.argmax()) + 1
-        strongest = crossed[place - 1]
-        near = np.flatnonzero(crossed >= _NEAR * strongest)
-        runs = 1 + np.count_nonzero(np.diff(near) > _RUN)
-        few = runs <= 1 + length // (_SPARSE * least)
-        if strongest >= crossing and (
-            strongest >= _RARE * np.quantile(crossed[least - 1 : 1 - least], 0.9) or (few and strongest >= _WHOLE)
-        ):
-            if axis == 1:
-                parts = [(x, y, place, high), (x + place, y, wide - place, high)]
-            else:
-                parts = [(x, y, wide, place), (x, y + place, wide, high - place)]
-            return [found for half in parts for found in split(picture, half, longest, crossing)]
-    return [(box, kind)]
+    if length < 2 * least or across < LEAST_LENGTH * longest:
+        return 0.0, 0
+    step = np.abs(np.diff(part.astype(np.float32), axis=axis)).max(axis=2)
+    usual = np.median(step.mean(axis=1 - axis))
+    crossed = (step > max(_SEAM, _OUTSTANDING * usual)).mean(axis=1 - axis)
+    crossed[: least - 1], crossed[1 - least :] = 0, 0
+    place = int(crossed.argmax()) + 1
+    strongest = crossed[place - 1]
+    near = np.flatnonzero(crossed >= _NEAR * strongest)
+    runs = 1 + np.count_nonzero(np.diff(near) > _RUN)
+    few = runs <= 1 + length // (_SPARSE * least)
+    stands_out = strongest >= _RARE * np.quantile(crossed[least - 1 : 1 - least], 0.9) or (few and strongest >= _WHOLE)
+    return (float(strongest), place) if strongest >= crossing and stands_out else (0.0, 0)
 
 
 def find_framed(picture: np.ndarray, content: np.ndarray, solid: Sequence[Box]) -> list[Box]:
@@ -138,5 +158,20 @@ def find_framed(picture: np.ndarray, content: np.ndarray, solid: Sequence[Box]) 
             part = part_of(picture, box)
             known = any(overlap(box, other) >= SAME and other[2] * other[3] > _BAND * wide * high for other in solid)
             if not known and softness(part) >= _SOFT and holds_bands(part, content[y : y + high, x : x + wide]):
-                boxes.append(box)
+                boxes += [_with_frame(part, content.shape) for part in _parted(picture, box, longest)]
     return boxes
+
+
+def _parted(picture: np.ndarray, box: Box, longest: int) -> list[Box]:
+    """What a frame holds: one picture, or those that lines from side to side part."""
+    (strength, place), axis = max((_seam(part_of(picture, box), axis, longest, CROSSED_ALL), axis) for axis in (0, 1))
+    if not strength:
+        return [box]
+    return [part for half in _halves(box, axis, place) for part in _parted(picture, half, longest)]
+
+
+def _with_frame(box: Box, shape: tuple[int, int]) -> Box:
+    """The box with the line around it."""
+    x, y, wide, high = box
+    left, top = max(x - _LINE, 0), max(y - _LINE, 0)
+    return left, top, min(x + wide + _LINE, shape[1]) - left, min(y + high + _LINE, shape[0]) - top

@@ -93,6 +93,65 @@ def test_a_blot_in_a_frame_is_a_picture_though_its_ground_is_white():
     assert overlap(panel, (110, 110, 381, 81)) > 0.9
 
 
+def draw_blot(page: np.ndarray, x: int, y: int, wide: int, high: int, seed: int):
+    """Draw a blot with a white ground on a page."""
+    rng = np.random.default_rng(seed)
+    part = np.full((high, wide, 3), 255, np.uint8)
+    for centre in range(30, wide - 20, 45):
+        cv2.ellipse(part, (centre, high // 2), (16, 7), 0, 0, 360, (70, 70, 70), -1)
+    part = cv2.GaussianBlur(part, (0, 0), 2)
+    page[y : y + high, x : x + wide] = part - np.minimum(part, rng.integers(0, 6, (high, wide, 1), np.uint8))
+
+
+def test_two_blots_in_frames_that_touch_are_two():
+    page = np.full((400, 700, 3), 255, np.uint8)
+    boxes = [(110, 110, 170, 90), (282, 110, 170, 90)]
+    for seed, (x, y, wide, high) in enumerate(boxes):
+        draw_blot(page, x, y, wide, high, seed)
+        cv2.rectangle(page, (x, y), (x + wide - 1, y + high - 1), (0, 0, 0), 2)
+    found = find_panels(page)
+    assert [panel.kind for panel in found] == ["blot", "blot"]
+    assert all(overlap(panel, box) > 0.95 for panel, box in zip(found, boxes, strict=True))
+
+
+def test_pictures_with_two_pixels_of_paper_between_them_are_parted():
+    """In rows of three and two, as no line crosses both rows."""
+    figure = np.full((560, 940, 3), 255, np.uint8)
+    boxes = [(20 + 302 * n, 20, 300, 250) for n in range(3)] + [(171 + 302 * n, 272, 300, 250) for n in range(2)]
+    for seed, (x, y, wide, high) in enumerate(boxes):
+        figure[y : y + high, x : x + wide] = field(seed, mean=110)[:high, :wide]
+    found = find_panels(figure)
+    assert len(found) == 5
+    assert all(max(overlap(panel, box) for panel in found) > 0.95 for box in boxes)
+
+
+def test_a_letter_of_a_panel_belongs_to_no_plot():
+    def drawn(letter: str):
+        def one(figure):
+            axes = figure.subplots()
+            axes.plot(np.random.default_rng(0).normal(size=30).cumsum())
+            axes.tick_params(labelsize=6)
+            figure.subplots_adjust(left=0.3, top=0.8)
+            figure.text(0.265, 0.82, letter, size=11, weight="bold")
+
+        return one
+
+    assert find_panels(plot(drawn("B"))) == find_panels(plot(drawn("")))
+
+
+def test_a_legend_with_lines_at_right_angles_belongs_to_the_plot_beside_it():
+    def one(figure):
+        axes = figure.subplots()
+        for number in range(2):
+            axes.plot(np.random.default_rng(number).normal(size=30).cumsum(), label=f"dose {number}")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), edgecolor="black", fancybox=False, fontsize=8)
+        figure.subplots_adjust(right=0.7)
+
+    (panel,) = find_panels(plot(one))
+    assert panel.kind == "plot"
+    assert panel.width > 0.85 * 480
+
+
 def test_cells_on_black_are_no_panels():
     picture = np.zeros((400, 500, 3), np.uint8)
     rng = np.random.default_rng(2)
