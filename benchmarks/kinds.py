@@ -1,4 +1,4 @@
-"""Fits the models that tell micrographs, blots and photographs among the pictures of a figure.
+"""Fits the model that tells blots from other pictures of a figure, micrographs and photographs.
 
     python -m benchmarks.kinds FIGURES PHOTOGRAPHS MICROGRAPHS    # writes common/figures/kind_model.py
 
@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from common.data.images import find_images, read_image
-from common.figures.appearance import measures
+from common.figures.appearance import LARGEST, measures
 from common.figures.panels import WORKING_SIDE
 from common.making.drawing import draw_blot, draw_cells, draw_gel
 
@@ -31,12 +31,9 @@ MODEL = Path(__file__).parents[1] / "common" / "figures" / "kind_model.py"
 PICTURES = ("micrograph", "blot", "photograph")
 MOST = 10  # panels of a kind from one figure: 80 wells of one plate say no more than 10
 SIDES = 70, 420  # pixels of a panel in a figure of 1000
-TOTAL = 500  # weight of the examples of a class, and of all others
-BLOTS = {"C": 0.01, "outlined": 3.0}
-"""Inverse regularisation, and weight of an outlined panel by that of another example; chosen by papers held out."""
-PHOTOGRAPHS = {"C": 0.001, "outlined": 1.0}
-FALSE_PHOTOGRAPHS = 0.03
-"""Share of outlined pictures that are none, of papers held out, that may be called photographs."""
+TOTAL = 500  # weight of the examples of a class
+REGULARISATION = 0.01  # inverse; chosen by papers held out, as the next
+OUTLINED = 3.0  # weight of an outlined panel by that of another example
 
 
 def fit(
@@ -44,7 +41,7 @@ def fit(
     photographs: tyro.conf.Positional[Path],
     micrographs: tyro.conf.Positional[Path],
 ) -> None:
-    """Fit both models, print what they say of papers held out, and write their constants.
+    """Fit the model, print what it says of papers held out, and write its constants.
 
     Args:
         figures: With images/ and index.csv, of columns file and group (a paper).
@@ -70,23 +67,17 @@ def fit(
     kinds = np.array([kind for _, kind, _ in examples])
     papers = np.append(papers, np.full(len(examples) - len(papers), ""))
     outlined = papers != ""
-    blots = _held_out(table.to_numpy(), kinds == "blot", papers, **BLOTS)
-    photos = _held_out(table.to_numpy(), kinds == "photograph", papers, **PHOTOGRAPHS)
-    none = outlined & (kinds != "photograph")
-    limit = float(np.quantile(photos[none], 1 - FALSE_PHOTOGRAPHS))
-    said = np.where(blots > 0, "blot", np.where(photos > limit, "photograph", "micrograph"))
-    counts = pd.Series(kinds).value_counts()
-    print(f"{counts.to_dict()}, limit of photographs {limit:.3f}\noutlined panels of papers held out:")
-    print(pd.crosstab(kinds[outlined], said[outlined], rownames=["outlined"], colnames=["said"]).to_string())
+    odds = _held_out(table.to_numpy(), kinds == "blot", papers)
+    print(f"{pd.Series(kinds).value_counts().to_dict()}\noutlined panels of papers held out, called blots:")
+    print(pd.crosstab(kinds[outlined], odds[outlined] > 0, rownames=["outlined"], colnames=["blot"]).to_string())
 
-    lines = ['"""Constants of the kinds of pictures, written by benchmarks/kinds.py."""\n', "import numpy as np\n"]
-    lines.append("FEATURES = (" + ", ".join(f'"{name}"' for name in table.columns) + ",)")
-    for name, setting in (("blot", BLOTS), ("photograph", PHOTOGRAPHS)):
-        weights = _fitted(table.to_numpy(), kinds == name, outlined, **setting)
-        lines.append(f"{name.upper()} = np.array([{', '.join(f'{value:.4g}' for value in weights)}])")
-    lines.append('"""Weights of the features, and the intercept."""')
-    lines.append(f"BLOT_LIMIT, PHOTOGRAPH_LIMIT = 0.0, {limit:.3f}\n")
-    MODEL.write_text("\n".join(lines), encoding="utf-8")
+    names = ", ".join(f'"{name}"' for name in table.columns)
+    weights = ", ".join(f"{value:.4g}" for value in _fitted(table.to_numpy(), kinds == "blot", outlined))
+    MODEL.write_text(
+        '"""Constants of the model of blots, written by benchmarks/kinds.py."""\n\nimport numpy as np\n\n'
+        f'FEATURES = ({names},)\nBLOT = np.array([{weights}])\n"""Weights of the features, and the intercept."""\n',
+        encoding="utf-8",
+    )
 
 
 def _outlined(figures: Path) -> Iterator[tuple[np.ndarray, str, str]]:
@@ -143,24 +134,25 @@ def _rgb(picture: np.ndarray) -> np.ndarray:
     return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
 
 
-def _fitted(features: np.ndarray, true: np.ndarray, panels: np.ndarray, *, C: float, outlined: float) -> np.ndarray:
+def _fitted(features: np.ndarray, blot: np.ndarray, outlined: np.ndarray) -> np.ndarray:
     """Weights of a logistic model on features as they are, and its intercept last, float64 (features + 1,)."""
-    weights = np.where(panels, outlined, 1.0)
-    for which in (true, ~true):
+    weights = np.where(outlined, OUTLINED, 1.0)
+    for which in (blot, ~blot):
         weights[which] *= TOTAL / weights[which].sum()
-    scaler = StandardScaler().fit(features.clip(-20, 20))
-    model = LogisticRegression(C=C, max_iter=5000).fit(scaler.transform(features.clip(-20, 20)), true, weights)
+    values = features.clip(-LARGEST, LARGEST)
+    scaler = StandardScaler().fit(values)
+    model = LogisticRegression(C=REGULARISATION, max_iter=5000).fit(scaler.transform(values), blot, weights)
     slopes = model.coef_[0] / scaler.scale_
     return np.append(slopes, model.intercept_[0] - slopes @ scaler.mean_)
 
 
-def _held_out(features: np.ndarray, true: np.ndarray, papers: np.ndarray, *, C: float, outlined: float) -> np.ndarray:
+def _held_out(features: np.ndarray, blot: np.ndarray, papers: np.ndarray) -> np.ndarray:
     """Log odds of the outlined panels by models that have not seen their paper, 0 for all other examples."""
     odds = np.zeros(len(features))
     for paper in set(papers) - {""}:
         held = papers == paper
-        weights = _fitted(features[~held], true[~held], papers[~held] != "", C=C, outlined=outlined)
-        odds[held] = features[held].clip(-20, 20) @ weights[:-1] + weights[-1]
+        weights = _fitted(features[~held], blot[~held], papers[~held] != "")
+        odds[held] = features[held].clip(-LARGEST, LARGEST) @ weights[:-1] + weights[-1]
     return odds
 
 

@@ -1,28 +1,30 @@
-"""Measures of how a picture looks, and the kind that they speak for: micrograph, blot or photograph."""
+"""Measures of how a picture looks, and whether they speak for a blot."""
 
 from typing import Literal
 
 import cv2
 import numpy as np
 
-from common.figures.kind_model import BLOT, BLOT_LIMIT, FEATURES, PHOTOGRAPH, PHOTOGRAPH_LIMIT
+from common.figures.kind_model import BLOT, FEATURES
+
+LARGEST = 20.0
+"""Of a measure; the model sees no larger one."""
 
 _SIDE, _LEAST = 128, 8  # longer side in pixels at which all but the grain is measured, and shortest side
 _EVEN, _EDGE, _SHARP = 3, 30, 60  # gray levels between the pixels of 3 × 3
 _NEUTRAL, _HUE, _VIVID = 6, 12, 40  # chroma in CIELAB: below it gray, above it a hue, vivid
 _HUES = 12  # parts of the circle of hues
 _NEAR, _APART = 6, 15  # gray levels from the ground: the same, and another
-_LARGEST = 20.0  # of a measure
 
 
-def picture_kind(part: np.ndarray) -> Literal["micrograph", "blot", "photograph"]:
-    """Kind of a solid picture, uint8 (h, w, 3) RGB, by two logistic models (benchmarks/kinds.py)."""
+def picture_kind(part: np.ndarray) -> Literal["micrograph", "blot"]:
+    """Kind of a solid picture, uint8 (h, w, 3) RGB, by a logistic model (benchmarks/kinds.py).
+
+    Photographs are not told from micrographs: no model recognised those of papers that it was not fitted on.
+    """
     measured = measures(part)
-    values = np.array([measured[name] for name in FEATURES])
-    values = np.append(np.clip(values, -_LARGEST, _LARGEST), 1.0)
-    if values @ BLOT > BLOT_LIMIT:
-        return "blot"
-    return "photograph" if values @ PHOTOGRAPH > PHOTOGRAPH_LIMIT else "micrograph"
+    values = np.array([measured[name] for name in FEATURES]).clip(-LARGEST, LARGEST)
+    return "blot" if values @ BLOT[:-1] + BLOT[-1] > 0 else "micrograph"
 
 
 def measures(part: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Kinds of pictures: blots, micrographs and photographs of sources that the models were not fitted on."""
+"""Blots are told from other pictures, of sources that the model was not fitted on."""
 
 import time
 
@@ -8,7 +8,7 @@ import pytest
 
 from common.data.images import read_image
 from common.figures.appearance import measures, picture_kind
-from common.figures.kind_model import BLOT, FEATURES, PHOTOGRAPH
+from common.figures.kind_model import BLOT, FEATURES
 from common.making.drawing import draw_blot
 
 skimage_data = pytest.importorskip("skimage.data")
@@ -20,10 +20,10 @@ def shrunk(picture: np.ndarray, side: int = 250) -> np.ndarray:
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def test_the_models_know_every_measure():
+def test_the_model_knows_every_measure():
     found = measures(np.zeros((20, 30, 3), np.uint8))
     assert tuple(found) == FEATURES
-    assert len(BLOT) == len(PHOTOGRAPH) == len(FEATURES) + 1
+    assert len(BLOT) == len(FEATURES) + 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (8, 8), (3000, 20)])
@@ -40,9 +40,9 @@ def test_drawn_blots_are_blots():
     assert np.mean([picture_kind(shrunk(picture)) == "blot" for picture in colours]) >= 0.9
 
 
-@pytest.mark.parametrize("name", ["astronaut", "coffee"])
-def test_photographs(name):
-    assert picture_kind(shrunk(getattr(skimage_data, name)())) == "photograph"
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry"])
+def test_photographs_and_stained_tissue_are_no_blots(name):
+    assert picture_kind(shrunk(getattr(skimage_data, name)())) == "micrograph"
 
 
 def test_a_mirror_image_has_the_same_measures_but_for_edges_of_pixels():
@@ -52,7 +52,7 @@ def test_a_mirror_image_has_the_same_measures_but_for_edges_of_pixels():
 
 
 @pytest.mark.slow
-def test_blots_and_micrographs_of_other_laboratories(shared_data):
+def test_blots_of_other_laboratories(shared_data):
     blots = [read_image(path) for path in sorted((shared_data / "blots" / "pristine").iterdir())]
     assert np.mean([picture_kind(shrunk(picture)) == "blot" for picture in blots]) >= 0.75
 
