@@ -33,6 +33,8 @@ _DETAIL = 0.75  # share of a panel that an enlarged detail of it covers at most
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of
 _SMALL_PART = 0.5  # of the field's area: a part that may be one of it
 _ONE_PLACE = 0.02  # of a panel's shorter side: how far apart two transforms of one field lead a point
+_BESIDE, _LITTLE_AROUND = 15, 0.1  # pixels: side of the square that a copy is grown by; share of a panel left around it
+_DETAIL_SIGMAS, _AGREE = (1.0, 2.0, 4.0), 0.15  # pixels; least correlation of detail around a copy in one field
 _SAME_PICTURE = 0.95  # smallest correlation of two panels that are one picture
 _SAME_DETAIL = 0.6  # smallest ratio of their detail: a denoised picture has less
 _GRAIN, _ROUNDED = 0.17, 0.3  # least correlation of faint grain of one picture; gray levels: rounding alone has 0.29
@@ -152,14 +154,13 @@ def _is_inset(enlarged: np.ndarray, copy: Copy, fills: float) -> bool:
 
 
 def _relation(image: np.ndarray, source: Panel, target: Panel, copy: Copy) -> Relation:
-    if _is_aligned(source, target, copy) and not _is_one_picture(image, source, copy):
-        return "same field"
-    back = cv2.invertAffineTransform(copy.matrix)
-    if copy.scale >= _ENLARGED and _is_detail(target, back, source):
-        return "enlargement"
-    if copy.scale <= 1 / _ENLARGED and _is_detail(source, copy.matrix, target):
-        return "enlargement"
-    return "reuse"
+    if _is_aligned(source, target, copy) and _agree_around(image, source, copy.source, copy.matrix):
+        return "reuse" if _is_one_picture(image, source, copy) else "same field"
+    detail, within, region, matrix = source, target, copy.source, copy.matrix
+    if copy.scale > 1:
+        detail, within, region, matrix = target, source, copy.target, cv2.invertAffineTransform(copy.matrix)
+    enlarged = max(copy.scale, 1 / copy.scale) >= _ENLARGED and _is_detail(detail, matrix, within)
+    return "enlargement" if enlarged and _agree_around(image, detail, region, matrix) else "reuse"
 
 
 def _corners(panel: Panel) -> np.ndarray:
@@ -183,6 +184,25 @@ def _is_detail(panel: Panel, matrix: np.ndarray, other: Panel) -> bool:
     reach = _INSIDE * np.ptp(moved, axis=0)
     low, high = _corners(other)[0] - reach, _corners(other)[2] + reach
     return bool((moved >= low).all() and (moved <= high).all())
+
+
+def _agree_around(image: np.ndarray, panel: Panel, region: np.ndarray, matrix: np.ndarray) -> bool:
+    """Whether a panel and what a matrix (2, 3) maps it to agree around a region too, as two pictures of one field.
+
+    A part pasted at its own place into a picture of another field agrees with nothing around it. At one of three
+    scales the detail must correlate.
+    """
+    around = cv2.dilate(region[panel.window].view(np.uint8), np.ones((_BESIDE, _BESIDE), np.uint8)) == 0
+    if around.mean() < _LITTLE_AROUND:
+        return True
+    pictures = image[panel.window], warp_back(image, matrix, panel.window)
+    gray = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) for picture in pictures]
+    for sigma in _DETAIL_SIGMAS:
+        detail = [cv2.GaussianBlur(p, (0, 0), sigma) - cv2.GaussianBlur(p, (0, 0), 4 * sigma) for p in gray]
+        one, other = detail[0][around], detail[1][around]
+        if one.std() and other.std() and np.corrcoef(one, other)[0, 1] >= _AGREE:
+            return True
+    return False
 
 
 def _is_one_picture(image: np.ndarray, source: Panel, copy: Copy) -> bool:

@@ -142,6 +142,23 @@ def test_a_detail_at_the_same_place_of_one_field_is_a_part_of_it():
     assert not is_part_of(panels, one, between((40, 40), (60 + SIDE, 40), 260))
 
 
+@pytest.mark.parametrize("moved", [(0, 0), (8, 5)])
+def test_a_part_pasted_at_its_own_place_of_another_field_is_reuse(moved):
+    """The transform takes one panel onto the other, but nothing else in them agrees."""
+    one, other = field(7), field(8)
+    y, x = 100 + moved[0], 90 + moved[1]
+    other[y : y + 90, x : x + 90] = one[100:190, 90:180]
+    assert found(figure(one, other)) == ["reuse"]
+
+
+def test_a_part_pasted_larger_into_another_field_is_no_enlargement_of_it():
+    one, other = field(7), field(8)
+    other[80:215, 85:220] = cv2.resize(one[100:190, 100:190], (135, 135), interpolation=cv2.INTER_CUBIC)
+    assert found(figure(one, other)) == ["reuse"]
+    detail = cv2.resize(one[60:260, 50:250], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    assert found(figure(one, detail)) == ["enlargement"]
+
+
 def test_a_series_whose_frames_touch_is_natural():
     """Without a step between them they are one panel."""
     row = np.hstack([np.pad(frame[20:-20, 20:-20], 20, constant_values=40) for frame in exposures(3)])
