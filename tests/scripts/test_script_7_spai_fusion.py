@@ -63,7 +63,7 @@ def test_residuals_train_and_photographs_calibrate(call_program, pictures, tmp_p
     done = call_program("script_7_spai_fusion.py", *flags)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "residual_best.pth"
-    assert load_checkpoint(path, SPAI_KEYS)["validation"]["degradation"][-1] == "resize"
+    assert load_checkpoint(path, SPAI_KEYS)["validation"]["degradation"][-1] == "noise"
     rate = ("--target-fpr", 0.1, "--workers", 0)
     done = call_program("script_7_spai_fusion.py", "calibrate", path, "--real", pictures / "real", *rate)
     assert done.returncode == 0, done.stderr
