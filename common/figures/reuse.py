@@ -13,10 +13,13 @@ from common.figures.panels import Panel, find_panels, panel_of
 from common.figures.relations import Relation, is_part_of, relation_of
 from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import Copy, Group, Matcher, search, share_a_place
+from common.forensics.lane_copies import find_lane_copies
 
 COMPLETED = 0.5
 """Score from which the outline of a copy between panels is completed."""
 
+_GRAY = 6.0  # gray levels between the channels of a picture without colour
+_STRIP = 0.95  # height by width of a picture that may be a strip of a blot
 _NEW = 0.1  # share of a copy's regions that no better copy of its group holds
 
 
@@ -70,6 +73,8 @@ def find_reuse_in(
     by_relation: dict[Relation, list[list[Copy]]] = {}
     searched = search(compared.gray, (compared.matcher, *matchers), compared.scale, compared.valid)
     related = [[_related(image, panels, compared, copy) for copy in group.copies] for group in searched]
+    lanes = find_lane_copies(compared.gray, lane_windows(panels), between=between)
+    related += [[_related_lanes(image, panels, compared, copy)] for copy in lanes]
     fields = [
         found
         for copies in related
@@ -89,6 +94,31 @@ def find_reuse_in(
             places = panel_of(copies[0].source, panels), panel_of(copies[0].target, panels)
             findings.append(Finding(group=Group(copies=tuple(copies)), relation=relation, panels=places))
     return FigureFindings(panels=[*panels], findings=sorted(findings, key=lambda finding: -finding.group.score))
+
+
+def lane_windows(panels: Sequence[Panel]) -> list[tuple[slice, slice]]:
+    """Rows and columns of the pictures that may be blots, their lanes running downwards: their kind is not certain."""
+    return [panel.window for panel in panels if not panel.drawn and panel.height <= _STRIP * panel.width]
+
+
+def _related_lanes(
+    image: np.ndarray, panels: Sequence[Panel], compared: PictureSearch, copy: Copy
+) -> tuple[Copy, Relation]:
+    """As `_related`, of lanes: those of one blot stand side by side, and are no row of pictures of one field.
+
+    Nor are two gray pictures, at whatever exposure, two channels of one field, as they agree in their grain.
+    """
+    found, relation = _related(image, panels, compared, copy)
+    if relation == "same field":
+        numbers = {panel_of(region, panels) for region in (copy.source, copy.target)}
+        if len(numbers) < 2 or all(_is_gray(image[panels[number].window]) for number in numbers if number is not None):
+            relation = "reuse"
+    return found, relation
+
+
+def _is_gray(picture: np.ndarray) -> bool:
+    """Whether a picture, uint8 (h, w, 3), has no colour beside that of JPEG."""
+    return float((picture.max(axis=2) - picture.min(axis=2)).mean()) <= _GRAY
 
 
 def _related(image: np.ndarray, panels: Sequence[Panel], compared: PictureSearch, copy: Copy) -> tuple[Copy, Relation]:
