@@ -13,7 +13,7 @@ SUBMISSION_COLUMNS = ("case_id", "annotation")
 SCORE_COLUMNS = (
     *("case_id", "kind", "forged_probability", "threshold", "area_share", "n_instances"),
     *("copy_move_score", "copy_move_inliers", "generated_probability", "generated_verdict"),
-    *("fake_probability", "fake_verdict", "height", "width", "error"),
+    *("fake_probability", "fake_verdict", "reason", "height", "width", "error"),
 )
 
 

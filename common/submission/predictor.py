@@ -254,6 +254,7 @@ def score_video(config: SubmissionConfig, detector: VideoDetector | None, path: 
     return {
         "fake_probability": round(score.probability, 6),
         "fake_verdict": score.verdict,
+        "reason": score.reason,
         "threshold": score.threshold,
         "height": video.height,
         "width": video.width,

@@ -426,6 +426,7 @@ def test_a_single_video_needs_no_other_network(call_program, program, mixed_dir,
     assert (tmp_path / "s.csv").read_text().splitlines() == ["case_id,annotation"]
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert scores["case_id"].tolist() == ["1.mp4"] and scores["fake_verdict"].tolist() == ["inconclusive"]
+    assert scores["reason"][0] == "a face was found in 0 of 6 sampled frames, a verdict needs 30% of them"
     with pytest.raises(UserError, match=r"1\.mp4 holds no images"):
         program["main"](program["SubmissionConfig"](videos=False, **places))
 
