@@ -152,16 +152,15 @@ def served() -> Iterator[tuple[str, int, Path]]:
 
 
 @contextmanager
-def page_of(address: str) -> Iterator:
-    """The page in a browser."""
+def page_of(address: str, width: int = 1280) -> Iterator:
+    """A page in a browser whose window has so many pixels of width."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": width, "height": 720})
         page.set_default_timeout(PATIENCE)
         page.goto(address)
-        page.locator("#drop input[type=file]").wait_for(state="attached")
         yield page
         browser.close()
 

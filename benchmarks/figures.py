@@ -33,7 +33,7 @@ from common.figures.kinds import KINDS
 from common.figures.panels import Panel, find_panels
 from common.figures.reuse import find_reuse
 from common.forensics.copy_move import find_copies
-from common.making.figures import RELATIONS, compose_figure
+from common.making.figures import RELATIONS, ComposedFigure, compose_figure
 from common.metrics.forgery import of1, pixel_f1
 from common.sizes import SIZES, size_of
 
@@ -57,8 +57,8 @@ def generated(
         first: Number of micrographs to skip first.
         workers: Number of processes.
     """
-    paths = sorted(find_images(folder).values())[first::every]
-    results = joblib.Parallel(workers, return_as="generator")(joblib.delayed(_composed)(paths, n) for n in range(count))
+    paths = fields(folder, every, first)
+    results = joblib.Parallel(workers, return_as="generator")(joblib.delayed(_found)(paths, n) for n in range(count))
     table = pd.DataFrame(list(tqdm(results, "figures", count, disable=None)))
     clean, reused = table[table.relation == "none"], table[table.relation != "none"]
     at_rate = float(np.quantile(clean.score, 1 - FALSE_POSITIVES, method="higher"))
@@ -83,12 +83,21 @@ def generated(
         print(f"all: {found.mean():.3f} of {len(reused)}\n")
 
 
-def _composed(paths: list[Path], number: int) -> dict:
-    cv2.setNumThreads(1)
+def fields(folder: Path, every: int = 2, first: int = 1) -> list[Path]:
+    """Micrographs of a folder; see `generated`."""
+    return sorted(find_images(folder).values())[first::every]
+
+
+def composed(paths: list[Path], number: int) -> ComposedFigure:
+    """A figure of some of the micrographs; those of odd numbers hold reuse."""
     rng = np.random.default_rng([13, number])
-    fields = [read_image(paths[place]) for place in rng.choice(len(paths), FIELDS, replace=False)]
-    relation = RELATIONS[number // 2 % 3 + 1] if number % 2 else "none"
-    figure = compose_figure(fields, rng, relation)
+    pictures = [read_image(paths[place]) for place in rng.choice(len(paths), FIELDS, replace=False)]
+    return compose_figure(pictures, rng, RELATIONS[number // 2 % 3 + 1] if number % 2 else "none")
+
+
+def _found(paths: list[Path], number: int) -> dict:
+    cv2.setNumThreads(1)
+    figure = composed(paths, number)
     start = time.perf_counter()
     found = find_reuse(figure.image).reuse
     seconds = time.perf_counter() - start
