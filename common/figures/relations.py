@@ -64,7 +64,9 @@ def relation_of(image: np.ndarray, panels: Sequence[Panel], copy: Copy) -> Relat
 
 
 def is_part_of(panels: Sequence[Panel], field: Copy, copy: Copy) -> bool:
-    """Whether a copy between two panels is a small part of the field that both show: it is at the same place in both.
+    """Whether a copy between two panels is of the field that both show: it is at the same place in both.
+
+    It must be a small part of the field, or score less than it.
 
     Args:
         panels: Of the figure.
@@ -74,8 +76,8 @@ def is_part_of(panels: Sequence[Panel], field: Copy, copy: Copy) -> bool:
     source, target = panel_of(copy.source, panels), panel_of(copy.target, panels)
     if source is None or target is None or source == target:
         return False
-    # Of two that are about as large, either may be the one that was told wrong.
-    if np.count_nonzero(copy.source) > _SMALL_PART * np.count_nonzero(field.source):
+    # Of two that are about as large, the better one tells what they are.
+    if copy.score >= field.score and np.count_nonzero(copy.source) > _SMALL_PART * np.count_nonzero(field.source):
         return False
     ends, matrix = (panel_of(field.source, panels), panel_of(field.target, panels)), field.matrix
     if ends == (target, source):

@@ -132,7 +132,7 @@ def between(first: np.ndarray, second: np.ndarray, side: int, *, score: float = 
 
 
 def test_a_detail_at_the_same_place_of_one_field_is_a_part_of_it():
-    """In either direction; not elsewhere, nor within a panel, nor if it is most of the field itself."""
+    """In either direction; not elsewhere, nor within a panel, nor if it is most of the field itself and as sure."""
     panels = [Panel(20, 20, SIDE, SIDE, "micrograph"), Panel(40 + SIDE, 20, SIDE, SIDE, "micrograph")]
     one = between((20, 20), (40 + SIDE, 20), SIDE)
     assert is_part_of(panels, one, between((60, 70), (60 + SIDE + 20, 70), 80))
@@ -140,6 +140,9 @@ def test_a_detail_at_the_same_place_of_one_field_is_a_part_of_it():
     assert not is_part_of(panels, one, between((60, 70), (60 + SIDE + 20, 80), 80))
     assert not is_part_of(panels, one, between((60, 70), (200, 70), 80))
     assert not is_part_of(panels, one, between((40, 40), (60 + SIDE, 40), 260))
+    assert is_part_of(
+        panels, one, between((40, 40), (60 + SIDE, 40), 260, score=0.6)
+    )  # the better one tells what both are
 
 
 @pytest.mark.parametrize("moved", [(0, 0), (8, 5)])
