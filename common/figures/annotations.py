@@ -12,6 +12,7 @@ _OUTSTANDING = 80  # gray levels beyond all but 2 % of the picture
 _WORD = 0.6  # of a letter's height: how far beside print the next letter may begin
 _SMALLEST, _LARGEST = 4, 0.25  # pixels, and share of the picture's shorter side: height of a letter
 _LONGEST = 0.7  # share of the picture's width: a bar, a line of print
+_LINE = 2.0  # pixels: width of a line that runs along the picture
 _STROKE = 0.3  # of its smaller side: radius of a stroke; blobs have half
 _FULL = 0.9  # share of its box that a bar or a box of a label fills
 _RULE = 0.5  # share of all ink of one colour that is print: else strokes of it are the exception, as in photographs
@@ -110,9 +111,14 @@ def _strokes(picture: np.ndarray, white: float, black: float, vivid: float) -> l
         if ink.mean() > 0.5:  # the picture's own ground
             continue
         count, labels, stats, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
-        strokes = []
+        strokes, total = [], np.count_nonzero(ink)
         for number in range(1, count):
             x, y, wide, high, area = (int(value) for value in stats[number])
+            if max(wide, high) > _LONGEST * max(height, width) and area <= _LINE * (wide + high):
+                total -= (
+                    area  # a line or a frame from side to side, as the page beside a picture that was cut out widely
+                )
+                continue
             if max(wide, high) < _SMALLEST or min(wide, high) > most or max(wide, high) > _LONGEST * max(height, width):
                 continue
             pad = _RIM + 1
@@ -120,7 +126,7 @@ def _strokes(picture: np.ndarray, white: float, black: float, vivid: float) -> l
             own = (labels[rows, columns] == number).astype(np.uint8)
             if _is_set(own, (wide, high), area) and _is_sharp(picture[rows, columns], own):
                 strokes.append(_Stroke((x, y, wide, high), (rows, columns), own))
-        if sum(int(stroke.own.sum()) for stroke in strokes) >= _RULE * np.count_nonzero(ink):
+        if sum(int(stroke.own.sum()) for stroke in strokes) >= _RULE * total:
             found += strokes
     return found
 

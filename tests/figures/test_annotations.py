@@ -52,6 +52,13 @@ def test_white_print_on_a_pale_picture_is_found():
     assert find_print(picture)[where].mean() > 0.9
 
 
+def test_print_is_found_in_a_picture_with_a_white_rim():
+    """As the page is, where a panel is cut out a pixel too wide."""
+    picture, where = printed(field(1, 60, 8), FONTS[1], 245)
+    picture[:2], picture[:, -2:] = 255, 255
+    assert find_print(picture)[where].mean() > 0.9
+
+
 @pytest.mark.parametrize("mean", [20, 60, 120, 200])
 def test_grain_is_no_print(mean):
     assert find_print(field(3, mean, 25)).mean() < 0.005
