@@ -19,6 +19,7 @@ _LEAST_GAIN = 0.2
 _CROPPED = 0.05  # of the height
 _ALIKE, _LEAST_ALIKE = 0.5, 0.3  # correlation of a column, of that of the best one, and at least
 _SMOOTH = 0.2  # of a piece's width: sigma over columns
+_PERIODIC = 1.5  # widths of a region: what agrees so far beyond its own copy is a row of lanes that are alike
 _NARROWEST = 12  # pixels of a region's width
 _STRETCH = 1.25  # largest factor on an axis, beside that of the sizes at which pieces are sought
 _LEAST_FIT, _LEAST_REGION = 0.3, 0.85  # correlation of a piece, and of a region: lanes of one gel reach 0.84
@@ -94,7 +95,9 @@ def _fit(source: Blot, target: Blot, pair: Pair) -> Fit | None:
         return None
     columns = _alike(source, target, matrix, rows, pair.columns)
     if pair.source == pair.target:
-        columns = _off_itself(columns, matrix, sum(pair.columns) / 2)
+        alike, columns = columns, _off_itself(columns, matrix, sum(pair.columns) / 2)
+        if matrix[0, 0] > 0 and alike.stop - alike.start > _PERIODIC * (columns.stop - columns.start):
+            return None
     if columns.stop - columns.start < _NARROWEST:
         return None
     correlation, matrix = _refined(source, target, matrix, rows, columns, _BLURS[-1:])
