@@ -66,14 +66,14 @@ import tyro
 from common.data.images import read_picture
 from common.ensemble.altered import networks_for
 from common.errors import UserError, readable
-from common.explaining.figure import Search, search_figure, shortened
+from common.explaining.figure import search_figure, shortened
 from common.explaining.many import EXPLAINED, PAGE, PDF, RANKS, TABLE, Result, Run, explain_many
 from common.files import check_regular, check_writable, entries, files_below, written_whole
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from common.tables import markdown_table
 
 FLAGS = {
-    "copy-moves": ("min_score", "lightglue", "library", "altered", "models_dir"),
+    "copy-moves": ("min_score", "library", "altered", "models_dir"),
     "generated images": ("target_fpr",),
     "videos": ("faces", "face_model", "boxes", "threshold"),
 }
@@ -96,9 +96,6 @@ class ExplainConfig:
     """Images: page or frame to explain, from 1, of a file that has several; of a PDF all pages are read."""
     min_score: float = 0.5
     """Copy-moves: probability below which groups are left out, from 0 to 1."""
-    lightglue: Path | None = None
-    """Copy-moves: weights of LightGlue for SIFT (sift_lightglue.pth), a learned matcher that proposes more candidates;
-    needs kornia."""
     library: Path | None = None
     """Copy-moves: folder of the panels screened before, which these are compared with and added to."""
     altered: bool = False
@@ -179,9 +176,9 @@ class ExplainConfig:
         return self.subject == "copy-moves" and (self.library is not None or folder or not alone)
 
     @property
-    def search(self) -> Search:
-        """What is looked for."""
-        return Search(lightglue=self.lightglue, models_dir=self.models_dir if self.altered else None)
+    def networks_dir(self) -> Path | None:
+        """Folder of the networks that look for altered regions; None to leave these out."""
+        return self.models_dir if self.altered else None
 
     @property
     def _is_image(self) -> bool:
@@ -258,7 +255,7 @@ def explain_image(config: ExplainConfig) -> None:
     if sys.stderr.isatty():
         print(readable(f"looking at {config.source} …"), file=sys.stderr)
     if config.spai is None:
-        searched = search_figure(image, config.search)
+        searched = search_figure(image, config.networks_dir)
         text, figure = searched.text(config.min_score), searched.picture(title, config.min_score)
         if config.altered:
             text += f"\n\n{networks_for(config.models_dir)[1]}"
@@ -292,7 +289,7 @@ def explain_folder(config: ExplainConfig) -> None:
         Run(
             sources=config.sources,
             output=config.output_path,
-            search=config.search,
+            models_dir=config.networks_dir,
             min_score=config.min_score,
             page=config.page,
             library=config.library,

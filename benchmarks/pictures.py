@@ -24,7 +24,7 @@ from skimage import data
 from benchmarks.app import page_of, served
 from benchmarks.figures import composed, fields
 from common.data.images import read_image
-from common.explaining.figure import Search, search_figure
+from common.explaining.figure import search_figure
 from common.explaining.many import PAGE, Run, explain_many
 from common.making.examples import make_examples
 
@@ -42,18 +42,16 @@ def main(micrographs: tyro.conf.Positional[Path]) -> None:
     Args:
         micrographs: Folder, as `benchmarks.figures generated` takes it.
     """
-    _write("explained.jpg", search_figure(tissue(), Search()).picture("tissue.png", SHOWN))
+    _write("explained.jpg", search_figure(tissue()).picture("tissue.png", SHOWN))
     for name, number in (("figure_overlap.jpg", OVERLAP), ("figure_again.jpg", AGAIN)):
         figure = composed(fields(micrographs), number)
-        _write(name, search_figure(figure.image, Search()).picture("figure.png", SHOWN))
+        _write(name, search_figure(figure.image).picture("figure.png", SHOWN))
     with TemporaryDirectory() as name:
         folder = Path(name)
         make_examples(folder, seed=0)
         images = folder / "test_images"
         blot = images / "blot_with_a_pasted_piece.png"
-        _write(
-            "altered.jpg", search_figure(read_image(blot), Search(models_dir=Path("models"))).picture(blot.name, SHOWN)
-        )
+        _write("altered.jpg", search_figure(read_image(blot), Path("models")).picture(blot.name, SHOWN))
         explain_many(Run(sources=[images], output=folder / "found"))
         with page_of((folder / "found" / PAGE).as_uri(), 900) as page:
             _shoot(page, "report.png", 1775)

@@ -15,7 +15,7 @@ from common.ensemble.decision import is_forged
 from common.ensemble.ensemble import Blend
 from common.ensemble.evidence import EVIDENCE_THRESHOLD, Evidence, evidence_of, passing
 from common.errors import UserError
-from common.explaining.figure import Row, Search, Searched, search_figure
+from common.explaining.figure import Row, Searched, search_figure
 from common.figures.reuse import Finding
 from common.generated import Generated
 from common.metrics.rle import encode_labels, format_annotation
@@ -125,7 +125,7 @@ def examine(image: np.ndarray, models: Models, **source: object) -> Examined:
     Raises:
         UserError: A network's result is not finite.
     """
-    searched = search_figure(image, Search())
+    searched = search_figure(image)
     folds = models.decider.blends(image)
     network_map = None
     if models.networks is not None:

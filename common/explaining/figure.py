@@ -15,23 +15,11 @@ from common.explaining.words import score_in_words, sentence
 from common.figures.letters import find_letters
 from common.figures.panels import Panel
 from common.figures.reuse import Finding, find_reuse
-from common.forensics.blocks import match_blocks
 from common.forensics.copy_move import Group
-from common.forensics.learned import learned_matcher
 from common.tables import markdown_table
 
 Row = dict[str, str | int | float]
 """A finding for findings.csv, and what report.html says besides."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """What is looked for in images."""
-
-    lightglue: Path | None = None
-    """Weights of LightGlue, which proposes more candidates; see `common.forensics.learned`."""
-    models_dir: Path | None = None
-    """Folder of the networks that look for altered regions; None to leave these out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,20 +118,20 @@ class Searched:
         return draw_explanation(self.image, groups, f"{title}: {self.verdict(min_score)}", boxes, regions, natural)
 
 
-def search_figure(image: np.ndarray, search: Search) -> Searched:
-    """Look for what an image, uint8 (H, W, 3) RGB, shows twice, and for what looks altered in it.
+def search_figure(image: np.ndarray, models_dir: Path | None = None) -> Searched:
+    """Look for what an image shows twice, and for what looks altered in it.
 
-    Raises:
-        UserError: The weights of LightGlue can't be used.
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        models_dir: Folder of the networks that look for altered regions; None to leave these out.
     """
-    matchers = (match_blocks,) if search.lightglue is None else (match_blocks, learned_matcher(search.lightglue))
-    found = find_reuse(image, matchers)
+    found = find_reuse(image)
     return Searched(
         image=image,
         panels=found.panels,
         names=panel_names(image, found.panels),
         findings=found.findings,
-        altered=[] if search.models_dir is None else altered_regions(image, found.panels, search.models_dir),
+        altered=[] if models_dir is None else altered_regions(image, found.panels, models_dir),
     )
 
 

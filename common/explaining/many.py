@@ -5,7 +5,7 @@ import hashlib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from common.data.images import read_picture, scan_images
 from common.ensemble.altered import networks_for
 from common.ensemble.evidence import collected
 from common.errors import UserError, described, readable
-from common.explaining.figure import Row, Search, finding_row, search_figure, shortened
+from common.explaining.figure import Row, finding_row, search_figure, shortened
 from common.explaining.findings_page import Examined, Part, evidence, write_page
 from common.explaining.pictures import NamedBox, draw_explanation
 from common.files import check_regular, check_writable, file_hash, files_below, written_whole
@@ -61,7 +61,8 @@ class Run:
     """Images, PDFs and folders of these, as the user named them."""
     output: Path
     """Folder of the results."""
-    search: Search = field(default_factory=Search)
+    models_dir: Path | None = None
+    """Folder of the networks that look for altered regions; None to leave these out."""
     min_score: float = 0.5
     """Findings of a lower score are left out."""
     page: int = 1
@@ -240,7 +241,7 @@ def _examined(run: Run, files: Mapping[str, str], panels: Mapping[str, int], lib
         panels: Name of every image → how many panels it has.
         library: What they were compared with.
     """
-    models_dir = run.search.models_dir
+    models_dir = run.models_dir
     ensemble, networks = (None, "") if models_dir is None else networks_for(models_dir)
     known = "" if library is None else f"library {run.library}, {len(library)} panels of {len(library.sources)} files"
     return Examined(
@@ -283,7 +284,7 @@ def _explain_one(task: Task, run: Run, spool: Path) -> "tuple[str, list[Row], li
             return task.file, [blank | {"relation": "unreadable", "note": described(error)}], []
         image = picture.upright
         note = f"page {run.page} of {picture.pages}" if picture.pages > 1 else ""
-    searched = search_figure(image, run.search)
+    searched = search_figure(image, run.models_dir)
     rows = searched.rows(run.min_score)
     blank["n_panels"] = len(searched.panels)
     shots = [

@@ -12,7 +12,7 @@ from common.figures.outlines import shared_field
 from common.figures.panels import Panel, find_panels, panel_of
 from common.figures.relations import Relation, is_part_of, relation_of
 from common.forensics.blocks import match_blocks
-from common.forensics.copy_move import Copy, Group, Matcher, search, share_a_place
+from common.forensics.copy_move import Copy, Group, search, share_a_place
 from common.forensics.lane_copies import find_lane_copies
 
 COMPLETED = 0.5
@@ -48,30 +48,27 @@ class FigureFindings:
         return [finding.group for finding in self.findings if finding.relation == "reuse"]
 
 
-def find_reuse(image: np.ndarray, matchers: Sequence[Matcher] = (match_blocks,)) -> FigureFindings:
+def find_reuse(image: np.ndarray) -> FigureFindings:
     """Find what a figure shows twice, and tell reuse from what is natural.
 
     Args:
         image: uint8 (H, W, 3) RGB of any size; one picture without panels too.
-        matchers: Beside the key points of the pictures; see also `common.forensics.learned`.
     """
-    return find_reuse_in(image, find_panels(image), matchers)
+    return find_reuse_in(image, find_panels(image))
 
 
-def find_reuse_in(
-    image: np.ndarray, panels: Sequence[Panel], matchers: Sequence[Matcher] = (), *, between: bool = False
-) -> FigureFindings:
+def find_reuse_in(image: np.ndarray, panels: Sequence[Panel], *, between: bool = False) -> FigureFindings:
     """Find what a figure of known panels shows twice; see `find_reuse`.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         panels: Of it, at least one.
-        matchers: Beside the key points of the pictures.
         between: Whether to match the pictures with one another alone, not with themselves.
     """
     compared = picture_search(image, panels, between=between)
     by_relation: dict[Relation, list[list[Copy]]] = {}
-    searched = search(compared.gray, (compared.matcher, *matchers), compared.scale, compared.valid)
+    matchers = (compared.matcher,) if between else (compared.matcher, match_blocks)
+    searched = search(compared.gray, matchers, compared.scale, compared.valid)
     related = [[_related(image, panels, compared, copy) for copy in group.copies] for group in searched]
     lanes = find_lane_copies(compared.gray, lane_windows(panels), between=between)
     related += [[_related_lanes(image, panels, compared, copy)] for copy in lanes]

@@ -401,7 +401,7 @@ def test_what_is_wrong_is_one_message(call_program, folder, image, output, messa
         ({"min_score": 1.5}, "--min-score is 1.5; it must be from 0 to 1."),
         ({"min_score": float("nan")}, "--min-score is nan"),
         ({"spai": "spai.pth", "min_score": 0.8}, "--min-score is for copy-moves, not for generated images"),
-        ({"spai": "spai.pth", "lightglue": "image.png"}, "--lightglue is for copy-moves"),
+        ({"spai": "spai.pth", "altered": True}, "--altered is for copy-moves"),
         ({"spai": "spai.pth", "target_fpr": 1.0}, "--target-fpr is 1.0; it must be above 0 and below 1"),
     ],
 )
