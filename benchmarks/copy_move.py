@@ -1,6 +1,7 @@
 """Copy-move detection: recall, false positives, time and memory.
 
     python -m benchmarks.copy_move micrographs DIR    # synthetic copy-moves on pristine images: recall by kind
+    python -m benchmarks.copy_move pages DIR          # a small copy in one of twelve panels of 3400 × 2600 pixels
     python -m benchmarks.copy_move casia CASIA1       # the copy-moved half of CASIA v1, and its authentic images
     python -m benchmarks.copy_move pairs DATA         # a data folder: pixel F1 of source and copy
     python -m benchmarks.copy_move speed              # seconds and memory, one core and processes
@@ -96,6 +97,44 @@ def _kinds() -> dict[str, Callable]:
         | {f"JPEG {quality}": compressed(quality) for quality in (95, 85, 75, 65)}
         | {"as the competition's (sizes, turns, retouching mixed)": drawn}
     )
+
+
+def pages(folder: tyro.conf.Positional[Path], count: int = 9, every: int = 3, first: int = 0) -> None:
+    """Copies of 60 to 150 px in one panel of a large page, at score 0.5.
+
+    Args:
+        folder: Pristine micrographs, searched recursively; smaller than a panel they are enlarged to it.
+        count: Number of pages.
+        every: Use every n-th micrograph only.
+        first: Number of micrographs to skip first.
+    """
+    cv2.setNumThreads(1)
+    paths, hits = list(find_images(folder).values())[first::every], 0
+    for number in range(count):
+        page, truth, side = _large_page(paths, np.random.default_rng([17, number]))
+        start = time.process_time()
+        result = _judge(find_reuse(page).reuse, truth, 0.5)
+        hits += int(result["recall"])
+        print(f"copy of {side:.0f} px: {result}, {time.process_time() - start:.1f} s of one core", flush=True)
+    print(f"{hits} of {count} found")
+
+
+def _large_page(paths: list[Path], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+    """A page of twelve panels, uint8 (2600, 3400, 3); where it shows the same, bool (2600, 3400); the copy's side."""
+    page, truth = np.full((2600, 3400, 3), 255, np.uint8), np.zeros((2600, 3400), bool)
+    side, forged = rng.uniform(60, 150), rng.integers(12)
+    for number, place in enumerate(rng.choice(len(paths), 12, replace=False)):
+        y, x = 30 + 856 * (number // 4), 30 + 842 * (number % 4)
+        window = slice(y, y + 826), slice(x, x + 812)
+        picture = read_image(paths[place])
+        zoom = max(1.0, 826 / picture.shape[0], 812 / picture.shape[1])
+        picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)[:826, :812]
+        if number == forged:
+            share = 2 * side**2 / (826 * 812)
+            picture, mask = copy_move(picture, rng, area_share=share, transform=np.eye(2))
+            truth[window] = mask > 0
+        page[window] = picture
+    return page, truth, side
 
 
 def _try(path: Path, forge: Callable, number: int, threshold: float) -> dict[str, float] | None:
@@ -245,5 +284,6 @@ def _forged(height: int, width: int, number: int) -> np.ndarray:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"micrographs": micrographs, "casia": casia, "pairs": pairs, "speed": speed}, description=__doc__
+        {"micrographs": micrographs, "pages": pages, "casia": casia, "pairs": pairs, "speed": speed},
+        description=__doc__,
     )

@@ -10,7 +10,15 @@ from common.figures.annotations import find_print, without_print
 from common.figures.panels import Panel
 from common.forensics.copy_move import WORKING_PIXELS, Matcher
 from common.forensics.gray import to_gray
-from common.forensics.keypoints import Keypoints, concatenated, find_keypoints, match_between, match_within
+from common.forensics.keypoints import (
+    ENLARGED,
+    ENLARGED_MANY,
+    Keypoints,
+    concatenated,
+    find_keypoints,
+    match_between,
+    match_within,
+)
 from common.forensics.lane_matching import match_lanes
 from common.forensics.matches import Matches
 
@@ -109,10 +117,11 @@ def panel_matcher(pictures: Sequence[Panel], scale: float, *, between: bool = Fa
 
     def match(gray: np.ndarray) -> Matches:
         area = sum(gray[window].size for window in windows)
-        points, least = [], min(LEAST_KEYPOINTS, MOST_KEYPOINTS // len(windows))
-        for window in windows:
-            share = round(MOST_KEYPOINTS * gray[window].size / area)
-            points.append(_points(gray, window, max(share, least)))
+        enlarged = ENLARGED if len(windows) == 1 else ENLARGED_MANY
+        least = min(LEAST_KEYPOINTS, MOST_KEYPOINTS // len(windows))
+        shares = [max(round(MOST_KEYPOINTS * gray[window].size / area), least) for window in windows]
+        inner = windows if len(windows) == 1 else [_without_rim(window) for window in windows]
+        points = [_points(gray, window, share, enlarged) for window, share in zip(inner, shares, strict=True)]
         if len(points) > MOST_PICTURES:
             return match_within(concatenated(points))
         found = [] if between else [match_within(own) for own in points]
@@ -122,8 +131,17 @@ def panel_matcher(pictures: Sequence[Panel], scale: float, *, between: bool = Fa
     return match
 
 
-def _points(gray: np.ndarray, window: tuple[slice, slice], most: int) -> Keypoints:
+def _without_rim(window: tuple[slice, slice]) -> tuple[slice, slice]:
+    """A picture's rows and columns without its rim, unless it is tiny.
+
+    Of a bright ground left there even a little passes for the contrast of a dim picture, which then has no key points.
+    """
+    rows, columns = (slice(s.start + _RIM, s.stop - _RIM) if s.stop - s.start > 8 * _RIM else s for s in window)
+    return rows, columns
+
+
+def _points(gray: np.ndarray, window: tuple[slice, slice], most: int, enlarged: int) -> Keypoints:
     """Key points of a window, in pixels of the image."""
-    points = find_keypoints(np.ascontiguousarray(gray[window]), most)
+    points = find_keypoints(np.ascontiguousarray(gray[window]), most, enlarged)
     corner = np.array([window[1].start, window[0].start], np.float32)
     return Keypoints(points.place + corner, points.size, points.angle, points.descriptor)

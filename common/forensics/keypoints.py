@@ -13,7 +13,9 @@ RATIO = 0.8  # of the distances to a copy and to the nearest place that is not o
 _COPIES = 4  # of one place that can be distinguished from the background
 _NEIGHBOURS = 12  # per key point: copies and background, each several times where key points are dense
 _CONTRAST, _EDGE = 0.005, 20.0  # OpenCV has 0.04 and 10
-_ENLARGED = 600  # pixels: images with a shorter longer side are enlarged to it, by at most 2
+ENLARGED, ENLARGED_MANY = 900, 600
+"""Pixels: longer side that a smaller picture is enlarged to, if it is the only one, and if it is one of many."""
+_LEAST_SIDE = 300  # pixels: still smaller pictures are enlarged as much as one of this size
 _CELLS = 16  # along each side, among which the key points are spread
 _RADIUS, _SIZES = 8.0, 1.5  # in pixels and sizes of the key point: nearer places are one place
 _LEAST_LIKENESS = 0.75  # of two descriptors that may match, up to 1: noise and JPEG take less
@@ -54,7 +56,7 @@ def match_keypoints(gray: np.ndarray) -> Matches:
     Returns:
         The pairs, a few thousand at most in most images; none in a flat one.
     """
-    return match_within(find_keypoints(gray))
+    return match_within(find_keypoints(gray, enlarged=ENLARGED))
 
 
 def match_within(points: Keypoints) -> Matches:
@@ -116,15 +118,16 @@ def _distinct(similarity: np.ndarray, points: Keypoints) -> tuple[np.ndarray, np
     return rows[stands_out], best[stands_out]
 
 
-def find_keypoints(gray: np.ndarray, most: int = MOST_KEYPOINTS) -> Keypoints:
+def find_keypoints(gray: np.ndarray, most: int = MOST_KEYPOINTS, enlarged: int = ENLARGED_MANY) -> Keypoints:
     """Detect and describe SIFT key points, with a threshold relative to the image's contrast.
 
     Args:
         gray: uint8 (H, W).
         most: Largest number of key points, spread over the image; in each part the strongest are kept.
+        enlarged: Longer side, in pixels, that a smaller image is enlarged to: it has few key points else.
     """
     height, width = gray.shape
-    zoom = float(np.clip(_ENLARGED / max(height, width), 1, 2))
+    zoom = max(enlarged / max(height, width, _LEAST_SIDE), 1.0)
     # Corners on corners: (0, 0) is the centre of a pixel, so it moves by half of what the pixels grow.
     shift = (zoom - 1) / 2
     if zoom > 1:
@@ -172,12 +175,15 @@ def _rotations(angle: np.ndarray) -> np.ndarray:
 
 
 def _spread(place: np.ndarray, strength: np.ndarray, shape: tuple[int, int], most: int) -> np.ndarray:
-    """Indices of the strongest points of each cell: all cells' first, then their second, until there are `most`."""
+    """Indices of the strongest points of each cell: all cells' first, then their second, until there are `most`.
+
+    Of one rank the strongest are taken first: fewer than there are cells would all lie in the first of them else.
+    """
     column, row = (place * (_CELLS / np.array(shape[::-1]))).astype(int).T
     order = np.lexsort((-strength, row * _CELLS + column))
     cell = (row * _CELLS + column)[order]
     rank = np.arange(len(cell)) - np.searchsorted(cell, cell)
-    return np.sort(order[np.argsort(rank, kind="stable")[:most]])
+    return np.sort(order[np.lexsort((-strength[order], rank))[:most]])
 
 
 def _nearest(descriptor: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:

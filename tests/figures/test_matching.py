@@ -75,3 +75,16 @@ def test_the_working_scale_bounds_pictures_and_figure():
     small = [Panel(0, 0, 300, 300, "micrograph"), Panel(400, 0, 300, 300, "micrograph")]
     assert working_scale((1000, 1000), small) == 1
     assert working_scale((3000, 4000), small) == pytest.approx((4e6 / 12e6) ** 0.5)
+
+
+def test_ground_in_a_panel_s_rim_does_not_hide_a_dim_picture():
+    dim = field(0, level=0.03)
+    page, panels = figure(dim, field(1), dim)
+    loose = [Panel(panel.x - 2, panel.y - 2, panel.width + 4, panel.height + 4, "micrograph") for panel in panels]
+    matches = panel_matcher(loose, 1.0)(page[..., 0])
+    shift = matches.target - matches.source
+    assert (np.abs(np.abs(shift) - (panels[2].x - panels[0].x, 0)).max(axis=1) < 2).sum() > 50
+
+
+def test_a_tiny_picture_keeps_its_rim():
+    assert matching._without_rim((slice(5, 25), slice(0, 100))) == (slice(5, 25), slice(3, 97))

@@ -190,3 +190,19 @@ def test_forged_photographs_show_source_and_copy(name):
     blob = cv2.connectedComponents(mask)[1]
     ends = [blob[tuple(np.rint(end[:, ::-1]).astype(int).T)] for end in (matches.source, matches.target)]
     assert ((ends[0] != ends[1]) & (np.minimum(*ends) > 0)).sum() >= 6
+
+
+def test_few_key_points_are_spread_over_the_image(rng):
+    """Fewer than there are cells, too."""
+    few = find_keypoints(texture(rng), 50)
+    assert len(few) == 50
+    quarters = (few.place > SIDE / 2) @ [1, 2]
+    assert np.bincount(quarters, minlength=4).min() >= 5
+
+
+def test_more_enlargement_finds_more():
+    """A copy of a few pixels' radius has hardly any key points at the picture's own size."""
+    image = data.immunohistochemistry()[:256, :256, 1]
+    small, large = (find_keypoints(image, 9000, enlarged=side) for side in (600, 900))
+    assert len(large) > 1.2 * len(small)
+    assert np.ptp(large.place, axis=0).max() < 256
