@@ -95,7 +95,7 @@ def find_copies(image: np.ndarray, matchers: Sequence[Matcher] = MATCHERS) -> li
 
     Args:
         image: uint8 (H, W, 3) RGB of any size. Above 1.2 megapixels it is scaled down to that.
-        matchers: See `search`, and `common.forensics.learned`.
+        matchers: See `search`.
 
     Returns:
         The groups by descending score; an empty list where nothing is duplicated.
