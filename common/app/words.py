@@ -32,6 +32,7 @@ def evidence_in_words(row: Row) -> str:
     if row["relation"] == "altered":
         return f"{row['pixels']:,} pixels, {row['share']:.3g} % of {row['part']}; no calibrated probability"
     points = f"{row['points']:,} {'point matches' if row['points'] == 1 else 'points match'}"
+    points = points if row["points"] else "lanes, compared as wholes"
     more = f"; the best of {row['copies']} pairs" if int(row["copies"]) > 1 else ""
     return f"{points}; likeness of the pixels {row['agreement']:.2f}; {row['share']:.3g} % of {row['part']}{more}"
 

@@ -84,8 +84,9 @@ def is_part_of(panels: Sequence[Panel], field: Copy, copy: Copy) -> bool:
         matrix = cv2.invertAffineTransform(matrix)
     elif ends != (source, target):
         return False
-    points = copy.points[:, 0].astype(np.float64)
-    apart = np.linalg.norm(move(points, matrix) - move(points, copy.matrix), axis=1)
+    x, y, wide, high = cv2.boundingRect(copy.source.view(np.uint8))
+    corners = np.array([(x, y), (x + wide, y), (x, y + high), (x + wide, y + high)], np.float64)
+    apart = np.linalg.norm(move(corners, matrix) - move(corners, copy.matrix), axis=1)
     return float(apart.max()) <= _ONE_PLACE * min(panels[source].width, panels[source].height)
 
 

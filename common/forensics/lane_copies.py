@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from common.forensics.alignment import move
 from common.forensics.copy_move import LEAST_SCORE, Copy
 from common.forensics.lane_fit import Fit, fit_pairs
 from common.forensics.lane_score import describe_lanes, is_print, lane_score
@@ -14,7 +13,6 @@ from common.forensics.lane_search import Blot, Window, between_scales, find_pair
 MOST_FITTED = 40
 """Pairs of places that are fitted, those that look most alike: bounds the time."""
 _SEAM = 4  # pixels: so far from a seam, detail is not that of a region alone
-_GRID = (0.1, 0.5, 0.9)  # of a region's height and width: where points are taken
 
 
 def find_lane_copies(gray: np.ndarray, windows: Sequence[Window], *, between: bool = False) -> list[Copy]:
@@ -26,7 +24,7 @@ def find_lane_copies(gray: np.ndarray, windows: Sequence[Window], *, between: bo
         between: Whether to compare the blots with one another alone, not with themselves.
 
     Returns:
-        Pairs of regions by descending score, as high as their blots.
+        Pairs of regions by descending score, as high as their blots, without matching points.
     """
     blots = prepare_blots(gray, windows)
     fits = fit_pairs(blots, find_pairs(blots, between=between), MOST_FITTED)
@@ -47,20 +45,14 @@ def in_image(blots: Sequence[Blot], fit: Fit) -> np.ndarray:
 def _copy(blots: Sequence[Blot], fit: Fit, shape: tuple[int, ...]) -> Copy:
     """Two regions in the pixels of the image."""
     source, target, matrix = blots[fit.source], blots[fit.target], in_image(blots, fit)
-    columns, rows = fit.columns, fit.rows
+    columns = fit.columns
     edges = np.array([max(columns.start - _SEAM, 0), min(columns.stop + _SEAM, source.levels.shape[1])])
     left, right = np.rint(source.corner[0] + edges / source.scale).astype(int)
     top, high = int(source.corner[1]), round(len(source.levels) / source.scale)
     mask = np.zeros(shape, np.uint8)
     mask[top : top + high, left:right] = 1
     there = cv2.warpAffine(mask, matrix, shape[::-1], flags=cv2.INTER_NEAREST)
-    grid = [
-        (columns.start + x * (columns.stop - columns.start - 1), rows.start + y * (rows.stop - rows.start - 1))
-        for y in _GRID
-        for x in _GRID
-    ]
-    here = (np.array(grid) + 0.5) / source.scale - 0.5 + source.corner
-    points = np.stack([here, move(here, matrix)], axis=1).astype(np.float32)
+    points = np.zeros((0, 2, 2), np.float32)  # they are compared as wholes
     score = lane_score(describe_lanes(source, target, fit))
     return Copy(
         source=mask > 0, target=there > 0, matrix=matrix, points=points, correlation=fit.correlation, score=score

@@ -16,10 +16,10 @@ from common.forensics.lane_fit import Fit
 from common.forensics.lane_search import Blot
 
 FEATURES = ("grain", "phase")
-MEAN = (1.255, 1.645)
-SCALE = (0.982, 1.678)
-WEIGHTS = (3.684, 3.219)
-INTERCEPT = -7.486
+MEAN = (1.377, 1.857)
+SCALE = (1.047, 1.797)
+WEIGHTS = (4.057, 3.473)
+INTERCEPT = -6.684
 FURTHEST = 4.0
 """Deviations from the mean beyond which a feature counts no more."""
 

@@ -40,6 +40,12 @@ def two_strips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, list[tup
     return page, windows
 
 
+def first(copy, axis: int) -> bool:
+    """Whether the source lies left of the target (axis 0), or above it (axis 1)."""
+    here, there = (np.nonzero(mask)[1 - axis].mean() for mask in (copy.source, copy.target))
+    return bool(here < there)
+
+
 @pytest.mark.parametrize(
     "sign", [(1, 1), (-1, 1), (-1, -1), (1, -1)], ids=["shifted", "mirrored", "turned", "upside down"]
 )
@@ -49,7 +55,7 @@ def test_a_lane_that_is_shown_again_is_found(sign, gain):
     picture[:, 4 * LANE : 5 * LANE] = np.rint(gain * picture[:, LANE : 2 * LANE][:: sign[1], :: sign[0]] + 20)
     (copy,) = sure(find_lane_copies(picture, [WHOLE]))
     one, other = LANE * 1.5 - 0.5, LANE * 4.5 - 0.5
-    here, there = (one, other) if copy.points[:, 0, 0].mean() < copy.points[:, 1, 0].mean() else (other, one)
+    here, there = (one, other) if first(copy, axis=0) else (other, one)
     middle = np.array([[here, HEIGHT / 2 - 0.5]])
     np.testing.assert_allclose(move(middle, copy.matrix), [[there, HEIGHT / 2 - 0.5]], atol=0.5)
     np.testing.assert_allclose(copy.matrix[:, :2], np.diag(sign), atol=0.03)
@@ -71,9 +77,7 @@ def test_a_strip_shown_again_in_another_picture_is_found_with_its_stretch(size):
     other = cv2.resize(one, None, fx=size[0], fy=size[1], interpolation=cv2.INTER_CUBIC)
     page, windows = two_strips(one, other)
     copy, *_ = sure(find_lane_copies(page, windows))
-    factors = (
-        np.diag(copy.matrix) if copy.points[:, 0, 1].mean() < copy.points[:, 1, 1].mean() else 1 / np.diag(copy.matrix)
-    )
+    factors = np.diag(copy.matrix) if first(copy, axis=1) else 1 / np.diag(copy.matrix)
     np.testing.assert_allclose(factors, size, rtol=0.01)
 
 
