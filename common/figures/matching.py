@@ -1,14 +1,14 @@
 """Matching of a figure's pictures: each with itself and with every other one, at its own contrast and resolution."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
 from common.figures.annotations import find_print, without_print
 from common.figures.panels import Panel
-from common.forensics.copy_move import WORKING_PIXELS, Matcher
+from common.forensics.copy_move import WORKING_PIXELS, Copy, Group, Matcher, search
 from common.forensics.gray import to_gray
 from common.forensics.keypoints import (
     ENLARGED,
@@ -27,6 +27,8 @@ MOST_PICTURES = 64
 MOST_KEYPOINTS = 8000
 """Of a figure, shared by its pictures according to their areas, and at least `LEAST_KEYPOINTS` of each."""
 LEAST_KEYPOINTS = 250
+_CLOSE_PIXELS, _CLOSE_KEYPOINTS = 700_000, 2500  # of a picture of a large figure that is searched by itself
+_CLOSER, _MOST_CLOSER = 1.2, 16  # factor on the figure's working scale from which that shows more; number of these
 _STRIP = 0.7  # height by width of a picture that may be a strip of a blot: its kind is not certain
 _RIM = 3  # pixels of a panel: frames, and borders that scaling and JPEG have mixed with the ground
 _PICTURES_PIXELS, _FIGURE_PIXELS = 2_000_000, 4_000_000  # of the working scale of a figure with several pictures
@@ -43,6 +45,9 @@ class PictureSearch:
     scale: float
     """Factor on lengths to the size at which pictures are matched."""
     matcher: Matcher
+    closer: list[tuple[tuple[slice, slice], float]]
+    """Rows and columns of the pictures that `scale` shrinks most, and the larger scale at which each is searched by
+    itself."""
 
 
 def picture_search(image: np.ndarray, panels: Sequence[Panel], *, between: bool = False) -> PictureSearch:
@@ -57,7 +62,51 @@ def picture_search(image: np.ndarray, panels: Sequence[Panel], *, between: bool 
     pictures = [panel for panel in panels if not panel.drawn] or [Panel(0, 0, width, height, "micrograph")]
     scale = working_scale((height, width), pictures)
     gray, valid = picture_gray(image, pictures)
-    return PictureSearch(gray=gray, valid=valid, scale=scale, matcher=panel_matcher(pictures, scale, between=between))
+    largest = [] if between else sorted(pictures, key=lambda panel: -panel.width * panel.height)[:_MOST_CLOSER]
+    own = [min(1.0, (_CLOSE_PIXELS / (panel.width * panel.height)) ** 0.5) for panel in largest]
+    closer = [
+        (_without_rim(panel.window), larger)
+        for panel, larger in zip(largest, own, strict=True)
+        if larger >= _CLOSER * scale
+    ]
+    # Pictures that are all searched by themselves are matched with one another alone.
+    matcher = panel_matcher(pictures, scale, between=between or len(closer) == len(pictures))
+    return PictureSearch(gray=gray, valid=valid, scale=scale, matcher=matcher, closer=closer)
+
+
+def search_pictures(compared: PictureSearch, matchers: Sequence[Matcher] = ()) -> list[Group]:
+    """Find what pictures show twice: all of them together, and large ones by themselves at a larger scale.
+
+    In a large figure, at its working scale, small copies are blurred, and the pictures compete for the clusters of
+    matches that are aligned.
+
+    Args:
+        compared: From `picture_search`.
+        matchers: Beside the key points of the pictures.
+
+    Returns:
+        The groups by descending score, in pixels of the figure. What is found both ways is there twice.
+    """
+    gray, valid = compared.gray, compared.valid
+    groups = search(gray, (compared.matcher, *matchers), compared.scale, valid)
+    for window, scale in compared.closer:
+        found = search(np.ascontiguousarray(gray[window]), (_match_closer,), scale, np.ascontiguousarray(valid[window]))
+        groups += [Group(copies=tuple(_in_figure(copy, window, gray.shape) for copy in one.copies)) for one in found]
+    return sorted(groups, key=lambda group: -group.score)
+
+
+def _match_closer(gray: np.ndarray) -> Matches:
+    return match_within(find_keypoints(gray, _CLOSE_KEYPOINTS))
+
+
+def _in_figure(copy: Copy, window: tuple[slice, slice], shape: tuple[int, ...]) -> Copy:
+    """A copy found in a window, in pixels of the figure."""
+    source, target = np.zeros((2, *shape), bool)
+    source[window], target[window] = copy.source, copy.target
+    corner = np.array([window[1].start, window[0].start])
+    linear = copy.matrix[:, :2]
+    matrix = np.column_stack([linear, copy.matrix[:, 2] + corner - linear @ corner])
+    return replace(copy, source=source, target=target, matrix=matrix, points=copy.points + corner.astype(np.float32))
 
 
 def picture_gray(image: np.ndarray, pictures: Sequence[Panel]) -> tuple[np.ndarray, np.ndarray]:

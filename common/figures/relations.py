@@ -34,6 +34,7 @@ _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the pane
 _SMALL_PART = 0.5  # of the field's area: a part that may be one of it
 _ONE_PLACE = 0.02  # of a panel's shorter side: how far apart two transforms of one field lead a point
 _BESIDE, _LITTLE_AROUND = 15, 0.1  # pixels: side of the square that a copy is grown by; share of a panel left around it
+_SURE = 0.9  # score from which a copy at the same place of two panels need not be of one field
 _DETAIL_SIGMAS, _AGREE = (1.0, 2.0, 4.0), 0.15  # pixels; least correlation of detail around a copy in one field
 _SAME_PICTURE = 0.95  # smallest correlation of two panels that are one picture
 _SAME_DETAIL = 0.6  # smallest ratio of their detail: a denoised picture has less
@@ -157,8 +158,11 @@ def _is_inset(enlarged: np.ndarray, copy: Copy, fills: float) -> bool:
 
 
 def _relation(image: np.ndarray, source: Panel, target: Panel, copy: Copy) -> Relation:
-    if _is_aligned(source, target, copy) and _agree_around(image, source, copy.source, copy.matrix):
-        return "reuse" if _is_one_picture(image, source, copy) else "same field"
+    if _is_aligned(source, target, copy):
+        # Print that was not known as such lies at the same place of panels too, and seldom scores so high.
+        if copy.score < _SURE or _agree_around(image, source, copy.source, copy.matrix):
+            return "reuse" if _is_one_picture(image, source, copy) else "same field"
+        return "reuse"
     detail, within, region, matrix = source, target, copy.source, copy.matrix
     if copy.scale > 1:
         detail, within, region, matrix = target, source, copy.target, cv2.invertAffineTransform(copy.matrix)

@@ -7,12 +7,12 @@ from itertools import combinations
 import numpy as np
 
 from common.components import connected
-from common.figures.matching import PictureSearch, picture_search
+from common.figures.matching import PictureSearch, picture_search, search_pictures
 from common.figures.outlines import shared_field
 from common.figures.panels import Panel, find_panels, panel_of
 from common.figures.relations import Relation, is_part_of, relation_of
 from common.forensics.blocks import match_blocks
-from common.forensics.copy_move import Copy, Group, search, share_a_place
+from common.forensics.copy_move import Copy, Group, share_a_place
 from common.forensics.lane_copies import find_lane_copies
 
 COMPLETED = 0.5
@@ -67,8 +67,7 @@ def find_reuse_in(image: np.ndarray, panels: Sequence[Panel], *, between: bool =
     """
     compared = picture_search(image, panels, between=between)
     by_relation: dict[Relation, list[list[Copy]]] = {}
-    matchers = (compared.matcher,) if between else (compared.matcher, match_blocks)
-    searched = search(compared.gray, matchers, compared.scale, compared.valid)
+    searched = search_pictures(compared, () if between else (match_blocks,))
     related = [[_related(image, panels, compared, copy) for copy in group.copies] for group in searched]
     lanes = find_lane_copies(compared.gray, lane_windows(panels), between=between)
     related += [[_related_lanes(image, panels, compared, copy)] for copy in lanes]

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from common.figures import matching
-from common.figures.matching import panel_matcher, picture_gray, working_scale
+from common.figures.matching import panel_matcher, picture_gray, picture_search, search_pictures, working_scale
 from common.figures.panels import Panel
+from common.forensics.alignment import move
+from common.forensics.copy_move import search
 from common.forensics.keypoints import find_keypoints, match_between
 
 
@@ -88,3 +90,26 @@ def test_ground_in_a_panel_s_rim_does_not_hide_a_dim_picture():
 
 def test_a_tiny_picture_keeps_its_rim():
     assert matching._without_rim((slice(5, 25), slice(0, 100))) == (slice(5, 25), slice(3, 97))
+
+
+def test_a_small_copy_in_one_picture_of_a_large_figure(monkeypatch):
+    """At the figure's working scale, 0.53, it has 13 pixels; the picture is searched at its own size too."""
+    monkeypatch.setattr(matching, "_PICTURES_PIXELS", 40_000)
+    pictures = [field(number) for number in range(3)]
+    pictures[1][140:164, 150:174] = pictures[1][20:44, 30:54]
+    page, panels = figure(*pictures)
+    compared = picture_search(page, panels)
+    assert compared.scale < 0.6 and [scale for _, scale in compared.closer] == [1.0] * 3
+    together = search(compared.gray, (compared.matcher,), compared.scale, compared.valid)
+    assert max((group.score for group in together), default=0.0) < 0.5
+    best = search_pictures(compared)[0]
+    assert best.score >= 0.5
+    truth = np.zeros(page.shape[:2], bool)
+    x, y = panels[1].x, panels[1].y
+    truth[y + 20 : y + 44, x + 30 : x + 54] = truth[y + 140 : y + 164, x + 150 : x + 174] = True
+    assert (best.mask & truth).sum() > 0.8 * (best.mask | truth).sum()
+    points = best.copies[0].points
+    np.testing.assert_allclose(np.abs(points[:, 1] - points[:, 0]), 120, atol=2)
+    np.testing.assert_allclose(move(points[:, 0], best.copies[0].matrix), points[:, 1], atol=2)
+    assert points[..., 0].min() > x  # in pixels of the figure
+    assert picture_search(page, panels, between=True).closer == []
