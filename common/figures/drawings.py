@@ -104,7 +104,10 @@ def _without_letters(words: Sequence[Box]) -> list[Box]:
     if len(words) < _FEW:
         return list(words)
     places = np.array(words)
-    usual = np.median(places[:, 3][places[:, 3] >= _GLYPH])
+    heights = places[:, 3][places[:, 3] >= _GLYPH]
+    if not len(heights):
+        return list(words)
+    usual = float(np.median(heights))
     return [word for number, word in enumerate(words) if not _is_letter(number, places, usual)]
 
 

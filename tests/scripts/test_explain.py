@@ -503,7 +503,7 @@ def test_without_a_network_for_videos_the_images_of_a_folder_are_explained(
     (folder / "figures").mkdir(parents=True)
     shutil.copy(forged[0], folder / "figures" / "one.png")
     monkeypatch.chdir(tmp_path)
-    config = program["ExplainConfig"](sources=(folder,))
+    config = program["ExplainConfig"](sources=(folder,), output=tmp_path / "out")
     assert config.subject == "copy-moves"
     (folder / "movie.mp4").touch()
     program["main"](config)

@@ -244,7 +244,7 @@ def test_the_verdicts_of_script_7_know_all_of_the_validation(two, pictures):
     checkpoint = load_checkpoint(two / "script_7" / "spai_fusion_best.pth", SPAI_KEYS)
     table = pd.read_csv(pictures).query("split == 'val'")
     found = pd.DataFrame({name: checkpoint["validation"][name] for name in ("probs", "generated", "degradation")})
-    assert found["degradation"].unique().tolist() == ["none", "jpeg", "webp", "resize"]
+    assert found["degradation"].unique().tolist() == ["none", "jpeg", "webp", "resize", "blur", "noise"]
     for _, rows in found.groupby("degradation"):
         assert rows["generated"].tolist() == (table["label"] == "fake").tolist()
         assert rows["probs"].nunique() == 9
@@ -270,6 +270,7 @@ def test_each_program_speaks_and_writes_once(two, jobs, job, name):
     assert sum(line.startswith(f"{name}: ") and line.endswith("_best.pth") for line in first) == trainings
     written = {path.name for path in (two / job).glob(f"{name}_*")} - {"hard_negative_round_1.csv"}
     ends = ["best.pth", "last.pth", "metrics.json", "history.json", *["curve.png"] * (len(epochs) > 1)]
+    ends += ["reliability.png"] * (name == "deepfake_video")
     assert written == {f"{name}_{end}" for end in ends}
     assert not list((two / job).rglob("*.partial"))
 
