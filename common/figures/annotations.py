@@ -114,12 +114,11 @@ def _strokes(picture: np.ndarray, white: float, black: float, vivid: float) -> l
         strokes, total = [], np.count_nonzero(ink)
         for number in range(1, count):
             x, y, wide, high, area = (int(value) for value in stats[number])
-            if max(wide, high) > _LONGEST * max(height, width) and area <= _LINE * (wide + high):
-                total -= (
-                    area  # a line or a frame from side to side, as the page beside a picture that was cut out widely
-                )
+            if max(wide, high) > _LONGEST * max(height, width):
+                # A line or a frame from side to side, as the page beside a picture that was cut out widely, is no ink.
+                total -= area if area <= _LINE * (wide + high) else 0
                 continue
-            if max(wide, high) < _SMALLEST or min(wide, high) > most or max(wide, high) > _LONGEST * max(height, width):
+            if max(wide, high) < _SMALLEST or min(wide, high) > most:
                 continue
             pad = _RIM + 1
             rows, columns = slice(max(y - pad, 0), y + high + pad), slice(max(x - pad, 0), x + wide + pad)

@@ -95,18 +95,21 @@ def split(picture: np.ndarray, box: Box, longest: int, crossing: float = CROSSED
     part = part_of(picture, box)
     if drawn_kind(part, longest):
         return []
+    halves = _halves(part, box, longest, crossing)
+    if not halves:
+        return [(box, picture_kind(part))]
+    return [found for half in halves for found in split(picture, half, longest, crossing)]
+
+
+def _halves(part: np.ndarray, box: Box, longest: int, crossing: float) -> list[Box]:
+    """The box of a part, uint8 (h, w, 3), cut at its strongest seam; nothing without one."""
     (strength, place), axis = max((_seam(part, axis, longest, crossing), axis) for axis in (0, 1))
     if not strength:
-        return [(box, picture_kind(part))]
-    return [found for half in _halves(box, axis, place) for found in split(picture, half, longest, crossing)]
-
-
-def _halves(box: Box, axis: int, place: int) -> tuple[Box, Box]:
-    """The box cut across an axis at a place."""
+        return []
     x, y, wide, high = box
     if axis == 1:
-        return (x, y, place, high), (x + place, y, wide - place, high)
-    return (x, y, wide, place), (x, y + place, wide, high - place)
+        return [(x, y, place, high), (x + place, y, wide - place, high)]
+    return [(x, y, wide, place), (x, y + place, wide, high - place)]
 
 
 def _seam(part: np.ndarray, axis: int, longest: int, crossing: float) -> tuple[float, int]:
@@ -164,10 +167,8 @@ def find_framed(picture: np.ndarray, content: np.ndarray, solid: Sequence[Box]) 
 
 def _parted(picture: np.ndarray, box: Box, longest: int) -> list[Box]:
     """What a frame holds: one picture, or those that lines from side to side part."""
-    (strength, place), axis = max((_seam(part_of(picture, box), axis, longest, CROSSED_ALL), axis) for axis in (0, 1))
-    if not strength:
-        return [box]
-    return [part for half in _halves(box, axis, place) for part in _parted(picture, half, longest)]
+    halves = _halves(part_of(picture, box), box, longest, CROSSED_ALL)
+    return [part for half in halves for part in _parted(picture, half, longest)] or [box]
 
 
 def _with_frame(box: Box, shape: tuple[int, int]) -> Box:

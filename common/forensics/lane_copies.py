@@ -28,10 +28,15 @@ def find_lane_copies(gray: np.ndarray, windows: Sequence[Window], *, between: bo
     """
     blots = prepare_blots(gray, windows)
     fits = fit_pairs(blots, find_pairs(blots, between=between), MOST_FITTED)
-    copies = [
-        _copy(blots, fit, gray.shape) for fit in fits if not is_print(blots[fit.source].levels[fit.rows, fit.columns])
-    ]
-    return sorted((copy for copy in copies if copy.score >= LEAST_SCORE), key=lambda copy: -copy.score)
+    copies = []
+    for fit in fits:
+        source, target = blots[fit.source], blots[fit.target]
+        if is_print(source.levels[fit.rows, fit.columns]):
+            continue
+        score = lane_score(describe_lanes(source, target, fit))
+        if score >= LEAST_SCORE:
+            copies.append(_copy(blots, fit, score, gray.shape))
+    return sorted(copies, key=lambda copy: -copy.score)
 
 
 def in_image(blots: Sequence[Blot], fit: Fit) -> np.ndarray:
@@ -42,10 +47,9 @@ def in_image(blots: Sequence[Blot], fit: Fit) -> np.ndarray:
     return matrix
 
 
-def _copy(blots: Sequence[Blot], fit: Fit, shape: tuple[int, ...]) -> Copy:
+def _copy(blots: Sequence[Blot], fit: Fit, score: float, shape: tuple[int, ...]) -> Copy:
     """Two regions in the pixels of the image."""
-    source, target, matrix = blots[fit.source], blots[fit.target], in_image(blots, fit)
-    columns = fit.columns
+    source, matrix, columns = blots[fit.source], in_image(blots, fit), fit.columns
     edges = np.array([max(columns.start - _SEAM, 0), min(columns.stop + _SEAM, source.levels.shape[1])])
     left, right = np.rint(source.corner[0] + edges / source.scale).astype(int)
     top, high = int(source.corner[1]), round(len(source.levels) / source.scale)
@@ -53,7 +57,6 @@ def _copy(blots: Sequence[Blot], fit: Fit, shape: tuple[int, ...]) -> Copy:
     mask[top : top + high, left:right] = 1
     there = cv2.warpAffine(mask, matrix, shape[::-1], flags=cv2.INTER_NEAREST)
     points = np.zeros((0, 2, 2), np.float32)  # they are compared as wholes
-    score = lane_score(describe_lanes(source, target, fit))
     return Copy(
         source=mask > 0, target=there > 0, matrix=matrix, points=points, correlation=fit.correlation, score=score
     )
