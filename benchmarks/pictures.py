@@ -10,6 +10,7 @@ from common.process import prepare
 
 prepare()  # before torch is imported
 
+from contextlib import chdir
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +53,8 @@ def main(micrographs: tyro.conf.Positional[Path]) -> None:
         images = folder / "test_images"
         blot = images / "blot_with_a_pasted_piece.png"
         _write("altered.jpg", search_figure(read_image(blot), Path("models")).picture(blot.name, SHOWN))
-        explain_many(Run(sources=[images], output=folder / "found"))
+        with chdir(folder):  # the page names what was examined, and is to name no place of this machine
+            explain_many(Run(sources=[Path(images.name)], output=Path("found")))
         with page_of((folder / "found" / PAGE).as_uri(), 900) as page:
             _shoot(page, "report.png", 1775)
         with served() as (address, _, _), page_of(address, 1100) as page:
