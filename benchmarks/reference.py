@@ -187,7 +187,7 @@ def train(
 
     start = time.perf_counter()
     samples = [measured(sample) for sample in find_samples(data_dir)]
-    folds = assign_folds(samples, config.folds, config.seed)
+    folds = assign_folds(samples, config.folds, config.fold_seed)
     train_set = Images([s for s, fold in zip(samples, folds, strict=True) if fold != config.fold], config, _transform())
     start_seconds = time.perf_counter() - start
 

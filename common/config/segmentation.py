@@ -71,8 +71,10 @@ class TrainConfig(RunConfig):
     """Number of folds, one of which validates while the others train; images of one source stay in one fold."""
     fold: Natural = 0
     """Fold that validates, from 0 to --folds - 1."""
+    fold_seed: Seed = 0
+    """Random seed of the folds; networks that are blended or start from one another need the same."""
     seed: Seed = 0
-    """Random seed of the folds, the initial weights, the draws and the augmentation."""
+    """Random seed of the initial weights, the draws and the augmentation."""
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         return super()._rules() | {"fold": (self.fold < self.folds, f"from 0 to {self.folds - 1}")}

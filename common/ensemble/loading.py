@@ -170,13 +170,13 @@ def _check_folds(models_dir: Path, folds: list[list[Loaded]]) -> None:
     if len(folds) == 1:
         return
     checkpoints = [loaded.checkpoint for fold in folds for loaded in fold]
-    runs = {(c.get("data_fingerprint"), c["config"].get("folds"), c["config"].get("seed")) for c in checkpoints}
+    runs = {(c.get("data_fingerprint"), c["config"].get("folds"), c["config"].get("fold_seed")) for c in checkpoints}
     numbers = [{loaded.checkpoint.get("fold") for loaded in fold} for fold in folds]
     if len(runs) > 1 or any(len(n) > 1 for n in numbers) or len(set.union(*numbers)) < len(folds):
         raise UserError(
             f"the checkpoints in {models_dir} and its fold_* folders are not one training in folds: they need equal "
-            "data, `folds` and `seed`, and another `fold` in each folder. Train them again (`make folds`), or move the "
-            "folders that don't belong."
+            "data, `folds` and `fold_seed`, and another `fold` in each folder. Train them again (`make folds`), or "
+            "move the folders that don't belong."
         )
 
 

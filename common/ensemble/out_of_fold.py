@@ -172,14 +172,14 @@ def _header(dtype: np.dtype, *shape: int) -> dict[str, Any]:
 
 
 def _run(loaded: Loaded, data: str) -> tuple[int, int, int]:
-    """Number of folds, seed and fold of a member's training, which must have been on the data of this fingerprint."""
+    """Number of folds, their seed, and the fold of a member, which must be trained on the data of this fingerprint."""
     if loaded.checkpoint.get("data_fingerprint") != data:
         raise UserError(
             f"{loaded.member.name} was trained on other data: its held-out images are not known. Name the data folder "
             "that it was trained on, or train it on this one."
         )
     config = loaded.checkpoint["config"]
-    return config["folds"], config["seed"], config["fold"]
+    return config["folds"], config["fold_seed"], config["fold"]
 
 
 def _write_maps(ensemble: Ensemble, parts: list[list[Sample]], file: IO) -> None:

@@ -28,6 +28,9 @@ REQUIRED_KEYS = (
 SETTINGS = ("config", "threshold", "calibration")
 """Entries of a checkpoint whose numbers decide, and must be finite."""
 
+DIVISION = ("folds", "fold_seed", "fold")
+"""Fields of a configuration that say which images a segmentation member was trained on, and which validated."""
+
 PLACES = ("data_dir", "models_dir", "cache_dir")
 """Fields of a configuration that name folders of the machine it was trained on: they are not handed on."""
 
@@ -105,6 +108,8 @@ def load_checkpoint(path: Path, required: Iterable[str] = REQUIRED_KEYS, *, mapp
     for name in SETTINGS:
         if not _is_finite(checkpoint.get(name)):
             raise UserError(f"{path} has a {name} that is not finite. Train it again.")
+    if "folds" in config and "seed" in config:
+        config.setdefault("fold_seed", config["seed"])  # one seed was for both, before they were told apart
     return checkpoint
 
 

@@ -39,6 +39,15 @@ def test_network_comes_back_from_the_checkpoint_alone(tmp_path, checkpoint):
     assert all(torch.equal(v, checkpoint["model_state_dict"][k]) for k, v in network.state_dict().items())
 
 
+def test_before_the_folds_had_a_seed_of_their_own_they_were_drawn_by_the_runs(tmp_path, checkpoint):
+    path = tmp_path / "tiny_best.pth"
+    config = checkpoint["config"] | {"seed": 3}
+    for expected in (0, 3):
+        save_checkpoint(checkpoint | {"config": config}, path)
+        assert load_checkpoint(path)["config"]["fold_seed"] == expected
+        config = {name: value for name, value in config.items() if name != "fold_seed"}
+
+
 def test_plain_types_only(tmp_path, checkpoint):
     """`weights_only=True` refuses what would run code."""
 

@@ -78,6 +78,14 @@ def test_a_split_keeps_pairs_together_and_covers_all(config):
     assert not {sample.group for sample in split.train} & {sample.group for sample in split.val}
 
 
+def test_the_folds_have_a_seed_of_their_own(config):
+    names, other, redrawn = (
+        [sample.case_id for sample in load_split(changed).val]
+        for changed in (config, replace(config, seed=1), replace(config, fold_seed=1))
+    )
+    assert names == other != redrawn
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_first_weights_depend_on_the_seed_alone(config, seed):
     config = replace(config, seed=seed)
@@ -100,11 +108,11 @@ def test_it_starts_from_the_other_members_network(config, base, capsys):
     assert "starts from" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fields", [{"fold": 1}, {"seed": 1}, {"folds": 4}])
+@pytest.mark.parametrize("fields", [{"fold": 1}, {"fold_seed": 1}, {"folds": 4}])
 def test_a_checkpoint_that_saw_the_validation_fold_is_refused(config, base, fields):
     split = load_split(config)
     base(split.fingerprint, **fields)
-    flag = f"--{next(iter(fields))}"
+    flag = f"--{next(iter(fields))}".replace("_", "-")
     with pytest.raises(UserError, match=f"trained with {flag} .*it has seen images that validate here"):
         start_network(replace(config, init="base"), split)
 
