@@ -4,6 +4,7 @@ The members' maps are out of fold already. The images are split once more by gro
 but one, and that one is scored.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,6 +144,62 @@ def summary(table: pd.DataFrame, mode: Mode = "default") -> dict[str, Any]:
         of_size = table[table["size"] == size]
         figures |= {f"pixel_recall_{size}": float(of_size["pixel_recall"].mean()), f"n_{size}": len(of_size)}
     return figures
+
+
+def gains(
+    outcomes: Mapping[str, pd.DataFrame], best: str, groups: np.ndarray, *, draws: int = 1000
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """How far one variant is above each other on the same images, and how far on other images of the kind.
+
+    Args:
+        outcomes: Tables of `nested` of the same images, by the variants' names.
+        best: Name of the one that is compared.
+        groups: Source of each image, (n,): whole sources are drawn, as images of one source are alike.
+        draws: Bootstraps.
+
+    Returns:
+        For each other variant the difference in `of1`, `image_auc` and `pixel_f1` (`summary`, default mode), and the
+        2.5 % and 97.5 % quantiles of that difference over the bootstraps; nan where a metric is.
+    """
+    _, source = np.unique(groups, return_inverse=True)
+    rng, count = np.random.default_rng(0), source.max() + 1
+    drawn = (np.bincount(rng.integers(count, size=count), minlength=count)[source] for _ in range(draws))
+    weights = np.stack([np.ones(len(source)), *drawn])
+    found = {name: _weighted(table, weights) for name, table in outcomes.items()}
+    above: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for name in outcomes:
+        if name != best:
+            above[name] = {}
+            for metric, values in found[name].items():
+                difference = found[best][metric] - values
+                low, high = np.nanquantile(difference[1:], (0.025, 0.975))
+                above[name][metric] = float(difference[0]), float(low), float(high)
+    return above
+
+
+def _weighted(table: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of a table of `nested` whose images count as often as each row of `weights` (B, n) says, (B,) each."""
+    forged, pixels = table["forged"].to_numpy(), table["pixel_f1"].to_numpy()
+    scored = np.where(table["called_default"], table["mask_of1"], ~forged)
+    measured = np.isfinite(pixels)
+    with np.errstate(invalid="ignore"):  # nan where no image is left to average over
+        return {
+            "of1": weights @ scored / weights.sum(axis=1),
+            "image_auc": _weighted_auc(table["forged_probability"].to_numpy(), forged, weights),
+            "pixel_f1": weights[:, measured] @ pixels[measured] / weights[:, measured].sum(axis=1),
+        }
+
+
+def _weighted_auc(scores: np.ndarray, forged: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`image_auc` of images that count as often as each row of `weights` (B, n) says, (B,)."""
+    distinct, place = np.unique(scores, return_inverse=True)
+    aucs = np.empty(len(weights))
+    for number, weight in enumerate(weights):
+        of_forged = np.bincount(place, weight * forged, len(distinct))
+        of_others = np.bincount(place, weight * ~forged, len(distinct))
+        below = np.cumsum(of_others) - of_others / 2  # equal scores count half
+        aucs[number] = of_forged @ below / (of_forged.sum() * of_others.sum())
+    return aucs
 
 
 def choose(summaries: dict[str, dict[str, Any]]) -> str:

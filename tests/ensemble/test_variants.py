@@ -6,7 +6,7 @@ import pytest
 
 from common.ensemble.decision import copy_features
 from common.ensemble.fitting import Oof
-from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, nested, summary, variants
+from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, gains, nested, summary, variants
 
 S = 32
 
@@ -183,3 +183,27 @@ def test_further_views_must_be_better_too():
     figures = {ORIGINAL: {"of1": 0.5}, FITTED: {"of1": 0.4}, f"{ORIGINAL}, flips": {"of1": 0.5}}
     assert choose(figures) == ORIGINAL
     assert choose(figures | {f"{FITTED}, flips": {"of1": 0.6}}) == f"{FITTED}, flips"
+
+
+def test_gains_are_differences_of_summaries_drawn_by_whole_sources():
+    oof = make_oof(good=0.5)
+    outcomes = {name: nested(oof, Variant(name=name, members=(name,))) for name in ("good", "noise")}
+    found = gains(outcomes, "good", oof.groups, draws=200)
+    assert found.keys() == {"noise"}
+    good, noise = map(summary, outcomes.values())
+    rng, drawn, places = np.random.default_rng(0), [], np.arange(24).reshape(12, 2)
+    names = sorted(set(oof.groups))  # as strings: source 10 comes before source 2
+    for _ in range(200):
+        images = np.concatenate([places[int(names[n].split()[1])] for n in rng.integers(12, size=12)])
+        drawn.append({name: summary(table.iloc[images]) for name, table in outcomes.items()})
+    for metric, (value, low, high) in found["noise"].items():
+        assert value == pytest.approx(good[metric] - noise[metric])
+        expected = np.quantile([draw["good"][metric] - draw["noise"][metric] for draw in drawn], (0.025, 0.975))
+        assert (low, high) == pytest.approx(tuple(expected))
+        assert low < value < high
+
+
+def test_a_variant_is_not_above_one_that_decides_alike():
+    table = nested(make_oof(), GOOD)
+    found = gains({"a": table, "b": table.copy()}, "a", make_oof().groups)
+    assert set(found["b"].values()) == {(0.0, 0.0, 0.0)}
