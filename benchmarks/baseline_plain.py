@@ -13,6 +13,7 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -40,9 +41,9 @@ FOLDER = Path("models/baseline_plain")
 class Images(Dataset):
     """Images and masks at one size, decoded once."""
 
-    def __init__(self, samples) -> None:
-        """Read all samples."""
-        self.samples = samples
+    def __init__(self, samples, change: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        """Read all samples, each image changed by a function before it is resized."""
+        self.samples, self.change = samples, change
         self.pairs = [self._read(sample) for sample in samples]
 
     def __len__(self) -> int:
@@ -55,6 +56,8 @@ class Images(Dataset):
     def _read(self, sample) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(sample.image)
         mask = np.zeros(image.shape[:2], np.uint8) if sample.mask is None else read_mask(sample.mask).max(axis=0)
+        if self.change is not None:
+            image = self.change(image)
         if image.shape[0] > image.shape[1]:
             image, mask = np.rot90(image).copy(), np.rot90(mask).copy()
         size = (WIDTH, HEIGHT)

@@ -1,10 +1,15 @@
-"""Members and the plain baseline on one held-out fold: the same images, the same metrics, paired differences.
+"""Members, their ensemble and the plain baseline on one held-out fold: the same images, metrics, paired differences.
 
     python -m benchmarks.baseline_plain --data-dir data/casia1
-    python -m benchmarks.members --data-dir data/casia1 --models models/casia1/*_best.pth
+    python -m benchmarks.members maps --data-dir data/casia1 --models models/casia1/*_best.pth
+    python -m benchmarks.members decided --data-dir data/casia1 --models-dir models/casia1
+    python -m benchmarks.members degraded --data-dir data/casia1 --models models/casia1/*_best.pth --picture out.png
 
-Each network at its own resolution, without a fitted decision. In brackets: 95 % of 1,000 bootstraps of the groups; the
-second table has the differences to the baseline, of the same bootstraps. `all members` is the mean of their maps.
+`maps`: each network at its own resolution, without a fitted decision; `all members` is the mean of their maps. The
+second table has the differences to the (first) baseline. `decided`: the fitted ensemble of a folder, its members and
+the baseline, each with threshold, mask and decision fitted on other sources (nested, as `fit_ensemble.py` does it), and
+how far the ensemble is above each other. `degraded`: the networks after all images, authentic ones too, were
+compressed, shrunk, blurred or made noisy. In brackets: 95 % of 1,000 bootstraps of the groups.
 """
 
 from common.process import prepare
@@ -19,14 +24,21 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
+from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks.baseline_plain import FOLDER, Images, Network
+from benchmarks.networks import DEGRADATIONS, Change
 from common.config.segmentation import TrainConfig
 from common.data.dataset import ForgeryDataset, collate_whole, make_loader
 from common.data.masks import read_mask
-from common.data.transforms import resize_map
+from common.data.samples import load_samples
+from common.data.transforms import resize_map, shrink_mask, to_channels
+from common.ensemble.decision import feature_maps
+from common.ensemble.fitting import Oof
+from common.ensemble.out_of_fold import out_of_fold
+from common.ensemble.variants import FITTED, Variant, gains, nested, summary, variants
 from common.metrics.forgery import (
     image_auc,
     image_score,
@@ -44,6 +56,33 @@ from common.training.validation import predict_maps
 BOOTSTRAPS = 1000
 HEAD = ("pixel AUC", "pixel F1 at 0.5", "pixel F1, best for the set", "image AUC", "image recall at 5 %")
 GRID = slice(None, None, 64)  # of the thresholds that the best one is chosen among
+PLAIN = "plain baseline"
+
+
+def held_out(data_dir: Path) -> Split:
+    """Fold 0 of 5."""
+    return load_split(replace(TrainConfig(name="members", data_dir=data_dir, models_dir=FOLDER), overwrite=True))
+
+
+def maps_of_plain(path: Path, split: Split, change: Change | None = None) -> list[np.ndarray]:
+    """Those of the baseline with the weights of a file, as `maps_of`."""
+    baseline = Network("tu-tf_efficientnet_lite0")
+    baseline.load_state_dict(torch.load(path, weights_only=True))
+    return maps_of(baseline, Images(split.val, change), split)
+
+
+def maps_of_member(path: Path, split: Split, change: Change | None = None) -> list[np.ndarray]:
+    """Those of a checkpoint of scripts 1 to 6, as `maps_of`."""
+    checkpoint = load_checkpoint(path)
+    own = checkpoint["config"]
+
+    def edit(image: np.ndarray, mask: np.ndarray, _) -> tuple[np.ndarray, np.ndarray]:
+        changed = change(np.ascontiguousarray(image[..., :3]))
+        return to_channels(changed, own["in_channels"]), shrink_mask(mask, *changed.shape[:2])
+
+    framed = partial(ForgeryDataset, in_channels=own["in_channels"], framing=own.get("framing", "squeeze"))
+    dataset = framed(split.val, own["image_size"], edit=None if change is None else edit)
+    return maps_of(load_network(checkpoint, path), dataset, split)
 
 
 def maps_of(network: nn.Module, dataset, split: Split) -> list[np.ndarray]:
@@ -57,6 +96,11 @@ def maps_of(network: nn.Module, dataset, split: Split) -> list[np.ndarray]:
                 prob = np.rot90(prob, -1)  # it was turned
             found.append(resize_map(np.ascontiguousarray(prob), height, width).astype(np.float16))
     return found
+
+
+def mean_map(maps: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Mean of several networks' maps of one image."""
+    return np.mean([prob.astype(np.float32) for prob in maps], axis=0)
 
 
 def rows_of(maps: list[np.ndarray], split: Split) -> pd.DataFrame:
@@ -87,30 +131,19 @@ def cells(value: np.ndarray, draws: np.ndarray) -> list[str]:
     return [f"{v:.3f} ({a:.3f} to {b:.3f})" for v, a, b in zip(value, low, high, strict=True)]
 
 
-def main(*, data_dir: Path = Path("data"), models: tuple[Path, ...], plain: Path = FOLDER / "seed_0.pth") -> None:
-    """Print both tables.
+def maps(*, data_dir: Path = Path("data"), models: tuple[Path, ...], plain: Path = FOLDER / "seed_0.pth") -> None:
+    """Metrics of the maps, and their differences to the baseline's.
 
     Args:
         data_dir: Data folder; fold 0 of 5 is held out.
         models: Checkpoints of scripts 1 to 6.
         plain: Weights of the baseline.
     """
-    torch.set_grad_enabled(False)
-    config = TrainConfig(name="members", data_dir=data_dir, models_dir=FOLDER)
-    split = load_split(replace(config, overwrite=True))
-    baseline = Network("tu-tf_efficientnet_lite0")
-    baseline.load_state_dict(torch.load(plain, weights_only=True))
-    maps = {"plain baseline": maps_of(baseline, Images(split.val), split)}
-    for path in models:
-        checkpoint = load_checkpoint(path)
-        own = checkpoint["config"]
-        dataset = partial(ForgeryDataset, split.val, own["image_size"], in_channels=own["in_channels"])
-        network = load_network(checkpoint, path)
-        maps[str(path)] = maps_of(network, dataset(framing=own.get("framing", "squeeze")), split)
+    split = held_out(data_dir)
+    found = {PLAIN: maps_of_plain(plain, split)} | {str(path): maps_of_member(path, split) for path in models}
     if len(models) > 1:
-        members = zip(*(found for name, found in maps.items() if name != "plain baseline"), strict=True)
-        maps["all members"] = [np.mean([prob.astype(np.float32) for prob in own], axis=0) for own in members]
-    tables = {name: rows_of(found, split) for name, found in maps.items()}
+        found["all members"] = list(map(mean_map, zip(*list(found.values())[1:], strict=True)))
+    tables = {name: rows_of(own, split) for name, own in found.items()}
     rng = np.random.default_rng(0)
     places = pd.Series(range(len(split.val))).groupby([sample.group for sample in split.val]).agg(list).to_list()
     drawn = [
@@ -128,5 +161,98 @@ def main(*, data_dir: Path = Path("data"), models: tuple[Path, ...], plain: Path
     print(markdown_table(["", *HEAD], rows))
 
 
+def decided(*, data_dir: Path = Path("data"), models_dir: Path, plain: Path = FOLDER / "seed_0.pth") -> None:
+    """Metrics of what is decided, nested, and how far the fitted ensemble is above each other row.
+
+    Args:
+        data_dir: Data folder; fold 0 of 5 is held out.
+        models_dir: Folder of the members, of fold 0.
+        plain: Weights of the baseline.
+    """
+    split = held_out(data_dir)
+    samples = load_samples(data_dir)
+    views = {
+        name: out_of_fold(models_dir, samples, tta=tta, allow_missing=True, generated=False)
+        for name, tta in (("", "none"), (", flips", "flips"))
+    }
+    oof = views[""]
+    same = [sample.group for sample in split.val] == oof.groups.tolist()
+    assert same, "the held-out images of the members are not those of the baseline"
+    theirs = np.stack([feature_maps(prob[None].astype(np.float32)) for prob in maps_of_plain(plain, split)])
+    baseline = Oof(
+        names=(PLAIN,),
+        roles=("average",),
+        original_weights=(1.0,),
+        maps=theirs,
+        truths=oof.truths,
+        groups=oof.groups,
+        sizes=oof.sizes,
+    )
+    outcomes = {PLAIN: nested(baseline, Variant(name=PLAIN, members=(PLAIN,), features=None, fit_mask=True))}
+    for name, own in views.items():
+        for variant in variants(own):
+            outcomes[variant.name + name] = nested(own, variant)
+    columns = ("of1", "lift", "image_recall", "image_fpr", "image_auc", "pixel_f1")
+    found = {name: summary(outcome) for name, outcome in outcomes.items()}
+    rows = [[name, *(f"{values[column]:.3f}" for column in columns)] for name, values in found.items()]
+    print(markdown_table(["", *columns], rows))
+    best = max((name for name in found if name.startswith(FITTED)), key=lambda name: found[name]["of1"])
+    above = gains(outcomes, best, oof.groups)
+    rows = [
+        [name, *(f"{value:+.3f} ({low:+.3f} to {high:+.3f})" for value, low, high in metrics.values())]
+        for name, metrics in above.items()
+    ]
+    print(f"\n{best} above each other\n{markdown_table(['', *next(iter(above.values()))], rows)}")
+
+
+def degraded(
+    *,
+    data_dir: Path = Path("data"),
+    models: tuple[Path, ...],
+    plain: Path = FOLDER / "seed_0.pth",
+    picture: Path | None = None,
+) -> None:
+    """Pixel and image AUC after degradations.
+
+    Args:
+        data_dir: Data folder; fold 0 of 5 is held out.
+        models: Checkpoints of scripts 1 to 6.
+        plain: Weights of the baseline.
+        picture: PNG to draw.
+    """
+    split, values = held_out(data_dir), {}
+    for change_name, change in tqdm(DEGRADATIONS.items(), "degradations", disable=None):
+        found = {PLAIN: maps_of_plain(plain, split, change)}
+        found |= {path.stem.removesuffix("_best"): maps_of_member(path, split, change) for path in models}
+        if len(models) > 1:
+            found["all members"] = list(map(mean_map, zip(*list(found.values())[1:], strict=True)))
+        values[change_name] = {name: figures(rows_of(own, split))[[0, 3]] for name, own in found.items()}
+    names = list(next(iter(values.values())))
+    rows = [[change, *(f"{pixel:.3f}, {image:.3f}" for pixel, image in own.values())] for change, own in values.items()]
+    print(markdown_table(["pixel AUC, image AUC", *names], rows))
+    if picture is not None:
+        draw(values, picture)
+
+
+def draw(values: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    """Both metrics of each network by degradation, side by side."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    for place, (axes, label) in enumerate(
+        zip(figure.subplots(1, 2, sharey=True), ("pixel AUC", "image AUC"), strict=True)
+    ):
+        for name in next(iter(values.values())):
+            bold = {"linewidth": 2.5, "color": "black"} if name == "all members" else {}
+            dashed = {"linestyle": "--", "color": "tab:red"} if name == PLAIN else {}
+            axes.plot(list(values), [own[name][place] for own in values.values()], "o-", **bold, **dashed, label=name)
+        axes.axhline(0.5, color="gray", linewidth=0.8)
+        axes.set_title(label)
+        axes.tick_params(axis="x", rotation=35)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    torch.set_grad_enabled(False)
+    tyro.extras.subcommand_cli_from_dict(
+        {command.__name__: command for command in (maps, decided, degraded)}, description=__doc__
+    )
