@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.colours import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION, YELLOW
 from common.errors import readable
 
-# Distinct for colour-blind readers (Okabe and Ito 2008); the most legible on a dark background first.
-COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+# The most legible on a dark background first.
+COLOURS = (ORANGE, SKY_BLUE, PURPLE, GREEN, YELLOW, VERMILION, BLUE)
 
 # In pixels of the page.
 DPI, MARGIN = 100, 20

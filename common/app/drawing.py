@@ -7,16 +7,16 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 
+from common.colours import VERMILION
 from common.forensics.ela import error_level
 from common.page import resized, resized_mask
 
 MOST_SIDE = 2000
 """Pixels of the longer side of a figure that is shown; regions and masks that are handed over are whole."""
 THUMB_SIDE = 160
-MASK_COLOUR = (0xD5, 0x5E, 0x00)
-"""Vermilion (Okabe and Ito 2008), distinct on grey figures and for colour-blind readers."""
+MASK_COLOUR = ImageColor.getrgb(VERMILION)
 COLOUR_MAPS = ("inferno", "viridis", "nipy_spectral", "hot")
 """Those that the page offers, of matplotlib."""
 _STEPS = 17  # of a colour map in the browser, which interpolates between them

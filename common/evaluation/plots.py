@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
+from common.colours import BLUE, GREEN, VERMILION
 from common.ensemble.choices import MODE_THRESHOLDS
 from common.errors import readable
 from common.evaluation.scoring import Evaluation
@@ -16,8 +17,7 @@ from common.evaluation.thresholds import at_thresholds
 from common.metrics import forgery as metrics
 from common.sizes import SIZES
 
-# Distinct for colour-blind readers (Okabe and Ito 2008).
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8f98"
+GREY = "#8a8f98"
 BINS = 10
 """Bins of equal width of the reliability diagram."""
 MOST_POINTS = 400
@@ -33,7 +33,7 @@ def plot_verdicts(evaluation: Evaluation) -> Figure:
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     for column, label, colour in (
         ("image_recall", "forged images found", BLUE),
-        ("image_fpr", "authentic images called forged", ORANGE),
+        ("image_fpr", "authentic images called forged", VERMILION),
         ("image_precision", "of those called forged: forged", GREEN),
     ):
         above.plot(curve["threshold"], curve[column], color=colour, linewidth=2, label=label)
@@ -76,9 +76,11 @@ def plot_pixel_thresholds(evaluation: Evaluation) -> Figure:
             label = f"{size} ({sizes[size]})"
             axes.plot(metrics.PIXEL_THRESHOLDS[places], mean[places], color=shades[size], linewidth=1.2, label=label)
     every = np.sum([*evaluation.curves.values()], axis=0) / sizes[list(evaluation.curves)].sum()
-    axes.plot(metrics.PIXEL_THRESHOLDS[places], every[places], color=ORANGE, linewidth=2.5, label="all forged images")
+    axes.plot(
+        metrics.PIXEL_THRESHOLDS[places], every[places], color=VERMILION, linewidth=2.5, label="all forged images"
+    )
     best, threshold = metrics.best_threshold(every)
-    axes.plot([threshold], [best], "o", color=ORANGE, markersize=8)
+    axes.plot([threshold], [best], "o", color=VERMILION, markersize=8)
     axes.annotate(
         f"best for the set: {best:.3f} at {threshold:.3f}",
         (threshold, best),
@@ -107,11 +109,11 @@ def plot_calibration(probabilities: np.ndarray, forged: np.ndarray) -> Figure:
     found = [(probabilities[places == place], forged[places == place]) for place in range(BINS)]
     means = [(probs.mean(), truths.mean(), *_interval(truths)) for probs, truths in found if len(probs)]
     x, y, low, high = np.array(means).T
-    above.errorbar(x, y, (y - low, high - y), fmt="o", color=ORANGE, ecolor=ORANGE, elinewidth=1.2, markersize=6)
+    above.errorbar(x, y, (y - low, high - y), fmt="o", color=VERMILION, ecolor=VERMILION, elinewidth=1.2, markersize=6)
     above.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="share of them that is forged")
     edges = np.linspace(0, 1, 2 * BINS + 1)
     parts, labels = (probabilities[~forged], probabilities[forged]), ("authentic", "forged")
-    below.hist(parts, edges, stacked=True, color=(BLUE, ORANGE), label=labels)
+    below.hist(parts, edges, stacked=True, color=(BLUE, VERMILION), label=labels)
     below.set(xlabel="probability that the image is forged", ylabel="images")
     below.legend(frameon=False, fontsize=9)
     _plain(above, below)
@@ -135,7 +137,7 @@ def plot_scores(scores: np.ndarray, forged: np.ndarray, *, with_modes: bool) -> 
         called = scores >= threshold
         place = [called[~forged].mean()], [called[forged].mean()]
         label = f"{mode} {threshold:.2f}"
-        axes.plot(*place, shape, color=ORANGE, fillstyle="none", markersize=8, label=label, linestyle="none")
+        axes.plot(*place, shape, color=VERMILION, fillstyle="none", markersize=8, label=label, linestyle="none")
     if with_modes:
         axes.legend(frameon=False, loc="lower right", fontsize=9)
     what = "probability that it is forged" if with_modes else "99.9 % quantile of the map"
@@ -161,7 +163,7 @@ def plot_groups(groups: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
     error = {"ecolor": "#1c2430", "elinewidth": 1, "capsize": 2}
     bars = axes.barh(places + 0.2, recall, 0.36, color=BLUE, label="called forged", error_kw=error)
     axes.errorbar(recall, places + 0.2, xerr=(recall - low, high - recall), fmt="none", **error)
-    of1 = axes.barh(places - 0.2, [rows["of1"].mean() for _, rows in groups], 0.36, color=ORANGE, label="mean oF1")
+    of1 = axes.barh(places - 0.2, [rows["of1"].mean() for _, rows in groups], 0.36, color=VERMILION, label="mean oF1")
     axes.bar_label(of1, fmt="%.2f", padding=3, fontsize=8.5)
     for bar, share, end in zip(bars, recall, high, strict=True):
         axes.text(end + 0.012, bar.get_y() + 0.18, f"{share:.2f}", va="center", fontsize=8.5)

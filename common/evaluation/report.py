@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from common.colours import VERMILION
 from common.data.images import read_image
 from common.ensemble.choices import MODE_THRESHOLDS
 from common.errors import UserError
@@ -257,7 +258,7 @@ def _pictures(row: SubmissionRow, image: Path | None) -> list[np.ndarray]:
     shown = [
         picture,
         outlined(picture, truth, plots.BLUE),
-        outlined(picture, predicted, plots.ORANGE),
+        outlined(picture, predicted, VERMILION),
     ]
     if probs is not None:
         small = cv2.resize(probs.astype(np.float32), sides, interpolation=cv2.INTER_AREA)

@@ -15,6 +15,7 @@ import torch
 from joblib import cpu_count
 from PIL import Image
 
+from common.colours import VERMILION
 from common.data.decoding import pixel_count
 from common.data.images import Picture, read_picture
 from common.data.transforms import resize_map
@@ -37,8 +38,6 @@ from common.video import NAME as VIDEO_DETECTOR
 from common.video import VideoDetector, find_video_detector, load_video_detector
 
 Scores = dict[str, float | str]
-OVERLAY_COLOUR = "#D55E00"
-"""Vermilion (Okabe and Ito 2008), distinct on grey figures and for colour-blind readers."""
 MOST_PIXELS = 32_000_000
 """Of the images in a batch, which bounds the memory; a larger image is a batch of its own."""
 _MOST_BYTES_A_PIXEL = 8
@@ -335,7 +334,7 @@ def _write_maps(
     pictures = {
         "map": np.rint(255 * prob).astype(np.uint8),
         "mask": forged.astype(np.uint8) * 255,
-        "overlay": outlined(image, forged, OVERLAY_COLOUR),
+        "overlay": outlined(image, forged, VERMILION),
     }
     for name, picture in pictures.items():
         with written_whole(config.maps / f"{case_id}_{name}.png", "wb") as file:

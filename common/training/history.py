@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.colours import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
 from common.config.run import RunConfig
 from common.errors import first_line
 from common.files import write_json, written_whole
 
 BETWEEN_PICTURES = 60.0
 """Seconds, at least, from one picture to the next while a run goes on: to draw one takes about half a second."""
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Distinct for colour-blind readers (Okabe and Ito 2008)."""
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILION)
 
 
 class History:

@@ -10,6 +10,7 @@ import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.colours import BLUE, VERMILION
 from common.page import COLOURS, LEAST_WIDTH, MARGIN, WIDE_PANEL, Page, resized
 from common.video.detector import TrackScore, VideoScore
 
@@ -19,8 +20,7 @@ HEAT = matplotlib.colormaps["inferno"]
 HEAT_SHARE = 0.75
 """Share of the colour where the heat is 1; where it is 0 only the picture is visible."""
 
-# Blue and vermilion, distinct for colour-blind readers (Okabe and Ito 2008).
-BELOW, ABOVE = "#0072B2", "#D55E00"
+BELOW, ABOVE = BLUE, VERMILION
 
 # All in px of the picture.
 MOST_COLUMNS, MOST_SIDE, GAP, LINE = 8, 240, 10, 16
