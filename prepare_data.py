@@ -24,6 +24,7 @@ import pandas as pd
 import tyro
 
 from common.data.images import find_images
+from common.data.leaks import leak_note
 from common.data.samples import Sample, open_samples
 from common.errors import UserError, listing
 from common.making.checking import check_folder
@@ -232,12 +233,14 @@ def run_import(options: Import) -> None:
         import_samples(samples, held, folder, link=options.link, masks_are_upright=upright)
     if faults:
         print(f"left out: {text}")
-    for note in [*source.notes, *mask_notes(samples, masks_are_upright=upright)]:
-        print(f"note: {note}")
     forged = np.array([sample.forged for sample in samples])
+    leak = leak_note([s.image for s in samples], forged, [s.group for s in samples], ("authentic", "forged images"))
+    notes = [*source.notes, *mask_notes(samples, masks_are_upright=upright), *([leak] if leak else [])]
+    for note in notes:
+        print(f"note: {note}")
     print(
-        f"wrote {options.output}: {(~held).sum()} training images ({(~held & forged).sum()} forged), "
-        f"{held.sum()} test images ({(held & forged).sum()} forged)\n"
+        f"wrote {options.output}: {(~held).sum()} training images ({np.sum(~held & forged)} forged), "
+        f"{held.sum()} test images ({np.sum(held & forged)} forged)\n"
         f"next: python script_1_highres_no_ela.py --data-dir {options.output}"
     )
 
@@ -254,6 +257,8 @@ def run_check(options: Check) -> None:
             f"note: {len(report.oriented)} images with a mask have an EXIF orientation; masks fit the pixels as stored"
         )
         print(listing(head, report.oriented))
+    if report.leak:
+        print(f"note: {report.leak}")
     if report.faults:
         print(f"{len(report.faults)} faults in {options.data_dir} ({report.counts})")
         raise SystemExit(1)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.data.labelled import check_both_classes
+from common.data.leaks import leak_note
 from common.data.sampling import WeightedSampler
 from common.data.splits import SPLITS, of_split
 from common.devices import main_process_prints, process_state
@@ -59,6 +60,9 @@ def load_images(config: ScoringConfig, decoded: Sequence[str] = SPLITS) -> list[
     if process_state().is_main_process:
         chosen = [image for image in images if image.split in decoded]
         found = readable_images(chosen, skip_bad_files=config.skip_bad_files)
+        labels, stems = [image.generated for image in found], [image.path.stem for image in found]
+        if note := leak_note([image.path for image in found], labels, stems, ("real", "generated pictures")):
+            print(f"note: {note}")
     readable = set(broadcast_object_list([found])[0])
     images = [image for image in images if image.split not in decoded or image in readable]
     counts = {name: sum(image.split == name for image in images) for name in SPLITS}

@@ -11,15 +11,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.data.images import Picture, read_picture, scan_images
+from common.data.leaks import leak_note
 from common.data.masks import MOST_COVERED, misfit, read_mask
 from common.errors import UserError, readable
 from common.files import files_below
 from common.suffixes import IMAGE_SUFFIXES
 from common.tables import read_table
 
+AUTHENTIC, FORGED = "train_images/authentic", "train_images/forged"
 PARTS = {
-    "train_images/authentic": None,
-    "train_images/forged": "train_masks",
+    AUTHENTIC: None,
+    FORGED: "train_masks",
     "supplemental_images": "supplemental_masks",
     "test_images": "test_masks",
 }
@@ -45,6 +47,8 @@ class Report:
     """Number of image files in each of the folders that exist."""
     oriented: list[str]
     """Images with a mask and an EXIF orientation that turns them, relative to the data folder."""
+    leak: str | None
+    """What tells authentic and forged training images apart by their headers, in words (`common.data.leaks`)."""
 
     def by_kind(self) -> dict[str, list[Fault]]:
         """The faults of each kind, sorted by file; kinds in the order in which they were found."""
@@ -79,7 +83,7 @@ def check_folder(data_dir: Path) -> Report:
     check.groups()
     check.sample_submission()
     images = {part: len(check.images[part]) for part in parts}
-    return Report(faults=check.faults, images=images, oriented=check.oriented)
+    return Report(faults=check.faults, images=images, oriented=check.oriented, leak=check.leak())
 
 
 class _Check:
@@ -93,6 +97,7 @@ class _Check:
         self.sides: dict[Path, tuple[int, ...]] = {}
         self.has_alpha: dict[Path, bool] = {}
         self.oriented: list[str] = []
+        self.sources: dict[str, str] = {}
 
     def add(self, kind: str, path: Path, text: str) -> None:
         file = readable(path.relative_to(self.data_dir).as_posix())
@@ -140,6 +145,13 @@ class _Check:
                 elif case_id not in self.ids(part):
                     self.add("mask without image", path, f"{part}/ has no image {case_id}")
 
+    def leak(self) -> str | None:
+        """Whether headers tell the classes of the training images apart."""
+        images = [(*image, part == FORGED) for part in (AUTHENTIC, FORGED) for image in self.images[part]]
+        sources = [self.sources.get(case_id, case_id) for case_id, _, _ in images]
+        forged = [own for _, _, own in images]
+        return leak_note([path for _, path, _ in images], forged, sources, ("authentic", "forged images"))
+
     def _files(self, folder: str) -> list[Path]:
         return files_below(self.data_dir / folder) if (self.data_dir / folder).is_dir() else []
 
@@ -158,7 +170,7 @@ class _Check:
 
     def twins(self) -> None:
         """An authentic image and its forged twin have the same size, and transparency doesn't reveal the label."""
-        twins = [dict(self.images[part]) for part in ("train_images/authentic", "train_images/forged")]
+        twins = [dict(self.images[part]) for part in (AUTHENTIC, FORGED)]
         for case_id in sorted(twins[0].keys() | twins[1].keys()):
             pair = [images[case_id] for images in twins if images.get(case_id) in self.sides]
             sides = [self.sides[path] for path in pair]
@@ -175,11 +187,12 @@ class _Check:
         table, path = self._table("groups.csv", "group"), self.data_dir / "groups.csv"
         if table is None:
             return
-        train, test = self.ids("train_images/authentic") | self.ids("train_images/forged"), self.ids("test_images")
+        train, test = self.ids(AUTHENTIC) | self.ids(FORGED), self.ids("test_images")
         for case_id in table["case_id"].unique():
             if case_id not in train | test | self.ids("supplemental_images"):
                 self.add("groups.csv", path, f"names {case_id!r}, which is no image")
         pairs = list(zip(table["case_id"], table["group"], strict=True))
+        self.sources = dict(pairs)
         sides = [{group for case_id, group in pairs if case_id in ids} for ids in (train, test - train)]
         for group in sorted(sides[0] & sides[1]):
             self.add("groups.csv", path, f"group {group!r} is among the training and the test images")

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.errors import UserError
 from common.generated import training
@@ -83,6 +84,18 @@ def test_trains_tests_and_rebuilds(config, capsys):
     average = table[table["generator"] == "average"]
     assert average["auc"].iloc[0] == pytest.approx(table["auc"].iloc[:2].mean())
     assert table["undecided"].iloc[0] >= 0 and np.isnan(table["undecided"].iloc[2])
+
+
+def test_classes_that_were_saved_otherwise_are_told(config, tmp_path, capsys):
+    load_images(config)
+    assert "told apart" not in capsys.readouterr().out
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    for number in range(60):
+        path = tmp_path / "saved" / ("real", "fake")[number % 2] / f"{number}.{('jpg', 'png')[number % 2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    load_images(replace(config, data_dir=tmp_path / "saved"))
+    assert "note: real and generated pictures are told apart by how their files are stored" in capsys.readouterr().out
 
 
 def test_plain_spai_learns_a_checkerboard_and_keeps_the_rate_that_is_asked_for(config):

@@ -56,6 +56,17 @@ def test_parts_that_are_not_there_are_not_missed(folder):
     assert check_folder(folder).faults == []
 
 
+def test_classes_that_were_saved_otherwise_are_told(folder):
+    assert check_folder(folder).leak is None
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    for number in range(40):
+        label = ("authentic", "forged")[number % 2]
+        pixels.save(folder / "train_images" / label / f"more {number}.jpg", quality=70 + 10 * (number % 2))
+        write_mask(folder / "train_masks" / f"more {number}.npy", np.ones((1, 20, 30), np.uint8))
+    leak = check_folder(folder).leak
+    assert leak.startswith("authentic and forged images are told apart by how their files are stored: file format and")
+
+
 def write_text(path: Path) -> None:
     path.write_text("no image")
 

@@ -158,6 +158,7 @@ def test_import_of_real_photographs(run, tmp_path):
         shutil.copyfile(CASIA / name, source / name)
     result = run("import", source, tmp_path / "data", "--holdout", "0.25", "--link", "--skip-bad-files")
     assert result.returncode == 0, result.stderr
+    assert "note: authentic and forged images are told apart by how their files are stored" in result.stdout
     samples = load_samples(tmp_path / "data")
     stems = {Path(row["file"]).stem: row for row in rows}
     assert all(s.group == stems[s.case_id]["group"] and s.kind == stems[s.case_id]["kind"] for s in samples)

@@ -1,0 +1,99 @@
+"""What tells the files of two classes apart whatever they show: file format and JPEG tables, width and height.
+
+A network sees how strongly a picture was compressed. Where one class was saved otherwise than the other, its scores of
+whole images measure that: on CASIA v1 the JPEG tables alone have an AUC of 1.00 on sources that they were not counted
+on.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+LEAST = 20
+"""Files of each class from which shares are counted."""
+MOST = 3000
+"""Files that are opened; of more, as many drawn at random."""
+TELLING = 0.8
+"""AUC on other sources from which a sign is named."""
+_PARTS = 5
+
+
+def _storage(image: Image.Image) -> Hashable:
+    tables = getattr(image, "quantization", None) or {}
+    return image.format, image.mode, tuple(tuple(table) for table in tables.values())
+
+
+SIGNS: dict[str, Callable[[Image.Image], Hashable]] = {
+    "file format and JPEG tables": _storage,
+    "width and height": lambda image: image.size,
+}
+"""What is read from a file's header, by its name in words."""
+
+
+def leak_note(
+    paths: Sequence[Path], positive: Sequence[bool], groups: Sequence[str], classes: tuple[str, str]
+) -> str | None:
+    """A sentence on what tells two classes of images apart by their headers alone; None where nothing does.
+
+    Args:
+        paths: The files.
+        positive: Which are of the second class.
+        groups: Source of each file.
+        classes: Names of both classes, in the plural.
+    """
+    told = telling_signs(paths, positive, groups)
+    if not told:
+        return None
+    signs = " and ".join(f"{sign} (AUC {auc:.2f} on other sources)" for sign, auc in told.items())
+    return (
+        f"{classes[0]} and {classes[1]} are told apart by how their files are stored: {signs}. A network sees that in "
+        "the pixels too, and its scores of whole images may be no more. Give both classes one history: the same sizes, "
+        "and the same compression in the same order"
+    )
+
+
+def telling_signs(paths: Sequence[Path], positive: Sequence[bool], groups: Sequence[str]) -> dict[str, float]:
+    """The `SIGNS` that tell two classes apart, and their AUC on sources that they were not counted on.
+
+    The score of a file is the share of the second class among files of other sources with the same header. Files that
+    Pillow can't open share one sign.
+
+    Args:
+        paths: The files.
+        positive: Which are of the second class.
+        groups: Source of each file.
+
+    Returns:
+        AUC of the signs from `TELLING` on, in [0, 1]; none where a class has fewer files than `LEAST`.
+    """
+    # Imported here: it takes a second.
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold
+
+    labels, sources = np.asarray(positive, bool), np.asarray(groups)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(paths))[:MOST])
+    labels, sources = labels[chosen], sources[chosen]
+    if min(labels.sum(), (~labels).sum()) < LEAST or len(set(sources)) < _PARTS:
+        return {}
+    headers = [_header(paths[place]) for place in chosen]
+    parts = list(GroupKFold(_PARTS).split(labels, labels, sources))
+    found = {}
+    for number, sign in enumerate(SIGNS):
+        _, codes = np.unique([str(header[number]) for header in headers], return_inverse=True)
+        scores = np.empty(len(labels))
+        for counted, scored in parts:
+            prior, size = labels[counted].mean(), codes.max() + 1
+            of_class = np.bincount(codes[counted], labels[counted], size) + prior
+            scores[scored] = (of_class / (np.bincount(codes[counted], minlength=size) + 1))[codes[scored]]
+        found[sign] = float(roc_auc_score(labels, scores))
+    return {sign: auc for sign, auc in found.items() if auc >= TELLING}
+
+
+def _header(path: Path) -> tuple[Hashable, ...]:
+    try:
+        with Image.open(path) as image:
+            return tuple(read(image) for read in SIGNS.values())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return (None,) * len(SIGNS)
