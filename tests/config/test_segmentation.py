@@ -126,9 +126,11 @@ def test_recipes_of_the_other_scripts():
 def test_the_quick_profile_shrinks_every_recipe():
     quick = CONFIG.quick()
     assert (quick.epochs, quick.lr, quick.schedule) == (12, 1e-3, "one_cycle")
+    assert (quick.focal_gamma, quick.focal_weight * quick.focal_alpha, quick.dice_weight) == (0, 3, 1)
     mining = MiningConfig(name="mining").quick()
     assert (mining.epochs, mining.lr, mining.schedule) == (4, 1e-4, "constant")
-    assert SpecialistConfig(name="small").quick().epochs == 16
+    small = SpecialistConfig(name="small").quick()
+    assert (small.epochs, small.focal_gamma, small.focal_weight, small.dice_weight) == (16, 4.0, 0.7, 0.3)
 
 
 def test_no_script_has_flags_without_effect(monkeypatch, capsys):
