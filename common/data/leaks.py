@@ -1,11 +1,11 @@
-"""What tells the files of two classes apart whatever they show: file format and JPEG tables, width and height.
+"""What tells the files of two classes apart whatever they show: for images format and JPEG tables, width and height.
 
 A network sees how strongly a picture was compressed. Where one class was saved otherwise than the other, its scores of
 whole images measure that: on CASIA v1 the JPEG tables alone have an AUC of 1.00 on sources that they were not counted
 on.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +20,38 @@ TELLING = 0.8
 _PARTS = 5
 
 
-def _storage(image: Image.Image) -> Hashable:
-    tables = getattr(image, "quantization", None) or {}
-    return image.format, image.mode, tuple(tuple(table) for table in tables.values())
+Header = Mapping[str, Hashable]
+"""What a file's header says, by its name in words; nothing of a file that can't be read."""
 
 
-SIGNS: dict[str, Callable[[Image.Image], Hashable]] = {
-    "file format and JPEG tables": _storage,
-    "width and height": lambda image: image.size,
-}
-"""What is read from a file's header, by its name in words."""
+def image_header(path: Path) -> Header:
+    """The header of an image, as far as Pillow reads it."""
+    try:
+        with Image.open(path) as image:
+            tables = getattr(image, "quantization", None) or {}
+            storage = image.format, image.mode, tuple(tuple(table) for table in tables.values())
+            return {"file format and JPEG tables": storage, "width and height": image.size}
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return {}
 
 
 def leak_note(
-    paths: Sequence[Path], positive: Sequence[bool], groups: Sequence[str], classes: tuple[str, str]
+    paths: Sequence[Path],
+    positive: Sequence[bool],
+    groups: Sequence[str],
+    classes: tuple[str, str],
+    read: Callable[[Path], Header] = image_header,
 ) -> str | None:
-    """A sentence on what tells two classes of images apart by their headers alone; None where nothing does.
+    """A sentence on what tells two classes of files apart by their headers alone; None where nothing does.
 
     Args:
         paths: The files.
         positive: Which are of the second class.
         groups: Source of each file.
         classes: Names of both classes, in the plural.
+        read: Reads a header.
     """
-    told = telling_signs(paths, positive, groups)
+    told = telling_signs(paths, positive, groups, read)
     if not told:
         return None
     signs = " and ".join(f"{sign} (AUC {auc:.2f} on other sources)" for sign, auc in told.items())
@@ -54,19 +62,24 @@ def leak_note(
     )
 
 
-def telling_signs(paths: Sequence[Path], positive: Sequence[bool], groups: Sequence[str]) -> dict[str, float]:
-    """The `SIGNS` that tell two classes apart, and their AUC on sources that they were not counted on.
+def telling_signs(
+    paths: Sequence[Path],
+    positive: Sequence[bool],
+    groups: Sequence[str],
+    read: Callable[[Path], Header] = image_header,
+) -> dict[str, float]:
+    """What of the headers tells two classes apart, and its AUC on sources that it was not counted on.
 
-    The score of a file is the share of the second class among files of other sources with the same header. Files that
-    Pillow can't open share one sign.
+    The score of a file is the share of the second class among files of other sources whose header says the same.
 
     Args:
         paths: The files.
         positive: Which are of the second class.
         groups: Source of each file.
+        read: Reads a header.
 
     Returns:
-        AUC of the signs from `TELLING` on, in [0, 1]; none where a class has fewer files than `LEAST`.
+        AUC by name, of those from `TELLING` on, in [0, 1]; none where a class has fewer files than `LEAST`.
     """
     # Imported here: it takes a second.
     from sklearn.metrics import roc_auc_score
@@ -77,11 +90,11 @@ def telling_signs(paths: Sequence[Path], positive: Sequence[bool], groups: Seque
     labels, sources = labels[chosen], sources[chosen]
     if min(labels.sum(), (~labels).sum()) < LEAST or len(set(sources)) < _PARTS:
         return {}
-    headers = [_header(paths[place]) for place in chosen]
+    headers = [read(paths[place]) for place in chosen]
     parts = list(GroupKFold(_PARTS).split(labels, labels, sources))
     found = {}
-    for number, sign in enumerate(SIGNS):
-        _, codes = np.unique([str(header[number]) for header in headers], return_inverse=True)
+    for sign in sorted({name for header in headers for name in header}):
+        _, codes = np.unique([str(header.get(sign)) for header in headers], return_inverse=True)
         scores = np.empty(len(labels))
         for counted, scored in parts:
             prior, size = labels[counted].mean(), codes.max() + 1
@@ -89,11 +102,3 @@ def telling_signs(paths: Sequence[Path], positive: Sequence[bool], groups: Seque
             scores[scored] = (of_class / (np.bincount(codes[counted], minlength=size) + 1))[codes[scored]]
         found[sign] = float(roc_auc_score(labels, scores))
     return {sign: auc for sign, auc in found.items() if auc >= TELLING}
-
-
-def _header(path: Path) -> tuple[Hashable, ...]:
-    try:
-        with Image.open(path) as image:
-            return tuple(read(image) for read in SIGNS.values())
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return (None,) * len(SIGNS)

@@ -21,6 +21,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from common.data.images import read_image
+from common.data.leaks import Header, image_header
 from common.errors import UserError, first_line
 from common.files import check_regular, entries, written_whole
 from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -174,6 +175,22 @@ def _open_file(path: Path) -> Video:
         warnings.append(f"rotated by {rotation}° clockwise, as the file asks for")
     shape = (first.width, first.height) if rotation % 180 else (first.height, first.width)
     return _described(path, "video", times, shape, warnings, rotation, None if avi else stamps)
+
+
+def clip_header(path: Path) -> Header:
+    """What the header of a video, an image or the first frame of a folder says, without a frame decoded."""
+    try:
+        if path.is_dir():
+            return image_header(frame_files(path)[0])
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return image_header(path)
+        with _opened(path) as (container, stream):
+            context = stream.codec_context
+            storage = container.format.name, context.name, context.pix_fmt
+            rate = None if stream.average_rate is None else round(float(stream.average_rate), 2)
+            return {"format and codec": storage, "width and height": (context.width, context.height), "rate": rate}
+    except UserError:
+        return {}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.data.dataset import make_loader
+from common.data.leaks import leak_note
 from common.data.sampling import EpochSampler
 from common.data.splits import SPLITS, of_split
 from common.devices import main_process_prints, process_state
@@ -40,6 +41,7 @@ from common.video.clips import (
 from common.video.config import ClipsConfig, EvaluationConfig, VideoConfig
 from common.video.dataset import ClipDataset, clip_augmentation, collate_clips
 from common.video.faces import NoFace, make_face_detector
+from common.video.files import clip_header
 from common.video.network import SPOTTER_FIELDS, VIDEO_KEYS, TemporalCNNGRU, load_backbone_weights, load_spotter
 from common.video.pictures import draw_reliability
 
@@ -74,6 +76,9 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
             "with itself. The network learns the traces of blending, and no others"
         )
     clips = _with_crops(clips, cache, skip_bad_files=config.skip_bad_files)
+    labels, people = [clip.fake for clip in clips], [" ".join(clip.identities) or clip.path.stem for clip in clips]
+    if note := leak_note([clip.path for clip in clips], labels, people, ("real", "fake clips"), clip_header):
+        process_state().print(f"note: {note}")
     clips = with_self_blended(clips) if blend else clips
     check_clips(clips)
     return clips, cache

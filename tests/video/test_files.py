@@ -13,7 +13,7 @@ from av.stream import Disposition
 from common.errors import UserError
 from common.suffixes import VIDEO_SUFFIXES
 from common.video import files as videos
-from common.video.files import FOLDER_RATE, Video, open_video, read_frames, uniform_indices, write_video
+from common.video.files import FOLDER_RATE, Video, clip_header, open_video, read_frames, uniform_indices, write_video
 
 HEIGHT, WIDTH = 48, 64
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (230, 180, 150)]
@@ -507,3 +507,17 @@ def test_videos_of_real_cameras(shared_data):
             capture.grab()
             if index in wanted:
                 np.testing.assert_allclose(frames[index], capture.retrieve()[1][..., ::-1], atol=1)
+
+
+def test_the_header_of_a_clip(tmp_path):
+    write_video(tmp_path / "a.mp4", iter(numbered(4)), 25)
+    header = clip_header(tmp_path / "a.mp4")
+    assert header.keys() == {"format and codec", "width and height", "rate"}
+    video = open_video(tmp_path / "a.mp4")
+    assert (header["width and height"], header["rate"]) == ((video.width, video.height), 25)
+    (tmp_path / "frames").mkdir()
+    cv2.imwrite(str(tmp_path / "frames" / "1.png"), next(iter(numbered(1))))
+    assert clip_header(tmp_path / "frames") == clip_header(tmp_path / "frames" / "1.png")
+    assert clip_header(tmp_path / "frames")["width and height"] == header["width and height"]
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    assert clip_header(tmp_path / "broken.mp4") == {}

@@ -147,6 +147,18 @@ def test_frames_have_their_clips_labels():
     assert metrics["accuracy"] == pytest.approx(2 / 3)
 
 
+def test_classes_that_were_saved_otherwise_are_told(config, faces, tmp_path, capsys):
+    load_clips(config)
+    assert "told apart" not in capsys.readouterr().out
+    for path in faces.rglob("*.png"):
+        copy = tmp_path / "saved" / path.relative_to(faces)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        image = cv2.imread(str(path))
+        cv2.imwrite(str(copy.with_suffix(".jpg") if "fake" in copy.parts else copy), image)
+    load_clips(replace(config, data_dir=tmp_path / "saved"))
+    assert "note: real and fake clips are told apart by how their files are stored" in capsys.readouterr().out
+
+
 def test_it_learns_and_is_tested(config):
     clips, cache = load_clips(config)
     assert len(clips) == 46
