@@ -103,7 +103,7 @@ def save_network():
     from common.training.checkpoint import save_checkpoint
 
     sizes = {"encoder_name": "tu-mobilenetv3_small_100", "decoder_channels": 32, "segmentation_channels": 32}
-    common = sizes | {"in_channels": 3, "image_size": 64, "folds": 2, "fold": 0, "seed": 0}
+    common = sizes | {"in_channels": 3, "image_size": 64, "folds": 2, "fold_seed": 0, "fold": 0, "seed": 0}
 
     def save(
         path: Path, logit: float | None = None, data: str = "d", weights: int = 0, scale: float = 1, **values: object
