@@ -98,7 +98,9 @@ demo: setup
 app: setup
 	$(BIN)/python app.py --models-dir "$(MODELS)" $(FLAGS_app)
 
-# Two processes, a file of tests in one: most of the time goes into starting programs.
+# Two processes of a thread each, a file of tests in one: most of the time goes into starting programs.
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

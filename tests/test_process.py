@@ -21,6 +21,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
+SLOW_SIGNALS = [pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGTERM")]
 PREPARE = "from common.process import prepare; prepare();"
 
 
@@ -93,7 +94,7 @@ for number, found in enumerate(gather((rng.integers(0, 256, (300, 300, 3), np.ui
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", [*SLOW_SIGNALS, "SIGKILL"])
 def test_no_worker_outlives_its_program(name):
     with subprocess.Popen([sys.executable, "-c", WORKING], stdout=-1, stderr=-1, text=True, cwd=ROOT) as program:
         try:
@@ -149,7 +150,7 @@ for number, _ in enumerate(make_loader(Endless(), 1, 2)):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", [SLOW_SIGNALS[1], "SIGKILL"])
 def test_no_loader_process_outlives_its_program(name):
     with subprocess.Popen([sys.executable, "-c", LOADING], stdout=-1, stderr=-1, text=True, cwd=ROOT) as program:
         try:

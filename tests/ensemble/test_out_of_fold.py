@@ -95,14 +95,21 @@ def test_the_evidence_is_looked_for_once(save, few_pairs, copied_images, tmp_pat
         save(name, data=fingerprint(samples))
         save(name, "fold_1", fold=1, data=fingerprint(samples))
     looked = []
-    monkeypatch.setattr(tested, "gather", lambda images, workers: (looked.append(1) or examine(i) for i in images))
+
+    def look(images, workers):
+        for image in images:
+            looked.append(examine(image))
+            yield looked[-1]
+
+    monkeypatch.setattr(tested, "gather", look)
     oof = out_of_fold(tmp_path, samples)
     assert (oof.names, oof.roles[-1], oof.original_weights[-1]) == (("a", "b", "copy_move"), "evidence", 1.0)
     assert (oof.evidence.shape, oof.copies.shape, len(looked)) == ((8, 256, 256), (8, len(COPY_FEATURES)), 8)
     folds = assign_folds(samples, 2, 0)
     in_order = [s for fold in (0, 1) for s, f in zip(samples, folds, strict=True) if f == fold]
-    for k, sample in enumerate(in_order):
-        found = examine(read_image(sample.image))
+    (copied,) = (k for k, sample in enumerate(in_order) if sample.image.match("forged/3.png"))
+    assert max(range(8), key=lambda k: looked[k].score) == copied  # in the order of the folds
+    for k, found in enumerate(looked):
         assert oof.copies[k] == pytest.approx([*copy_features(found.score, found.inliers, found.area_share).values()])
         assert oof.evidence[k].max() == found.prob.max()
 
@@ -110,6 +117,9 @@ def test_the_evidence_is_looked_for_once(save, few_pairs, copied_images, tmp_pat
     assert (out_of_fold(tmp_path, samples, tta="flips").evidence == oof.evidence).all()
     assert len(looked) == 8
     monkeypatch.setattr(tested, "VERSION", 0)
+    monkeypatch.setattr(
+        tested, "gather", lambda images, workers: (looked.append(looked[0]) or looked[0] for _ in images)
+    )
     out_of_fold(tmp_path, samples)
     assert len(looked) == 16
     assert len(list(tmp_path.glob("oof_copy_move_*.npy"))) == 1

@@ -188,12 +188,12 @@ def test_further_views_must_be_better_too():
 def test_gains_are_differences_of_summaries_drawn_by_whole_sources():
     oof = make_oof(good=0.5)
     outcomes = {name: nested(oof, Variant(name=name, members=(name,))) for name in ("good", "noise")}
-    found = gains(outcomes, "good", oof.groups, draws=200)
+    found = gains(outcomes, "good", oof.groups, draws=50)
     assert found.keys() == {"noise"}
     good, noise = map(summary, outcomes.values())
     rng, drawn, places = np.random.default_rng(0), [], np.arange(24).reshape(12, 2)
     names = sorted(set(oof.groups))  # as strings: source 10 comes before source 2
-    for _ in range(200):
+    for _ in range(50):
         images = np.concatenate([places[int(names[n].split()[1])] for n in rng.integers(12, size=12)])
         drawn.append({name: summary(table.iloc[images]) for name, table in outcomes.items()})
     for metric, (value, low, high) in found["noise"].items():

@@ -73,7 +73,7 @@ def test_a_seed_repeats_its_inputs():
 
 
 def test_the_readers_for_a_few_seconds(tmp_path):
-    command = [sys.executable, "-m", "tests.faults.fuzz", "--seconds", "4", "--seed", "5", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.faults.fuzz", "--seconds", "2", "--seed", "5", "--output", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "seed 5" in run.stdout

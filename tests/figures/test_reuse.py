@@ -145,7 +145,7 @@ def test_a_detail_at_the_same_place_of_one_field_is_a_part_of_it():
     )  # the better one tells what both are
 
 
-@pytest.mark.parametrize("moved", [(0, 0), (8, 5)])
+@pytest.mark.parametrize("moved", [(0, 0), pytest.param((8, 5), marks=pytest.mark.slow)])
 def test_a_part_pasted_at_its_own_place_of_another_field_is_reuse(moved):
     """The transform takes one panel onto the other, but nothing else in them agrees."""
     one, other = field(7), field(8)
@@ -170,8 +170,17 @@ def test_a_series_whose_frames_touch_is_natural():
     assert set(found(page)) <= {"same field"}
 
 
-@pytest.mark.parametrize("gap", [4, 12])
-@pytest.mark.parametrize("change", ["mirrored", "turned by 180°", "upside down"])
+@pytest.mark.parametrize(
+    ("change", "gap"),
+    [
+        ("mirrored", 4),
+        ("turned by 180°", 12),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("mirrored", 12), ("turned by 180°", 4), ("upside down", 4), ("upside down", 12))
+        ),
+    ],
+)
 def test_a_panel_shown_again_beside_itself(gap, change):
     """As near as figures have their panels: a mirror image of the whole page maps each half to the other one."""
     picture = cv2.resize(field(5), (400, 400), interpolation=cv2.INTER_CUBIC)
@@ -183,7 +192,7 @@ def test_a_panel_shown_again_beside_itself(gap, change):
     assert finding.group.mask[20:420, 20:420].mean() > 0.8 < finding.group.mask[20:420, 420 + gap : 820 + gap].mean()
 
 
-@pytest.mark.parametrize("scale", [0.6, 1.5])
+@pytest.mark.parametrize("scale", [0.6, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_a_panel_shown_again_at_another_size_is_no_detail(scale):
     other = cv2.resize(field(6), None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     page = np.full((500, 820, 3), 255, np.uint8)
@@ -191,8 +200,10 @@ def test_a_panel_shown_again_at_another_size_is_no_detail(scale):
     assert found(page) == ["reuse"]
 
 
-@pytest.mark.parametrize("panels", [1, 2])
-@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("parts", "panels"),
+    [(2, 1), (5, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 2), (3, 1), (3, 2), (5, 1)))],
+)
 def test_a_part_moved_by_a_share_of_the_width_is_no_series(parts, panels):
     """As by chance in a photograph, or in a panel: a series shows whole frames twice."""
     picture = cv2.resize(field(3), (480, 320), interpolation=cv2.INTER_CUBIC)
@@ -222,7 +233,7 @@ def test_a_lane_shown_again_two_lanes_on_is_no_series():
     assert findings[0].group.mask[20:220, 140:200].mean() > 0.6 < findings[0].group.mask[20:220, 260:320].mean()
 
 
-@pytest.mark.parametrize("scale", [1.7, 2.0])
+@pytest.mark.parametrize("scale", [1.7, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_an_enlarged_object_is_no_inset(scale):
     picture = cv2.resize(field(4), (600, 400), interpolation=cv2.INTER_CUBIC)
     mask = cv2.ellipse(np.zeros((90, 90), np.uint8), (45, 45), (42, 30), 30, 0, 360, 1, -1)
@@ -233,7 +244,7 @@ def test_an_enlarged_object_is_no_inset(scale):
     assert found(np.repeat(picture[..., None], 3, axis=2)) == ["reuse"]
 
 
-@pytest.mark.parametrize("place", ["below", "above"])
+@pytest.mark.parametrize("place", ["below", pytest.param("above", marks=pytest.mark.slow)])
 def test_the_same_information_bar_is_no_reuse(place):
     pictures = []
     for number, ground in enumerate((10, 10, 225)):
@@ -287,7 +298,7 @@ def text_page(angle: float = 0.0) -> np.ndarray:
     return cv2.warpAffine(page, turn, (700, 900), borderValue=(255, 255, 255))
 
 
-@pytest.mark.parametrize("angle", [0.0, 2.0])
+@pytest.mark.parametrize("angle", [2.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_page_of_text_shows_nothing_twice(angle):
     assert found(text_page(angle)) == []
 

@@ -49,6 +49,7 @@ def test_photographs_bound_the_verdict_generated(save_residual, photographs, tmp
     assert detector.validation["generated"].count(True) == (19 if seen else 0)
 
 
+@pytest.mark.slow
 def test_the_same_photographs_calibrate_a_blend(save_detector, save_residual, photographs, tmp_path):
     fields = {"validation": {"probs": [], "generated": []}}
     paths = [save_detector(tmp_path / "spai.pth", data_fingerprint="a", **fields)]

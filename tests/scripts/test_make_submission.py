@@ -559,6 +559,7 @@ def test_a_name_that_is_no_utf8_does_not_end_the_run(run_main, copied_dir):
     assert "authentic" not in submission[5]
 
 
+@pytest.mark.slow
 def test_a_launchers_ranks_share_the_parts(whole, copied_dir, tmp_path):
     """Two real processes: one summary, and the same tables."""
     (tmp_path / "models").mkdir()

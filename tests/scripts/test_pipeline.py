@@ -143,6 +143,7 @@ def test_the_status_of_all_this(fitted, variables):
     assert history["epochs"]["1"]["dice"] == json.loads((fitted[0] / "ela_metrics.json").read_text())["dice"]
 
 
+@pytest.mark.slow
 def test_a_second_fit_needs_no_network(fitted, pairs_dir, call_program):
     models, _ = fitted
     files = sorted(models.glob("oof_*.npy"))

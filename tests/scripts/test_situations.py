@@ -243,8 +243,16 @@ def test_a_map_that_can_not_be_written_costs_no_row_and_is_not_passed_over(call_
     ("held", "command"),
     [
         ("s.csv", ("make_submission.py", "--input", "{0}/in", "--output", "{0}/s.csv", "--allow-missing")),
-        ("scores.csv", ("make_submission.py", "--input", "{0}/in", "--output", "{0}/other.csv", "--allow-missing")),
-        ("maps", ("make_submission.py", "--input", "{0}/in", "--output", "{0}/s.csv", "--maps", "{0}/maps")),
+        pytest.param(
+            "scores.csv",
+            ("make_submission.py", "--input", "{0}/in", "--output", "{0}/other.csv", "--allow-missing"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "maps",
+            ("make_submission.py", "--input", "{0}/in", "--output", "{0}/s.csv", "--maps", "{0}/maps"),
+            marks=pytest.mark.slow,
+        ),
         ("models/highres_no_ela", ("script_1_highres_no_ela.py", "--profile", "quick", "--models-dir", "{0}/models")),
         ("models/ensemble.json", ("fit_ensemble.py", "--models-dir", "{0}/models")),
         ("out/findings.csv", ("explain.py", "{0}/in", "--output", "{0}/out")),

@@ -31,6 +31,7 @@ def copied_dir(copied_images, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_cluster_makes_the_same_tables(run_program, copied_dir, tmp_path, capsys):
     """With two parts of five done before: the cluster does the others."""
     places = {"input": copied_dir, "models_dir": tmp_path / "models", "output": tmp_path / "whole" / "s.csv"}

@@ -116,7 +116,11 @@ def test_the_untrained_network_is_no_epoch(train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "network"), [("one_cycle", build_network), ("constant", Small), ("cosine", Small)]
+    ("schedule", "network"),
+    [
+        *(("one_cycle", Small), ("constant", Small), ("cosine", Small)),
+        pytest.param("one_cycle", build_network, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_resumes_to_the_same_weights(train, tmp_path, schedule, network):
     train(schedule=schedule, network=network, epochs=2)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -161,18 +161,39 @@ def jobs(pairs_dir, odd_dir, pictures, clips, tmp_path_factory):
     }
 
 
+QUICK = ("plain", "script_2")
+"""Jobs of the default tests; the others are slow."""
+
+
+def each(*names: str) -> list:
+    """Parameters of the jobs, those that are not `QUICK` marked as slow."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.fixture(scope="module")
-def two(jobs, odd_dir, save_network, tmp_path_factory):
-    """A folder with one for each job, in which two processes wrote, and what each of them printed."""
-    folder = tmp_path_factory.mktemp("two")
-    for name in ("script_2", "script_3"):
-        path = save_network(folder / name / "highres_no_ela_best.pth", encoder_weights="none")
-        flag_half(path, load_samples(odd_dir[0]))
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    process = launch(__file__, folder)
-    _, complaints = process.communicate(timeout=300)
-    assert process.returncode == 0, complaints
-    return folder
+def launched(jobs, odd_dir, save_network, tmp_path_factory):
+    """Runs jobs in two processes: a folder with one for each, in which they wrote, and what each process printed."""
+
+    @cache
+    def launched(names: tuple[str, ...]) -> Path:
+        folder = tmp_path_factory.mktemp("two")
+        for name in {"script_2", "script_3"} & {*names}:
+            path = save_network(folder / name / "highres_no_ela_best.pth", encoder_weights="none")
+            flag_half(path, load_samples(odd_dir[0]))
+        (folder / "jobs.json").write_text(json.dumps({name: jobs[name] for name in names}))
+        process = launch(__file__, folder)
+        _, complaints = process.communicate(timeout=300)
+        assert process.returncode == 0, complaints
+        return folder
+
+    return launched
+
+
+@pytest.fixture
+def two(request, jobs, launched):
+    """The folder of `launched` that holds the test's job, or `plain`."""
+    job = request.node.callspec.params["job"] if hasattr(request.node, "callspec") else "plain"
+    return launched(QUICK if job in QUICK else tuple(name for name in jobs if name not in QUICK))
 
 
 def flag_half(path: Path, samples: Sequence[Sample]) -> None:
@@ -216,7 +237,7 @@ KINDS = {"plain": ("plain", REQUIRED_KEYS), "script_7": ("spai_fusion", SPAI_KEY
 KINDS |= dict.fromkeys(("script_8", "resumed"), ("deepfake_video", VIDEO_KEYS))
 
 
-@pytest.mark.parametrize("job", KINDS)
+@pytest.mark.parametrize("job", each(*KINDS))
 def test_two_processes_are_one_with_twice_the_batch(two, one, job):
     """Weights, losses, metrics, the figures of a test, and what decisions need."""
     own, (name, keys) = one(job), KINDS[job]
@@ -240,8 +261,10 @@ def test_nineteen_images_are_validated_once(two):
     assert metrics["n_authentic"] + sum(metrics[f"n_{size}"] for size in SIZES) == 19
 
 
-def test_the_verdicts_of_script_7_know_all_of_the_validation(two, pictures):
-    checkpoint = load_checkpoint(two / "script_7" / "spai_fusion_best.pth", SPAI_KEYS)
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["script_7"])
+def test_the_verdicts_of_script_7_know_all_of_the_validation(two, pictures, job):
+    checkpoint = load_checkpoint(two / job / "spai_fusion_best.pth", SPAI_KEYS)
     table = pd.read_csv(pictures).query("split == 'val'")
     found = pd.DataFrame({name: checkpoint["validation"][name] for name in ("probs", "generated", "degradation")})
     assert found["degradation"].unique().tolist() == ["none", "jpeg", "webp", "resize", "blur", "noise"]
@@ -250,18 +273,13 @@ def test_the_verdicts_of_script_7_know_all_of_the_validation(two, pictures):
         assert rows["probs"].nunique() == 9
 
 
-@pytest.mark.parametrize(
-    ("job", "name"),
-    [
-        ("script_1", "highres_no_ela"),
-        ("script_2", "hard_negative"),
-        ("script_3", "high_recall"),
-        ("script_7", "spai_fusion"),
-        ("script_8", "deepfake_video"),
-        ("resumed", "deepfake_video"),
-    ],
-)
-def test_each_program_speaks_and_writes_once(two, jobs, job, name):
+NAMES = {"script_1": "highres_no_ela", "script_2": "hard_negative", "script_3": "high_recall"}
+NAMES |= {"script_7": "spai_fusion", "script_8": "deepfake_video", "resumed": "deepfake_video"}
+
+
+@pytest.mark.parametrize("job", each(*NAMES))
+def test_each_program_speaks_and_writes_once(two, jobs, job):
+    name = NAMES[job]
     first, second = printed(two / job), printed(two / job, process=1)
     assert second == []
     epochs = [line.split(":")[0] for line in first if line.startswith("epoch")]
@@ -275,9 +293,11 @@ def test_each_program_speaks_and_writes_once(two, jobs, job, name):
     assert not list((two / job).rglob("*.partial"))
 
 
-def test_the_metrics_of_script_1_are_those_of_its_checkpoint(two, odd_dir):
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["script_1"])
+def test_the_metrics_of_script_1_are_those_of_its_checkpoint(two, odd_dir, job):
     folder, fold = odd_dir
-    path = two / "script_1" / "highres_no_ela_best.pth"
+    path = two / job / "highres_no_ela_best.pth"
     checkpoint, samples = load_checkpoint(path), load_samples(folder)
     folds = assign_folds(samples, 5, 0)
     val = [sample for sample, own in zip(samples, folds, strict=True) if own == fold]
@@ -295,7 +315,7 @@ def test_the_metrics_of_script_1_are_those_of_its_checkpoint(two, odd_dir):
     ("job", "forged", "find", "name"),
     [
         ("script_2", False, partial(hard_negatives, most=500), "hard_negative"),
-        ("script_3", True, hard_false_negatives, "hard_false_negative"),
+        pytest.param("script_3", True, hard_false_negatives, "hard_false_negative", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_mine_the_same_images(two, odd_dir, tmp_path, job, forged, find, name):
