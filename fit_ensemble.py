@@ -6,8 +6,9 @@
 Every member predicts the images of the fold that it was not trained on: of models/ and, if they exist, of each
 models/fold_*/ (`make folds`). The settings are fitted on these out-of-fold maps and on copy-move evidence. Nested,
 grouped cross-validation measures the fit, printed as a table: each member alone, the ensemble step by step, and without
-the evidence. The original recipe's hand-set weights stay unless fitted ones are better there. The best settings are
-written to models/ensemble.json, which make_submission.py reads.
+the evidence. The simplest settings stay unless more are better there: one feature of networks and of copies in the
+decision, and the original recipe's hand-set weights. How far the best row is above each other is printed with
+intervals. The best settings are written to models/ensemble.json, which make_submission.py reads.
 
 With a detector of generated images, models/spai*_best.pth (script 7), the decision may read its probability too, if a
 high one is a sign of forgery in these data. It must have been trained on other images than these.
@@ -25,7 +26,7 @@ import tyro
 from joblib import cpu_count
 from tqdm import tqdm
 
-from common.ensemble.choices import MODE_THRESHOLDS, TTA, Backend
+from common.ensemble.choices import COMPLETE, MODE_THRESHOLDS, TTA, Backend
 from common.errors import UserError
 from common.files import check_writable, write_json
 from common.locks import hold, locks_end
@@ -79,7 +80,7 @@ def main(config: FitConfig) -> None:
     from common.ensemble.members import SETTINGS_FILE, identities
     from common.ensemble.out_of_fold import out_of_fold
     from common.ensemble.settings import Settings, WeightSource
-    from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, gains, nested, summary, variants
+    from common.ensemble.variants import Variant, choose, gains, nested, summary, variants
 
     for path in (config.models_dir / SETTINGS_FILE, config.json):
         if path:
@@ -105,7 +106,7 @@ def main(config: FitConfig) -> None:
 
     tried: dict[str, tuple[TTA, Variant]] = {variant.name: ("none", variant) for variant in variants(plain)}
     if config.tta != "none":  # for single members too: the gain of the views must not count as the ensemble's
-        again = [variant for name, (_, variant) in tried.items() if name in (*plain.names, ORIGINAL, FITTED)]
+        again = [variant for name, (_, variant) in tried.items() if name in (*plain.names, *COMPLETE)]
         tried |= {f"{variant.name}, {config.tta}": (config.tta, variant) for variant in again}
     outcomes = {
         name: nested(oofs[tta], variant, config.folds, config.seed)
@@ -123,7 +124,10 @@ def main(config: FitConfig) -> None:
     modes = {f"{mode} ({threshold:.2f})": summary(outcomes[best], mode) for mode, threshold in MODE_THRESHOLDS.items()}
     print(f"\n'{best}' in each mode:\n{table(modes, sizes=False)}")
     sources: tuple[WeightSource, ...] = ("original", "fitted")
-    fits = {source: fit_settings(oofs[tta], weights=source, seed=config.seed) for source in sources}
+    fits = {
+        source: fit_settings(oofs[tta], weights=source, features=variant.features, seed=config.seed)
+        for source in sources
+    }
     weights = pd.DataFrame({f"{source} weights": fitted.weights for source, fitted in fits.items()})
     print(f"\n{weights.to_string(float_format='{:.2f}'.format)}\n")
     chosen = fits[variant.weights]

@@ -26,5 +26,5 @@ Role = Literal["average", "union", "evidence", "gate"]
 """`average`: a network in the weighted mean; `union`: a network joined by the maximum; `evidence`: not a network,
 joined after those (`join_evidence`); `gate`: has no map, and is a feature of the image-level decision alone."""
 
-ORIGINAL, FITTED = "+ regions", "fitted weights"
-"""The names of the two complete variants that a fit compares, which differ only in the weights."""
+FEW, ORIGINAL, FITTED = COMPLETE = "few features", "+ regions", "fitted weights"
+"""Names of the complete variants that a fit compares: decided by few features, by all, and with fitted weights too."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import tyro
 
-from common.ensemble.choices import FITTED, ORIGINAL
+from common.ensemble.choices import COMPLETE
 from common.ensemble.members import SETTINGS_FILE, fold_folders, identities, map_members
 from common.errors import UserError, first_line, readable
 from common.files import entries
@@ -204,7 +204,7 @@ def find_ensemble(folder: Path) -> Run:
     try:
         settings = _read_json(path)
         fitted, report = settings["checkpoints"], settings["report"]
-        of1 = max((row["of1"] for name, row in report.items() if name.startswith((ORIGINAL, FITTED))), default=math.nan)
+        of1 = max((row["of1"] for name, row in report.items() if name.startswith(COMPLETE)), default=math.nan)
         known["score"] = "" if math.isnan(of1) else f"oF1 {of1:.3f}"
         there = identities(folder)
         others = [name for name in SCRIPTS if fitted.get(name) != there.get(name)]

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from common.ensemble.choices import FITTED, MODE_THRESHOLDS, ORIGINAL, Mode
-from common.ensemble.decision import is_forged, with_copies
+from common.ensemble.choices import COMPLETE, FEW, FITTED, MODE_THRESHOLDS, ORIGINAL, Mode
+from common.ensemble.decision import GENERATED_FEATURES, is_forged, with_copies
 from common.ensemble.fitting import Fitted, Oof, fit_settings, grouped_folds
 from common.ensemble.instances import find_instances
 from common.ensemble.settings import WeightSource
@@ -39,7 +39,8 @@ class Variant:
 def variants(oof: Oof) -> list[Variant]:
     """The rows of the table: each member, the ensemble step by step, and ablations. All fit a pixel threshold.
 
-    The ablations leave out the evidence and the detector of generated images, if there are any.
+    `FEW` decides by one feature of each kind, which a small data set suffices for. The ablations leave out the evidence
+    and the detector of generated images, if there are any.
     """
     averaged = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role == "average")
     networks = tuple(name for name, role in zip(oof.names, oof.roles, strict=True) if role != "evidence")
@@ -48,6 +49,7 @@ def variants(oof: Oof) -> list[Variant]:
     everyone = (*oof.names, *detector)
     union = [Variant(name="+ union", members=networks)] if averaged != networks else []
     both = Variant(name="+ copy-move", members=oof.names, features=("quantile_999", "copy_score"))
+    few = ("quantile_999", *(["copy_score"] if evidence else []), *(GENERATED_FEATURES if detector else ()))
     full = Variant(name=FITTED, members=everyone, features=None, fit_mask=True, weights="fitted")
     return [
         *(Variant(name=name, members=(name,)) for name in networks),
@@ -56,6 +58,7 @@ def variants(oof: Oof) -> list[Variant]:
         Variant(name="average", members=averaged),
         *union,
         *([both] if evidence else []),
+        Variant(name=FEW, members=everyone, features=few, fit_mask=True),
         Variant(name="+ decision", members=everyone, features=None),
         Variant(name=ORIGINAL, members=everyone, features=None, fit_mask=True),
         full,
@@ -206,7 +209,7 @@ def choose(summaries: dict[str, dict[str, Any]]) -> str:
     """The name of the complete variant with the best oF1.
 
     Args:
-        summaries: `summary` by the variants' names: those that begin with `ORIGINAL` or `FITTED` are compared. Of equal
-            ones the first is taken: fitted weights, and further views, must be better to be used.
+        summaries: `summary` by the variants' names: those that begin with one of `COMPLETE` are compared. Of equal ones
+            the first is taken: more features, fitted weights and further views must be better to be used.
     """
-    return max((name for name in summaries if name.startswith((ORIGINAL, FITTED))), key=lambda n: summaries[n]["of1"])
+    return max((name for name in summaries if name.startswith(COMPLETE)), key=lambda name: summaries[name]["of1"])

@@ -6,7 +6,7 @@ import pytest
 
 from common.ensemble.decision import copy_features
 from common.ensemble.fitting import Oof
-from common.ensemble.variants import FITTED, ORIGINAL, Variant, choose, gains, nested, summary, variants
+from common.ensemble.variants import FEW, FITTED, ORIGINAL, Variant, choose, gains, nested, summary, variants
 
 S = 32
 
@@ -94,7 +94,7 @@ def test_any_pixel_flags_authentic_images():
 def test_each_step_of_the_ladder_and_the_choice():
     oof = make_oof(n=16)
     summaries = {variant.name: summary(nested(oof, variant, folds=2)) for variant in variants(oof)}
-    assert list(summaries) == ["noise", "good", "any pixel", "average", "+ decision", ORIGINAL, FITTED]
+    assert list(summaries) == ["noise", "good", "any pixel", "average", FEW, "+ decision", ORIGINAL, FITTED]
     assert summaries["good"]["pixel_f1"] > summaries["average"]["pixel_f1"] > summaries["noise"]["pixel_f1"]
     assert summaries[FITTED]["pixel_f1"] > summaries[ORIGINAL]["pixel_f1"]
 
@@ -121,8 +121,8 @@ def test_the_ensemble_is_shown_with_and_without_evidence():
     )
     rows = {variant.name: variant for variant in variants(oof)}
     assert list(rows) == [
-        "noise", "good", "copy_move", "any pixel", "average", "+ copy-move", "+ decision", ORIGINAL, FITTED,
-        "without copy-move",
+        "noise", "good", "copy_move", "any pixel", "average", "+ copy-move", FEW, "+ decision", ORIGINAL,
+        FITTED, "without copy-move",
     ]  # fmt: skip
     figures = {name: summary(nested(oof, rows[name])) for name in ("copy_move", "+ copy-move", "without copy-move")}
     assert figures["copy_move"]["of1"] == figures["copy_move"]["image_auc"] == 1
@@ -136,9 +136,10 @@ def test_the_ensemble_is_shown_with_and_without_the_detector():
     oof = make_oof(n=32, good=0.0)
     oof = replace(oof, generated=np.where(oof.forged, 0.95, 0.05))
     rows = {variant.name: variant for variant in variants(oof)}
-    assert list(rows) == ["noise", "good", "any pixel", "average", "+ decision", ORIGINAL, FITTED, "without spai"]
-    tables = {name: summary(nested(oof, rows[name])) for name in ("good", "average", FITTED, "without spai")}
-    assert tables[FITTED]["image_auc"] == 1
+    ladder = ["noise", "good", "any pixel", "average", FEW, "+ decision", ORIGINAL, FITTED, "without spai"]
+    assert list(rows) == ladder
+    tables = {name: summary(nested(oof, rows[name])) for name in ("good", "average", FEW, FITTED, "without spai")}
+    assert tables[FITTED]["image_auc"] == tables[FEW]["image_auc"] == 1
     assert max(tables[name]["image_auc"] for name in ("good", "average", "without spai")) < 0.8
     copies = np.array([list(copy_features(0.0, 0, 0.0).values())] * 32)
     evidence = np.zeros((32, S, S), np.float16)
@@ -177,6 +178,11 @@ def test_summary_by_hand():
 @pytest.mark.parametrize(("fitted", "choice"), [(0.52, FITTED), (0.5, ORIGINAL), (0.48, ORIGINAL)])
 def test_fitted_weights_must_be_better(fitted, choice):
     assert choose({"average": {"of1": 0.9}, ORIGINAL: {"of1": 0.5}, FITTED: {"of1": fitted}}) == choice
+
+
+def test_more_features_must_be_better_to_be_used():
+    assert choose({FEW: {"of1": 0.5}, ORIGINAL: {"of1": 0.5}, FITTED: {"of1": 0.5}}) == FEW
+    assert choose({FEW: {"of1": 0.5}, ORIGINAL: {"of1": 0.51}, f"{FEW}, flips": {"of1": 0.52}}) == f"{FEW}, flips"
 
 
 def test_further_views_must_be_better_too():

@@ -111,7 +111,8 @@ def fitted(trained, variables):
 def test_the_fit_is_written_and_a_submission_uses_it(fitted, pairs_dir, call_program, tmp_path):
     models, output = fitted
     assert "10 images out of fold, 5 of them forged" in output
-    steps = ["average", "+ union", "+ copy-move", "+ decision", "+ regions", "fitted weights", "without copy-move"]
+    steps = ["average", "+ union", "+ copy-move", "few features", "+ decision", "+ regions", "fitted weights"]
+    steps += ["without copy-move"]
     for row in [*MEMBERS, "copy_move", "any pixel", *steps]:
         assert f"\n{row} " in output
     settings = Settings.load(models / "ensemble.json")
