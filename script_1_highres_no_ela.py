@@ -7,8 +7,8 @@ It is trained on all images; forgeries below 3 % of their image are drawn three 
     python script_1_highres_no_ela.py --data-dir data/demo --profile quick
 
 Writes models/highres_no_ela_best.pth (weight 1.5), highres_no_ela_last.pth, highres_no_ela_metrics.json.
-Measured: the full recipe not yet. Quick (EfficientNet-Lite0, squares of 256 px) on CASIA v1: validation pixel AUC 0.91,
-pixel F1 0.500, image AUC 0.731 after 37 minutes on two CPU cores beside another training (docs/RESULTS.md).
+Measured: the full recipe not yet. Quick (EfficientNet-Lite0, squares of 256 px) on CASIA v1: validation pixel AUC 0.90,
+pixel F1 0.50, image AUC 0.77 after 25 minutes on one CPU core (docs/RESULTS.md).
 """
 
 from common.process import prepare

@@ -38,7 +38,7 @@ from common.data.transforms import resize_map, shrink_mask, to_channels
 from common.ensemble.decision import feature_maps
 from common.ensemble.fitting import Oof
 from common.ensemble.out_of_fold import out_of_fold
-from common.ensemble.variants import FITTED, Variant, gains, nested, summary, variants
+from common.ensemble.variants import Variant, choose, gains, nested, summary, variants
 from common.metrics.forgery import (
     image_auc,
     image_score,
@@ -162,7 +162,7 @@ def maps(*, data_dir: Path = Path("data"), models: tuple[Path, ...], plain: Path
 
 
 def decided(*, data_dir: Path = Path("data"), models_dir: Path, plain: Path = FOLDER / "seed_0.pth") -> None:
-    """Metrics of what is decided, nested, and how far the fitted ensemble is above each other row.
+    """Metrics of what is decided, nested, and how far the row that a fit takes is above each other.
 
     Args:
         data_dir: Data folder; fold 0 of 5 is held out.
@@ -196,7 +196,7 @@ def decided(*, data_dir: Path = Path("data"), models_dir: Path, plain: Path = FO
     found = {name: summary(outcome) for name, outcome in outcomes.items()}
     rows = [[name, *(f"{values[column]:.3f}" for column in columns)] for name, values in found.items()]
     print(markdown_table(["", *columns], rows))
-    best = max((name for name in found if name.startswith(FITTED)), key=lambda name: found[name]["of1"])
+    best = choose(found)
     above = gains(outcomes, best, oof.groups)
     rows = [
         [name, *(f"{value:+.3f} ({low:+.3f} to {high:+.3f})" for value, low, high in metrics.values())]
