@@ -8,7 +8,7 @@ It is trained on all images; forgeries below 3 % of their image are drawn three 
 
 Writes models/highres_no_ela_best.pth (weight 1.5), highres_no_ela_last.pth, highres_no_ela_metrics.json.
 Measured: the full recipe not yet. Quick (EfficientNet-Lite0, squares of 256 px) on CASIA v1: validation pixel AUC 0.90,
-pixel F1 0.50, image AUC 0.77 after 25 minutes on one CPU core (docs/RESULTS.md).
+pixel F1 0.49, image AUC 0.74 (three seeds) after 25 minutes on one CPU core (docs/RESULTS.md).
 """
 
 from common.process import prepare

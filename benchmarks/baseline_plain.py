@@ -89,7 +89,7 @@ def main(
         data_dir: Data folder; fold 0 of 5 validates.
         epochs: Passes over the training images.
         encoder_name: One whose weights want mean and deviation 0.5.
-        seed: Of the first weights and the draws; the folds are those of seed 0.
+        seed: Of the first weights and the draws; the folds are those of --fold-seed 0.
     """
     split = load_split(TrainConfig(name="baseline_plain", data_dir=data_dir, models_dir=FOLDER))
     train, val = DataLoader(Images(split.train), 8, shuffle=True), DataLoader(Images(split.val), 8)

@@ -6,7 +6,7 @@
     python -m benchmarks.members degraded --data-dir data/casia1 --models models/casia1/*_best.pth --picture out.png
 
 `maps`: each network at its own resolution, without a fitted decision; `all members` is the mean of their maps. The
-second table has the differences to the (first) baseline. `decided`: the fitted ensemble of a folder, its members and
+second table has the differences to the baseline. `decided`: the fitted ensemble of a folder, its members and
 the baseline, each with threshold, mask and decision fitted on other sources (nested, as `fit_ensemble.py` does it), and
 how far the ensemble is above each other. `degraded`: the networks after all images, authentic ones too, were
 compressed, shrunk, blurred or made noisy. In brackets: 95 % of 1,000 bootstraps of the groups.
@@ -39,6 +39,7 @@ from common.ensemble.decision import feature_maps
 from common.ensemble.fitting import Oof
 from common.ensemble.out_of_fold import out_of_fold
 from common.ensemble.variants import Variant, choose, gains, nested, summary, variants
+from common.errors import UserError
 from common.metrics.forgery import (
     image_auc,
     image_score,
@@ -176,8 +177,10 @@ def decided(*, data_dir: Path = Path("data"), models_dir: Path, plain: Path = FO
         for name, tta in (("", "none"), (", flips", "flips"))
     }
     oof = views[""]
-    same = [sample.group for sample in split.val] == oof.groups.tolist()
-    assert same, "the held-out images of the members are not those of the baseline"
+    if [sample.group for sample in split.val] != oof.groups.tolist():
+        raise UserError(
+            f"{models_dir} holds other folds than fold 0 of 5, which the baseline holds out. Leave them out."
+        )
     theirs = np.stack([feature_maps(prob[None].astype(np.float32)) for prob in maps_of_plain(plain, split)])
     baseline = Oof(
         names=(PLAIN,),
@@ -223,7 +226,7 @@ def degraded(
     split, values = held_out(data_dir), {}
     for change_name, change in tqdm(DEGRADATIONS.items(), "degradations", disable=None):
         found = {PLAIN: maps_of_plain(plain, split, change)}
-        found |= {path.stem.removesuffix("_best"): maps_of_member(path, split, change) for path in models}
+        found |= {str(path): maps_of_member(path, split, change) for path in models}
         if len(models) > 1:
             found["all members"] = list(map(mean_map, zip(*list(found.values())[1:], strict=True)))
         values[change_name] = {name: figures(rows_of(own, split))[[0, 3]] for name, own in found.items()}

@@ -90,7 +90,7 @@ class TrainConfig(RunConfig):
 
         EfficientNet-Lite0, whose ImageNet weights a package carries, with a narrow decoder, on squares of the images'
         own pixels. Two fifths of the epochs need a learning rate that rises, to more than three times the full
-        recipe's, and falls. Weighted cross-entropy decides images better than the focal loss (docs/RESULTS.md).
+        recipe's, and falls. Weighted cross-entropy flags less that is authentic than the focal loss (docs/LOG.md).
         """
         return dataclasses.replace(
             super().quick(),

@@ -14,7 +14,7 @@ from PIL import Image
 LEAST = 20
 """Files of each class from which shares are counted."""
 MOST = 3000
-"""Files that are opened; of more, as many drawn at random."""
+"""Files that are opened; of more, as many drawn at random, half of either class where there are enough."""
 TELLING = 0.8
 """AUC on other sources from which a sign is named."""
 _PARTS = 5
@@ -38,7 +38,7 @@ def image_header(path: Path) -> Header:
 def leak_note(
     paths: Sequence[Path],
     positive: Sequence[bool],
-    groups: Sequence[str],
+    groups: Sequence[Hashable],
     classes: tuple[str, str],
     read: Callable[[Path], Header] = image_header,
 ) -> str | None:
@@ -48,7 +48,7 @@ def leak_note(
         paths: The files.
         positive: Which are of the second class.
         groups: Source of each file.
-        classes: Names of both classes, in the plural.
+        classes: Names of both classes, as "and" joins them.
         read: Reads a header.
     """
     told = telling_signs(paths, positive, groups, read)
@@ -65,7 +65,7 @@ def leak_note(
 def telling_signs(
     paths: Sequence[Path],
     positive: Sequence[bool],
-    groups: Sequence[str],
+    groups: Sequence[Hashable],
     read: Callable[[Path], Header] = image_header,
 ) -> dict[str, float]:
     """What of the headers tells two classes apart, and its AUC on sources that it was not counted on.
@@ -86,9 +86,14 @@ def telling_signs(
     from sklearn.model_selection import GroupKFold
 
     labels, sources = np.asarray(positive, bool), np.asarray(groups)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(paths))[:MOST])
+    # Of both classes alike as far as there are, so that a rare one is not lost.
+    rng = np.random.default_rng(0)
+    drawn = [rng.permutation(np.flatnonzero(labels == label)) for label in (False, True)]
+    fewer = min(map(len, drawn))
+    most = max(MOST // 2, MOST - fewer)
+    chosen = np.sort(np.concatenate([places[:most] for places in drawn]))
     labels, sources = labels[chosen], sources[chosen]
-    if min(labels.sum(), (~labels).sum()) < LEAST or len(set(sources)) < _PARTS:
+    if fewer < LEAST or len(set(sources.tolist())) < _PARTS:
         return {}
     headers = [read(paths[place]) for place in chosen]
     parts = list(GroupKFold(_PARTS).split(labels, labels, sources))

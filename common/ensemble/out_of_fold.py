@@ -90,7 +90,8 @@ def out_of_fold(
         runs = {_run(loaded, data) for loaded in fold}
         if len(runs) > 1:
             raise UserError(
-                f"the members in {models_dir} were trained on different folds. Train all on the same `fold`."
+                f"the members in {models_dir} were trained on different folds. Train all with the same `folds`, "
+                "`fold_seed` and `fold`."
             )
         folds, seed, number = runs.pop()
         held_out = np.flatnonzero(assign_folds(samples, folds, seed) == number)

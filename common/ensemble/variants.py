@@ -154,6 +154,8 @@ def gains(
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
     """How far one variant is above each other on the same images, and how far on other images of the kind.
 
+    That `best` was chosen on these images is not accounted for.
+
     Args:
         outcomes: Tables of `nested` of the same images, by the variants' names.
         best: Name of the one that is compared.

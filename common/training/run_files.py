@@ -120,9 +120,12 @@ class Run:
         # A field that the checkpoint does not name was not there yet: the training was as its default is.
         then = REMOVED | type(self.config)(name=self.config.name).plain() | last["config"]
         free = self.config.FREE
-        changed = [f"{k} ({then[k]} → {now[k]})" for k in now if k not in free and then[k] != now[k]]
+        changed = [name for name in now if name not in free and then[name] != now[name]]
         if changed:
-            raise UserError(f"--resume: {self.last_path} was trained with other settings: {', '.join(changed)}.")
+            listed = ", ".join(f"{name} ({then[name]} → {now[name]})" for name in changed)
+            flags = " ".join(_flag(name, then[name]) for name in changed if name not in REMOVED)
+            again = f" Go on with its own: {flags}" if flags else ""
+            raise UserError(f"--resume: {self.last_path} was trained with other settings: {listed}.{again}")
         if last["data_fingerprint"] != self.fingerprint:
             raise UserError(f"--resume: the data are not those that {self.last_path} was trained on.")
         self.model.load_state_dict(last["model_state_dict"])
@@ -154,3 +157,11 @@ class Run:
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started
+
+
+def _flag(name: str, value: Any) -> str:
+    """A field as it is given on a command line."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return " ".join([f"--{option}", *map(str, value if isinstance(value, list) else [value])])

@@ -141,7 +141,7 @@ def _identities(match: Sequence[str | None] | None) -> tuple[str, ...]:
 
 def _with_drawn_splits(clips: Sequence[Clip], seed: int) -> list[Clip]:
     groups: dict[int, list[Clip]] = defaultdict(list)
-    numbers = _identity_groups(clips)
+    numbers = identity_groups(clips)
     for number, clip in zip(numbers, clips, strict=True):
         groups[number].append(clip)
     names = {number: min(name for clip in group for name in _shared_names(clip)) for number, group in groups.items()}
@@ -151,7 +151,7 @@ def _with_drawn_splits(clips: Sequence[Clip], seed: int) -> list[Clip]:
     return [replace(clip, split=splits[names[number]]) for number, clip in zip(numbers, clips, strict=True)]
 
 
-def _identity_groups(clips: Sequence[Clip]) -> list[int]:
+def identity_groups(clips: Sequence[Clip]) -> list[int]:
     """Number of each clip's group: clips that share a name, directly or through others, have the same."""
     nodes: dict[str, int] = {}
     pairs = [
@@ -194,7 +194,7 @@ def check_clips(clips: Sequence[Clip]) -> None:
     try:
         check_both_classes([(clip.split, clip.fake) for clip in clips], "clips")
     except UserError as error:
-        groups = _identity_groups(clips)
+        groups = identity_groups(clips)
         largest = max(map(groups.count, set(groups)), default=0)
         if largest <= len(clips) / 2:
             raise

@@ -34,6 +34,7 @@ from common.video.clips import (
     check_clips,
     clip_key,
     fingerprint,
+    identity_groups,
     read_clip_folders,
     read_clip_table,
     with_self_blended,
@@ -76,9 +77,10 @@ def load_clips(config: VideoConfig) -> tuple[list[Clip], ClipCache]:
             "with itself. The network learns the traces of blending, and no others"
         )
     clips = _with_crops(clips, cache, skip_bad_files=config.skip_bad_files)
-    labels, people = [clip.fake for clip in clips], [" ".join(clip.identities) or clip.path.stem for clip in clips]
-    if note := leak_note([clip.path for clip in clips], labels, people, ("real", "fake clips"), clip_header):
-        process_state().print(f"note: {note}")
+    if process_state().is_main_process and not blend:
+        labels, people = [clip.fake for clip in clips], identity_groups(clips)
+        if note := leak_note([clip.path for clip in clips], labels, people, ("real", "fake clips"), clip_header):
+            print(f"note: {note}")
     clips = with_self_blended(clips) if blend else clips
     check_clips(clips)
     return clips, cache

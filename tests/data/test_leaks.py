@@ -62,6 +62,13 @@ def test_a_sign_of_one_source_tells_nothing_of_others(write):
     assert telling_signs(paths, labels, [str(number) for number in range(48)]) == {"width and height": 1.0}
 
 
+def test_a_rare_class_is_not_lost_among_many_files(write, monkeypatch):
+    monkeypatch.setattr("common.data.leaks.MOST", 60)
+    paths = write(lambda number: 75 if number < LEAST else 90, count=160)
+    labels = [number < LEAST for number in range(160)]
+    assert telling_signs(paths, labels, [str(number) for number in range(160)])["file format and JPEG tables"] > 0.95
+
+
 def test_few_files_and_broken_ones(write, tmp_path):
     paths = write(lambda number: 75 if number % 2 else 90)
     assert telling_signs(paths[:-2], LABELS[:-2], GROUPS[:-2]) == {}
