@@ -19,7 +19,6 @@ from common.forensics.keypoints import (
     match_between,
     match_within,
 )
-from common.forensics.lane_matching import match_lanes
 from common.forensics.matches import Matches
 
 MOST_PICTURES = 64
@@ -29,7 +28,6 @@ MOST_KEYPOINTS = 8000
 LEAST_KEYPOINTS = 250
 _CLOSE_PIXELS, _CLOSE_KEYPOINTS = 700_000, 2500  # of a picture of a large figure that is searched by itself
 _CLOSER, _MOST_CLOSER = 1.2, 16  # factor on the figure's working scale from which that shows more; number of these
-_STRIP = 0.7  # height by width of a picture that may be a strip of a blot: its kind is not certain
 _RIM = 3  # pixels of a panel: frames, and borders that scaling and JPEG have mixed with the ground
 _PICTURES_PIXELS, _FIGURE_PIXELS = 2_000_000, 4_000_000  # of the working scale of a figure with several pictures
 
@@ -159,7 +157,6 @@ def panel_matcher(pictures: Sequence[Panel], scale: float, *, between: bool = Fa
         between: Whether to leave out matches of a picture with itself.
     """
     windows = []
-    strips = [number for number, panel in enumerate(pictures) if panel.height <= _STRIP * panel.width]
     for panel in pictures:
         rows, columns = (slice(round(s.start * scale), round(s.stop * scale)) for s in panel.window)
         windows.append((rows, columns))
@@ -175,7 +172,7 @@ def panel_matcher(pictures: Sequence[Panel], scale: float, *, between: bool = Fa
             return match_within(concatenated(points))
         found = [] if between else [match_within(own) for own in points]
         found += [match_between(one, other) for one, other in combinations(points, 2)]
-        return Matches.concatenated([*found, match_lanes(gray, [windows[number] for number in strips])])
+        return Matches.concatenated([Matches.none(), *found])
 
     return match
 

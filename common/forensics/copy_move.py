@@ -15,7 +15,7 @@ from common.forensics.keypoints import match_keypoints
 from common.forensics.matches import Matches
 from common.forensics.resemblance import resemblance
 
-VERSION = 7
+VERSION = 8
 """Version of the detector, raised with every change of its results: an ensemble fitted on earlier ones is stale."""
 Matcher = Callable[[np.ndarray], Matches]
 """A function from a gray image, uint8 (h, w), to pairs of points that may be copies."""

@@ -28,9 +28,9 @@ def score(image: np.ndarray) -> float:
 def test_a_lane_shown_again_in_its_blot(apart):
     """Also where it was moved by a third or half of the width, as pictures of one field in a row are."""
     strip = blot(13)
-    assert score(page(strip, blot(14))) < 0.5
+    assert score(page(strip, blot(15))) < 0.5
     strip[:, (1 + apart) * LANE : (2 + apart) * LANE] = strip[:, LANE : 2 * LANE]
-    image = page(strip, blot(14))
+    image = page(strip, blot(15))
     (group,) = (group for group in find_reuse(image).reuse if group.score >= 0.5)
     shown = np.zeros(image.shape[:2], bool)
     for lane in (1, 1 + apart):

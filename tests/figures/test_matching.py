@@ -113,3 +113,9 @@ def test_a_small_copy_in_one_picture_of_a_large_figure(monkeypatch):
     np.testing.assert_allclose(move(points[:, 0], best.copies[0].matrix), points[:, 1], atol=2)
     assert points[..., 0].min() > x  # in pixels of the figure
     assert picture_search(page, panels, between=True).closer == []
+
+
+def test_one_picture_has_none_to_be_matched_with():
+    gray = np.random.default_rng(0).integers(0, 256, (80, 90), dtype=np.uint8)
+    matcher = panel_matcher([Panel(0, 0, 90, 80, "micrograph")], 1.0, between=True)
+    assert len(matcher(gray)) == 0
