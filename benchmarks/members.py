@@ -17,7 +17,7 @@ from common.process import prepare
 prepare()  # before torch is imported
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +67,20 @@ def held_out(data_dir: Path) -> Split:
 
 def maps_of_plain(path: Path, split: Split, change: Change | None = None) -> list[np.ndarray]:
     """Those of the baseline with the weights of a file, as `maps_of`."""
+    return maps_of(plain_network(path), Images(split.val, change), split)
+
+
+@cache
+def plain_network(path: Path) -> Network:
+    """The baseline with the weights of a file."""
     baseline = Network("tu-tf_efficientnet_lite0")
     baseline.load_state_dict(torch.load(path, weights_only=True))
-    return maps_of(baseline, Images(split.val, change), split)
+    return baseline
+
+
+def name_of(path: Path) -> str:
+    """Folder and member of a checkpoint, as tables and pictures name it."""
+    return f"{path.parent.name}/{path.stem.removesuffix('_best')}"
 
 
 def maps_of_member(path: Path, split: Split, change: Change | None = None) -> list[np.ndarray]:
@@ -141,7 +152,7 @@ def maps(*, data_dir: Path = Path("data"), models: tuple[Path, ...], plain: Path
         plain: Weights of the baseline.
     """
     split = held_out(data_dir)
-    found = {PLAIN: maps_of_plain(plain, split)} | {str(path): maps_of_member(path, split) for path in models}
+    found = {PLAIN: maps_of_plain(plain, split)} | {name_of(path): maps_of_member(path, split) for path in models}
     if len(models) > 1:
         found["all members"] = list(map(mean_map, zip(*list(found.values())[1:], strict=True)))
     tables = {name: rows_of(own, split) for name, own in found.items()}
@@ -226,7 +237,7 @@ def degraded(
     split, values = held_out(data_dir), {}
     for change_name, change in tqdm(DEGRADATIONS.items(), "degradations", disable=None):
         found = {PLAIN: maps_of_plain(plain, split, change)}
-        found |= {str(path): maps_of_member(path, split, change) for path in models}
+        found |= {name_of(path): maps_of_member(path, split, change) for path in models}
         if len(models) > 1:
             found["all members"] = list(map(mean_map, zip(*list(found.values())[1:], strict=True)))
         values[change_name] = {name: figures(rows_of(own, split))[[0, 3]] for name, own in found.items()}

@@ -19,7 +19,6 @@ TELLING = 0.8
 """AUC on other sources from which a sign is named."""
 _PARTS = 5
 
-
 Header = Mapping[str, Hashable]
 """What a file's header says, by its name in words; nothing of a file that can't be read."""
 
@@ -81,10 +80,6 @@ def telling_signs(
     Returns:
         AUC by name, of those from `TELLING` on, in [0, 1]; none where a class has fewer files than `LEAST`.
     """
-    # Imported here: it takes a second.
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import GroupKFold
-
     labels, sources = np.asarray(positive, bool), np.asarray(groups)
     # Of both classes alike as far as there are, so that a rare one is not lost.
     rng = np.random.default_rng(0)
@@ -95,6 +90,10 @@ def telling_signs(
     labels, sources = labels[chosen], sources[chosen]
     if fewer < LEAST or len(set(sources.tolist())) < _PARTS:
         return {}
+    # Imported here: it takes a second.
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold
+
     headers = [read(paths[place]) for place in chosen]
     parts = list(GroupKFold(_PARTS).split(labels, labels, sources))
     found = {}

@@ -132,7 +132,7 @@ def summary(table: pd.DataFrame, mode: Mode = "default") -> dict[str, Any]:
         is no image to average over.
     """
     forged, called = table["forged"].to_numpy(), table[f"called_{mode}"].to_numpy()
-    scored = float(np.where(called, table["mask_of1"], ~forged).mean())
+    scored = float(_of1s(table, mode).mean())
     verdicts = image_metrics(called, forged)
     figures = {
         "of1": scored,
@@ -147,6 +147,11 @@ def summary(table: pd.DataFrame, mode: Mode = "default") -> dict[str, Any]:
         of_size = table[table["size"] == size]
         figures |= {f"pixel_recall_{size}": float(of_size["pixel_recall"].mean()), f"n_{size}": len(of_size)}
     return figures
+
+
+def _of1s(table: pd.DataFrame, mode: Mode) -> np.ndarray:
+    """oF1 of each image of a table of `nested` (one instance), at one mode, (n,)."""
+    return np.where(table[f"called_{mode}"], table["mask_of1"], ~table["forged"])
 
 
 def gains(
@@ -185,11 +190,10 @@ def gains(
 def _weighted(table: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics of a table of `nested` whose images count as often as each row of `weights` (B, n) says, (B,) each."""
     forged, pixels = table["forged"].to_numpy(), table["pixel_f1"].to_numpy()
-    scored = np.where(table["called_default"], table["mask_of1"], ~forged)
     measured = np.isfinite(pixels)
     with np.errstate(invalid="ignore"):  # nan where no image is left to average over
         return {
-            "of1": weights @ scored / weights.sum(axis=1),
+            "of1": weights @ _of1s(table, "default") / weights.sum(axis=1),
             "image_auc": _weighted_auc(table["forged_probability"].to_numpy(), forged, weights),
             "pixel_f1": weights[:, measured] @ pixels[measured] / weights[:, measured].sum(axis=1),
         }

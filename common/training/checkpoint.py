@@ -28,9 +28,6 @@ REQUIRED_KEYS = (
 SETTINGS = ("config", "threshold", "calibration")
 """Entries of a checkpoint whose numbers decide, and must be finite."""
 
-DIVISION = ("folds", "fold_seed", "fold")
-"""Fields of a configuration that say which images a segmentation member was trained on, and which validated."""
-
 PLACES = ("data_dir", "models_dir", "cache_dir")
 """Fields of a configuration that name folders of the machine it was trained on: they are not handed on."""
 

@@ -20,7 +20,7 @@ from common.devices import main_process_prints, process_state
 from common.errors import UserError
 from common.networks.pretrained import load_encoder_weights
 from common.networks.segmentation import NETWORK_FIELDS, AttentionFPN, build_network, load_network
-from common.training.checkpoint import DIVISION, load_checkpoint
+from common.training.checkpoint import load_checkpoint
 from common.training.engine import Data, Objective, build_seeded, fit
 from common.training.losses import CombinedLoss
 from common.training.optimizing import freeze_unused
@@ -97,7 +97,7 @@ def start_network(config: Config, split: Split) -> tuple[AttentionFPN, Config]:
         process_state().print(
             f"note: {path} was trained on other data; if they share images with this fold, its metrics are too good"
         )
-    elif differing := [f for f in DIVISION if theirs[f] != getattr(config, f)]:
+    elif differing := [f for f in ("folds", "fold_seed", "fold") if theirs[f] != getattr(config, f)]:
         flags = ", ".join(f"--{field.replace('_', '-')} {theirs[field]}" for field in differing)
         raise UserError(
             f"{path} was trained with {flags}: it has seen images that validate here. Use the same, or another "
