@@ -188,7 +188,11 @@ def clip_header(path: Path) -> Header:
             context = stream.codec_context
             storage = container.format.name, context.name, context.pix_fmt
             rate = None if stream.average_rate is None else round(float(stream.average_rate), 2)
-            return {"format and codec": storage, "width and height": (context.width, context.height), "rate": rate}
+            return {
+                "format and codec": storage,
+                "width and height": (context.width, context.height),
+                "frame rate": rate,
+            }
     except UserError:
         return {}
 

@@ -512,9 +512,9 @@ def test_videos_of_real_cameras(shared_data):
 def test_the_header_of_a_clip(tmp_path):
     write_video(tmp_path / "a.mp4", iter(numbered(4)), 25)
     header = clip_header(tmp_path / "a.mp4")
-    assert header.keys() == {"format and codec", "width and height", "rate"}
+    assert header.keys() == {"format and codec", "width and height", "frame rate"}
     video = open_video(tmp_path / "a.mp4")
-    assert (header["width and height"], header["rate"]) == ((video.width, video.height), 25)
+    assert (header["width and height"], header["frame rate"]) == ((video.width, video.height), 25)
     (tmp_path / "frames").mkdir()
     cv2.imwrite(str(tmp_path / "frames" / "1.png"), next(iter(numbered(1))))
     assert clip_header(tmp_path / "frames") == clip_header(tmp_path / "frames" / "1.png")
