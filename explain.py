@@ -65,7 +65,7 @@ import tyro
 
 from common.data.images import read_picture
 from common.ensemble.altered import networks_for
-from common.errors import UserError, readable
+from common.errors import UserError, flag_of, readable
 from common.explaining.figure import search_figure, shortened
 from common.explaining.many import EXPLAINED, PAGE, PDF, RANKS, TABLE, Result, Run, explain_many
 from common.files import check_regular, check_writable, entries, files_below, written_whole
@@ -150,9 +150,7 @@ class ExplainConfig:
         given = {entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default}
         for subject, names in FLAGS.items():
             if subject != self.subject and (wrong := given & set(names)):
-                raise UserError(
-                    f"--{min(wrong).replace('_', '-')} is for {subject}, not for {self.subject}. Leave it out."
-                )
+                raise UserError(f"{flag_of(min(wrong))} is for {subject}, not for {self.subject}. Leave it out.")
         if self.subject == "videos" or self.many:
             if self.output_path.is_file():
                 raise UserError(f"--output {self.output_path} is a file. Name a folder.")
@@ -281,7 +279,7 @@ def explain_folder(config: ExplainConfig) -> None:
         SystemExit: An image can't be read; the others are explained.
     """
     flags = [
-        f"--{entry.name.replace('_', '-')}{'' if value is True else f' {value}'}"
+        flag_of(entry.name, value)
         for entry in fields(config)
         if entry.name != "sources" and (value := getattr(config, entry.name)) != entry.default
     ]

@@ -1,7 +1,9 @@
-"""The error whose message is for the user, and the formatting of errors and of names."""
+"""The error whose message is for the user, and the formatting of errors, names and flags."""
 
 import re
+import shlex
 from collections.abc import Iterable
+from typing import Any
 
 # Control characters (ESC starts a terminal's commands), separators of lines, marks that turn the direction of writing,
 # and lone surrogates, with which Python stands for the bytes of a name that are no UTF-8 (surrogateescape).
@@ -32,6 +34,20 @@ class UserError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__("\n".join(map(readable, str(message).split("\n"))))
+
+
+def flag_of(field: str, *value: Any) -> str:
+    """A field of a configuration as a command line spells it: `--tta`, `--no-tta`, `--min-region 5`, `--kinds a b`.
+
+    Args:
+        field: Its name in Python.
+        value: Its value; without one the flag alone.
+    """
+    option = field.replace("_", "-")
+    if value and isinstance(value[0], bool):
+        return f"--{option}" if value[0] else f"--no-{option}"
+    parts = value[0] if value and isinstance(value[0], list | tuple) else value
+    return shlex.join([f"--{option}", *map(str, parts)])
 
 
 def listing(head: str, rows: Iterable[str], most: int = 10, hint: str = "") -> str:

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from common.errors import UserError, described, first_line, listing, readable
+from common.errors import UserError, described, first_line, flag_of, listing, readable
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,19 @@ def test_errors_of_any_kind_are_one_entry():
     assert described(ValueError("\x1bc\n")) == r"ValueError: \x1bc\n"
     assert described(ValueError()) == "ValueError"
     assert first_line(OSError("x\x1b\ny")) == r"x\x1b"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ((), "--min-region"),
+        ((True,), "--min-region"),
+        ((False,), "--no-min-region"),
+        ((0,), "--min-region 0"),
+        (("",), "--min-region ''"),
+        (("two words",), "--min-region 'two words'"),
+        (([0.5, 1],), "--min-region 0.5 1"),
+    ],
+)
+def test_flags_can_be_pasted_into_a_shell(value, expected):
+    assert flag_of("min_region", *value) == expected

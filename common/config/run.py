@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 import tyro
 from tyro.conf import Suppress, arg
 
-from common.errors import UserError
+from common.errors import UserError, flag_of
 
 Plain = str | int | float | bool
 
@@ -109,7 +109,7 @@ class RunConfig:
         ]
         for name, holds, wanted in [*ranges, *((name, *rule) for name, rule in self._rules().items())]:
             if not holds:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {wanted}.")
+                raise UserError(f"{flag_of(name)} is {getattr(self, name)}; it must be {wanted}.")
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
         """Rules of several fields at once, by the name of one: whether it holds, and what is wanted."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.data.splits import of_split
 from common.devices import process_state
-from common.errors import UserError
+from common.errors import UserError, flag_of
 from common.generated.config import EvaluationConfig
 from common.generated.content import content_probabilities
 from common.generated.dataset import GeneratedTestSet, make_generated_loader
@@ -64,7 +64,7 @@ def _check_unseen(
     if "data_fingerprint" not in checkpoint or checkpoint["data_fingerprint"] == fingerprint(images):
         return
     if changed := [name for name in fields if then[name] != getattr(config, name)]:
-        flags = ", ".join(f"--{name.replace('_', '-')} {then[name] or repr('')}" for name in changed)
+        flags = ", ".join(flag_of(name, then[name]) for name in changed)
         raise UserError(
             f"{path} was trained with {flags}: it may have seen what is tested here. Use the same, or train."
         )

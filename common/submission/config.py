@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.ensemble.choices import TTA, Backend, Grouping, Mode
-from common.errors import UserError
+from common.errors import UserError, flag_of
 
 SUBMISSION_COLUMNS = ("case_id", "annotation")
 SCORE_COLUMNS = (
@@ -95,12 +95,12 @@ class SubmissionConfig:
         """
         for name in ("pixel_threshold", "min_area_share"):
             if (share := getattr(self, name)) is not None and not 0 <= share < 1:
-                raise UserError(f"{_flag(name)} is {share}; it must be from 0 to less than 1.")
+                raise UserError(f"{flag_of(name)} is {share}; it must be from 0 to less than 1.")
         if self.target_fpr is not None and not 0 < self.target_fpr < 1:
             raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
         for name in ("batch_size", "workers", "feature_batch", "part_size", "num_shards"):
             if (count := getattr(self, name)) is not None and count < 1:
-                raise UserError(f"{_flag(name)} is {count}; it must be 1 or more.")
+                raise UserError(f"{flag_of(name)} is {count}; it must be 1 or more.")
         if self.num_shards is None or self.shard_index is None:
             if self.num_shards != self.shard_index:
                 raise UserError("--num-shards and --shard-index go together: the number of workers, and which this is.")
@@ -117,10 +117,6 @@ class SubmissionConfig:
     def scores_path(self) -> Path:
         """The table of probabilities, areas and errors."""
         return self.output.with_name("scores.csv")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 _VERDICTS = ("forged", "authentic", "video fake", "video real", "video inconclusive")

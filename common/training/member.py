@@ -17,7 +17,7 @@ from common.data.pixel_cache import Form, PixelCache
 from common.data.samples import Sample, assign_folds, fingerprint, load_samples
 from common.data.sampling import WeightedSampler
 from common.devices import main_process_prints, process_state
-from common.errors import UserError
+from common.errors import UserError, flag_of
 from common.networks.pretrained import load_encoder_weights
 from common.networks.segmentation import NETWORK_FIELDS, AttentionFPN, build_network, load_network
 from common.training.checkpoint import load_checkpoint
@@ -98,7 +98,7 @@ def start_network(config: Config, split: Split) -> tuple[AttentionFPN, Config]:
             f"note: {path} was trained on other data; if they share images with this fold, its metrics are too good"
         )
     elif differing := [f for f in ("folds", "fold_seed", "fold") if theirs[f] != getattr(config, f)]:
-        flags = ", ".join(f"--{field.replace('_', '-')} {theirs[field]}" for field in differing)
+        flags = ", ".join(flag_of(field, theirs[field]) for field in differing)
         raise UserError(
             f"{path} was trained with {flags}: it has seen images that validate here. Use the same, or another "
             "--models-dir."

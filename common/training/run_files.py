@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from common.config.run import RunConfig
-from common.errors import UserError
+from common.errors import UserError, flag_of
 from common.files import check_writable, write_json
 from common.locks import hold
 from common.training.checkpoint import load_checkpoint, save_checkpoint, versions
@@ -123,7 +123,7 @@ class Run:
         changed = [name for name in now if name not in free and then[name] != now[name]]
         if changed:
             listed = ", ".join(f"{name} ({then[name]} → {now[name]})" for name in changed)
-            flags = " ".join(_flag(name, then[name]) for name in changed if name not in REMOVED)
+            flags = " ".join(flag_of(name, then[name]) for name in changed if name not in REMOVED)
             again = f" Go on with its own: {flags}" if flags else ""
             raise UserError(f"--resume: {self.last_path} was trained with other settings: {listed}.{again}")
         if last["data_fingerprint"] != self.fingerprint:
@@ -157,11 +157,3 @@ class Run:
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started
-
-
-def _flag(name: str, value: Any) -> str:
-    """A field as it is given on a command line."""
-    option = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{option}" if value else f"--no-{option}"
-    return " ".join([f"--{option}", *map(str, value if isinstance(value, list) else [value])])

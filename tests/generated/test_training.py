@@ -259,9 +259,9 @@ def test_a_test_on_what_was_trained_on_is_refused(config, capsys):
     test = config.evaluation()
     evaluate_spai(test, images)
     assert "was trained on other data" not in capsys.readouterr().out
-    for change in ({"holdout_generator": "gan"}, {"seed": 5}):
+    for change, own in (({"holdout_generator": "gan"}, "--holdout-generator ''"), ({"seed": 5}, "--seed 0")):
         other = replace(test, **change)
-        with pytest.raises(UserError, match="it may have seen what is tested here"):
+        with pytest.raises(UserError, match=f"was trained with {own}: it may have seen what is tested here"):
             evaluate_spai(other, load_images(other))
     evaluate_spai(test, images[1:])
     assert "was trained on other data" in capsys.readouterr().out
