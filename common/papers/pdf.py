@@ -31,10 +31,7 @@ _LEAST_SIDE = 0.05  # points: what is thinner shows nothing
 _VISIBLE = 0.99  # share of an image that lies on the page, of those that are taken as they are stored
 _COMPARED, _SAME, _OTHER = 256, 24, 0.2  # pixels of a side; gray levels, and share of pixels that may differ by more
 _UPRIGHT = 1e-3  # share of its size by which an upright image may be skewed
-_RECURS, _LOGO = (
-    3,
-    0.15,
-)  # pages on which an image recurs that is a logo, and share of a page that it covers at most
+_RECURS, _LOGO = 3, 0.15  # pages on which an image recurs that is a logo; share of a page that it covers at most
 _ORDER = {  # of figures, from top to bottom and left to right, by quarter turns of the page
     0: lambda box: (-box[3], box[0]),
     1: lambda box: (box[0], box[1]),
