@@ -1,11 +1,12 @@
-"""Blots: lanes, runs of lanes and strips shown twice, found by `find_reuse`; and false alarms on untouched ones.
+"""Blots: lanes, runs of lanes and strips shown twice, found by `find_reuse`; seams; false alarms on untouched ones.
 
     python -m benchmarks.blots lanes BLOTS
+    python -m benchmarks.blots seams BLOTS --models-dir models/release
     python -m benchmarks.blots fit BLOTS
 
 Each figure holds strips of three different blots, at sizes that figures have, as PNG or JPEG. The threshold is that
 which 2 % of the figures without reuse exceed. `fit` fits the score of lanes (`common.forensics.lane_score`) on the
-groups that `lanes` does not show.
+groups that `lanes` and `seams` do not show.
 """
 
 from common.process import prepare
@@ -25,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from common.data.images import read_image
+from common.ensemble.loading import load_ensemble
 from common.figures.matching import picture_search
 from common.figures.panels import find_panels
 from common.figures.reuse import find_reuse, lane_windows
@@ -33,7 +35,8 @@ from common.forensics.lane_copies import MOST_FITTED, in_image
 from common.forensics.lane_fit import fit_pairs
 from common.forensics.lane_score import FEATURES, FURTHEST, describe_lanes
 from common.forensics.lane_search import find_pairs, prepare_blots
-from common.making.blots import BLOT_REUSES, ReusedBlot, compose_blots
+from common.making.blots import BLOT_REUSES, ReusedBlot, compose_blots, joined_strip, scaled_strip
+from common.metrics.forgery import image_auc, image_score, recall_at_fpr
 
 NOT_PRISTINE = ("img_000014", "img_000041")
 """Blots of the pristine set (Manjunath et al. 2024) that show something twice themselves, as `find_reuse` found and the
@@ -75,6 +78,40 @@ def lanes(folder: tyro.conf.Positional[Path], count: int = 400, workers: int = 2
             auc = roc_auc_score(both.kind != "none", both.score)
             at_half, at_rate = (((some.score >= level) & some.hit).mean() for level in (0.5, threshold + 1e-9))
             print(f"{name:<10} {len(some):>4}  AUC {auc:.3f}  found at 0.5 {at_half:.3f}, at 2 % {at_rate:.3f}")
+
+
+def seams(folder: tyro.conf.Positional[Path], *, models_dir: Path = Path("models/release"), count: int = 240) -> None:
+    """Put strips together from two pieces, and print how many of the seams networks find at 2 % false alarms.
+
+    Each strip is scored as it was and with a seam, after the same compression.
+
+    Args:
+        folder: With pristine/ and index.csv, of columns file, label and group.
+        models_dir: Folder of the networks.
+        count: Number of strips; half have a piece cut out, the others go on with a piece of another blot.
+    """
+    table = pristine(folder, develop=False)
+    ensemble = load_ensemble(models_dir, allow_missing=True, copy_move=False, generated=False)
+    rows = []
+    for number in tqdm(range(count), "strips", disable=None):
+        rng = np.random.default_rng([19, number])
+        groups = rng.choice(table.group.unique(), 2, replace=False)
+        files = [rng.choice(table.file[table.group == group]) for group in groups]
+        strip, other = (scaled_strip(_strip(folder / file, rng), rng) for file in files)
+        kind = ("piece cut out", "piece of another blot")[number % 2]
+        joined = joined_strip(strip, other if number % 2 else None, rng)
+        seed = rng.integers(2**31)
+        for name, picture in (("none", strip), (kind, joined)):
+            image = _compressed(np.repeat(picture[..., None], 3, axis=2), np.random.default_rng(seed))
+            rows.append({"kind": name, "score": image_score(ensemble.predict([image])[0].prob)})
+    found = pd.DataFrame(rows)
+    clean = found[found.kind == "none"]
+    print(f"{table.group.nunique()} blots, {count} strips, networks of {models_dir}\n")
+    for kind, some in found[found.kind != "none"].groupby("kind"):
+        both = pd.concat([clean, some])
+        truth = (both.kind != "none").to_numpy()
+        auc, found_at = image_auc(both.score.to_numpy(), truth), recall_at_fpr(both.score, truth, FALSE_POSITIVES)
+        print(f"{kind:<22} {len(some):>4}  AUC {auc:.3f}  found at 2 % {found_at:.3f}")
 
 
 def fit(folder: tyro.conf.Positional[Path], count: int = 240, workers: int = 2) -> None:
@@ -230,4 +267,4 @@ def _strip(path: Path, rng: np.random.Generator) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"lanes": lanes, "fit": fit}, description=__doc__)
+    tyro.extras.subcommand_cli_from_dict({"lanes": lanes, "seams": seams, "fit": fit}, description=__doc__)

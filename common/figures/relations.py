@@ -24,10 +24,7 @@ _ALIGNED = 0.06  # of the shorter side: how far the corners of two panels of one
 _ENLARGED, _INSET = 1.3, 1.6  # smallest factor on lengths of an enlargement in another panel, and in the same one
 _SHIFTED, _CELL, _MOST_CELLS = 0.02, 0.04, 12  # of a strip of one field: deviation from a shift, and from whole cells
 _TURNED = 3.0  # degrees by which an inset is turned at most
-_OVAL, _RECTANGLE = (
-    0.5,
-    0.85,
-)  # share of its box that an inset fills: some are oval; the same in an image of one picture
+_OVAL, _RECTANGLE = 0.5, 0.85  # share of its box that an inset fills: some are oval; in an image of one picture
 _OF_CELL = 0.5  # share of a cell that a copy is of
 _DETAIL = 0.75  # share of a panel that an enlarged detail of it covers at most
 _INSIDE = 0.08  # of its sides: how far an enlargement may reach beyond the panel that it shows a part of

@@ -13,6 +13,7 @@ BlotReuse = Literal["lane", "run", "strip"]
 """What is shown twice: one lane, two to four neighbours, or the whole strip as another panel below."""
 BLOT_REUSES: tuple[BlotReuse, ...] = get_args(BlotReuse)
 _HEIGHTS = (48, 200)  # pixels of a strip in a figure
+_BESIDE = 12  # pixels on either side of a seam whose mean levels are made equal
 _FEATHER = 2.0  # pixels: sigma of a pasted lane's border
 _DRIFT = 0.03  # of the height: how far a pasted lane is moved up or down
 _STRETCH = 1.06  # largest factor on one axis
@@ -44,7 +45,7 @@ def compose_blots(strips: Sequence[np.ndarray], rng: np.random.Generator, kind: 
     Raises:
         ValueError: The first strip has too few lanes for it, or what was drawn has no room beside its source.
     """
-    pictures = [_scaled(strip, rng) for strip in strips]
+    pictures = [scaled_strip(strip, rng) for strip in strips]
     masks = [np.zeros(picture.shape, np.uint8) for picture in pictures]
     transform = ""
     if kind == "strip":
@@ -68,10 +69,32 @@ def compose_blots(strips: Sequence[np.ndarray], rng: np.random.Generator, kind: 
     )
 
 
-def _scaled(strip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A strip at the size of one in a figure; sources are often enlarged."""
+def scaled_strip(strip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A strip, uint8 (h, w), at the size of one in a figure, 48 to 200 pixels high; sources are often enlarged."""
     factor = min(1.0, float(rng.uniform(*_HEIGHTS)) / strip.shape[0])
     return cv2.resize(strip, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+
+
+def joined_strip(strip: np.ndarray, other: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """A strip put together from two pieces, without a gap: a vertical seam at a drawn place.
+
+    Args:
+        strip: uint8 (h, w), lanes running downwards.
+        other: What goes on behind the seam, uint8, resized to the strip's height and brought to the mean gray level
+            beside the seam; None cuts a piece out of the strip instead, of a tenth to three tenths of its length.
+        rng: Draws the places.
+
+    Returns:
+        uint8 (h, w'), w' < w where a piece was cut out.
+    """
+    height, width = strip.shape
+    place = round(width * rng.uniform(0.3, 0.6))
+    if other is None:
+        return np.concatenate([strip[:, :place], strip[:, place + round(width * rng.uniform(0.1, 0.3)) :]], axis=1)
+    scaled = cv2.resize(other, (max(round(other.shape[1] * height / len(other)), 1), height))
+    behind = scaled[:, : width - place].astype(np.float32)
+    level = strip[:, max(place - _BESIDE, 0) : place].mean() - behind[:, :_BESIDE].mean()
+    return np.concatenate([strip[:, :place], np.rint(behind + level).clip(0, 255).astype(np.uint8)], axis=1)
 
 
 def _with_reuse(picture: np.ndarray, rng: np.random.Generator, kind: BlotReuse) -> tuple[np.ndarray, np.ndarray, str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.making.blots import BLOT_REUSES, BlotReuse, ReusedBlot, compose_blots
+from common.making.blots import BLOT_REUSES, BlotReuse, ReusedBlot, compose_blots, joined_strip
 from tests.forensics.test_lanes import blot
 
 
@@ -61,3 +61,20 @@ def test_the_same_seed_gives_the_same_figure():
 def test_too_few_lanes():
     with pytest.raises(ValueError, match="too few lanes"):
         compose_blots([np.full((80, 200), 200, np.uint8)] * 2, np.random.default_rng(0), "lane")
+
+
+def test_joined_strips_are_two_pieces_side_by_side():
+    strip, other = (blot(seed).astype(np.uint8) for seed in (0, 1))
+    for seed in range(20):
+        cut = joined_strip(strip, None, np.random.default_rng(seed))
+        assert cut.shape[0] == len(strip) and 0.69 < cut.shape[1] / strip.shape[1] < 0.91
+        equal = (cut == strip[:, : cut.shape[1]]).all(axis=0)
+        place = int(equal.argmin())
+        assert 0.29 < place / strip.shape[1] < 0.61 + 0.1
+        assert (cut[:, place:] == strip[:, place - cut.shape[1] :]).all()
+
+        joined = joined_strip(strip, other[:, ::2], np.random.default_rng(seed))
+        place = int((joined == strip[:, : joined.shape[1]]).all(axis=0).argmin())
+        assert len(joined) == len(strip) and joined.shape[1] > place >= round(0.3 * strip.shape[1])
+        beside = [joined[:, columns].mean() for columns in (slice(place - 12, place), slice(place, place + 12))]
+        assert abs(beside[0] - beside[1]) < 2
