@@ -20,6 +20,7 @@ LEAST_VOTES = 4
 """Key points of two panels that one rotation, scale and shift take to each other."""
 _NEIGHBOURS = 12
 _RATIO = 0.85  # of the distances to a match and to the last of the neighbours, which is background
+_SAME = 0.05  # squared distance of two descriptors, of about length 1, that match whatever else is near
 _LEAST_REACH, _REACH = 6.0, 0.12  # pixels, and share of its distance, by which a place may be missed: angles are rough
 _SCALES = 0.5  # of a factor of two: how much scales may differ
 _PLACE = 8  # pixels: key points that lie nearer count as one
@@ -65,7 +66,9 @@ class PanelIndex:
             return []
         for mirrored in (False, True):
             distance, found = self._nearest(points.descriptor, mirrored=mirrored)
-            first, rank = np.nonzero((found >= 0) & (distance < _RATIO**2 * distance[:, -1:]))
+            # Of a panel that many figures show, all neighbours are copies: there is no background to stand out from.
+            like = (distance < _RATIO**2 * distance[:, -1:]) | (distance <= _SAME)
+            first, rank = np.nonzero((found >= 0) & like)
             second = found[first, rank]
             apart = own[points.panel[first]] != figures[self.points.panel[second]]
             first, second = first[apart], second[apart]

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.components import connected
 from common.errors import UserError
 from common.figures.panels import Panel
 from common.making.drawing import draw_blot
@@ -56,6 +57,18 @@ def test_a_panel_shown_again_is_found_and_nothing_else(fields, change):
         first = found.one.source == "figure 2"
         x, y = (places["x"], places["y"]) if first else (places["x_copy"], places["y_copy"])
         assert (x, y) == pytest.approx((155, 130), abs=6)  # the middle of the part, in the whole
+
+
+def test_a_panel_that_many_figures_show_is_found_in_all(fields):
+    """The neighbours of its key points are all copies, without any background to compare with."""
+    shots = shots_of([*fields[:6], *[fields[0]] * 24])
+    figures = np.arange(len(shots))
+    points = Points.of(shots)
+    found = {(pair.one, pair.other) for pair in PanelIndex(points).candidates(points, figures, figures)}
+    same = {0, *range(6, 30)}
+    linked = connected([pair for pair in found if same.issuperset(pair)], len(shots))
+    assert len({linked[number] for number in same}) == 1
+    assert not [pair for pair in found if len(same.intersection(pair)) == 1]
 
 
 def test_panels_of_one_figure_are_left_to_it(fields):
