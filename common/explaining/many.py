@@ -162,8 +162,9 @@ def _explain_many(run: Run) -> Result:
         panels = sorted(chain.from_iterable(shots.values()), key=lambda shot: (shot.source, shot.box))
         if len(strips(panels)) > MOST_STRIPS:
             print(f"note: of {len(strips(panels))} strips of blots, the first {MOST_STRIPS} are compared across images")
-        unread = {row["file"] for row in rows if row["relation"] == "unreadable"}
-        digests = {name: _digest(path, run.page) for name, path in images.items() if name not in unread}
+        # Of a paper with a broken page the others count.
+        read = {row["file"] for row in rows if row["relation"] != "unreadable"}
+        digests = {name: _digest(path, run.page) for name, path in images.items() if name in read}
         across = shared_panels(panels, library, frozenset(digests.values()), least=run.min_score)
         across = collected(across, "Explain fewer images at a time.")
         drawn = [_write_across(found, number, run.output) for number, found in enumerate(across, 1)]
