@@ -40,8 +40,6 @@ class ScoringConfig:
     """Leave out images that can't be read, after listing them, instead of stopping."""
     feature_batch: Count = 400
     """Patches that are scored at a time: memory grows with it, not with the image."""
-    target_fpr: Rate = 0.05
-    """False-positive rate that the verdict "generated" may have."""
     text_name: str = "ViT-B-16-quickgelu"
     """CLIP text tower of open_clip_torch, or local-dir:FOLDER; it must be of the same CLIP as the image tower."""
     text_weights: str = "openai"
@@ -58,6 +56,8 @@ class EvaluationConfig(ScoringConfig):
     """Also test how well the generated images fit their prompts, by CLIP; needs open_clip_torch."""
     table: Path | None = None
     """CSV file that the results are written to."""
+    target_fpr: Rate | None = None
+    """False-positive rate that the verdict "generated" may have; by default that of the checkpoint."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -65,7 +65,7 @@ class EvaluationConfig(ScoringConfig):
         Raises:
             UserError: With the flag, its value and what it must be.
         """
-        if not 0 < self.target_fpr < 1:
+        if self.target_fpr is not None and not 0 < self.target_fpr < 1:
             raise UserError(f"--target-fpr is {self.target_fpr}; it must be above 0 and below 1.")
         if self.feature_batch < 1:
             raise UserError(f"--feature-batch is {self.feature_batch}; it must be 1 or more.")
@@ -127,6 +127,8 @@ class SpaiConfig(RunConfig, ScoringConfig):
 
     network: Literal["spai", "residual"] = "spai"
     """residual is a small network on what sets neighbouring pixels apart, which trains on two CPU cores."""
+    target_fpr: Rate = 0.05
+    """False-positive rate that the verdict "generated" may have."""
     fusion: Literal["none", "semantic"] = "semantic"
     """semantic is SPAI with CLIP's semantics; none is plain SPAI with the published defaults."""
     init: Path | None = None
@@ -229,7 +231,7 @@ class SpaiConfig(RunConfig, ScoringConfig):
     def evaluation(self) -> EvaluationConfig:
         """The test of this training's checkpoint on the same images."""
         names = (field.name for field in dataclasses.fields(ScoringConfig))
-        return EvaluationConfig(**{name: getattr(self, name) for name in names})
+        return EvaluationConfig(**{name: getattr(self, name) for name in names}, target_fpr=self.target_fpr)
 
     def published(self) -> Self:
         """Plain SPAI as published: MFM's backbone, binary cross-entropy, 35 epochs; four views, nothing clipped.

@@ -33,6 +33,8 @@ class LabelledImage:
     """What generated it: `real` for a real image, `generated` where that is unknown."""
     prompt: str = ""
     """What it was generated from, or a caption; empty where there is none."""
+    drawn: bool = False
+    """Whether its split was drawn by the seed, not given."""
 
 
 def images_of_table(csv: Path, seed: int) -> list[LabelledImage]:
@@ -91,7 +93,7 @@ def _described(source: Path, found: Sequence[Labelled], generators: Sequence[str
         generators_of[image.path.stem].append(image.generator)
     # Stems whose images come from the same generators are one stratum.
     splits = draw_splits({stem: "/".join(sorted(names)) for stem, names in generators_of.items()}, seed, SHARES)
-    return [replace(image, split=splits[image.path.stem]) for image in images]
+    return [replace(image, split=splits[image.path.stem], drawn=True) for image in images]
 
 
 def readable_images(images: Sequence[LabelledImage], *, skip_bad_files: bool = False) -> list[LabelledImage]:

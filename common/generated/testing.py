@@ -60,7 +60,7 @@ def _check_unseen(
 ) -> None:
     """Refuse a test on images that were trained on, as far as can be known."""
     then = checkpoint["config"]
-    fields = ["holdout_generator"] if config.csv else ["holdout_generator", "seed"]
+    fields = ["holdout_generator", "seed"] if any(image.drawn for image in images) else ["holdout_generator"]
     if "data_fingerprint" not in checkpoint or checkpoint["data_fingerprint"] == fingerprint(images):
         return
     if changed := [name for name in fields if then[name] != getattr(config, name)]:
@@ -83,7 +83,8 @@ def evaluate_model(
     process_state()  # before the accelerator, which would take several processes without a GPU for several runs
     accelerator = Accelerator()
     model.to(accelerator.device)
-    test, bounds = of_split(images, "test"), bounds_of(checkpoint["validation"], config.target_fpr)
+    target_fpr = checkpoint["target_fpr"] if config.target_fpr is None else config.target_fpr
+    test, bounds = of_split(images, "test"), bounds_of(checkpoint["validation"], target_fpr)
     cover_edges = checkpoint["config"]["cover_edges"]
     if len({image.generated for image in test}) < 2:
         raise UserError("the test split needs real and generated images; it has one class or none.")

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from common.generated.detector import load_detector
 from common.generated.images import LabelledImage
 from common.generated.losses import SpaiLoss
 from common.generated.network import SPAI_KEYS, Spai, load_spai
-from common.generated.published import convert_published
+from common.generated.published import convert_published, load_detector_checkpoint
 from common.generated.testing import evaluate_spai
 from common.generated.training import (
     _depth,
@@ -109,6 +110,10 @@ def test_plain_spai_learns_a_checkerboard_and_keeps_the_rate_that_is_asked_for(c
     # Of 4 or 5 real validation images a rate of 1 % can't be known, one of 50 % can.
     assert evaluate_spai(replace(config.evaluation(), target_fpr=0.01), images)["undecided"].iloc[0] == 1
     assert evaluate_spai(replace(config.evaluation(), target_fpr=0.5), images)["undecided"].iloc[0] < 1
+    # Without a flag the rate is that of the checkpoint, which may have been calibrated since.
+    best = config.models_dir / "spai_test_best.pth"
+    save_checkpoint(load_detector_checkpoint(best) | {"target_fpr": 0.5}, best)
+    assert evaluate_spai(replace(config.evaluation(), target_fpr=None), images)["undecided"].iloc[0] < 1
 
 
 def test_plain_training_drops_paths_of_the_frozen_backbone(config):
@@ -265,6 +270,23 @@ def test_a_test_on_what_was_trained_on_is_refused(config, capsys):
             evaluate_spai(other, load_images(other))
     evaluate_spai(test, images[1:])
     assert "was trained on other data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_seed_matters_to_a_test_where_it_drew_the_splits(config, tmp_path, given):
+    images = load_images(config)
+    columns = {"split": [image.split for image in images]} if given else {}
+    rows = {"file": [image.path for image in images], "label": [int(image.generated) for image in images]}
+    pd.DataFrame(rows | columns).to_csv(tmp_path / "images.csv", index=False)
+    config = replace(config, csv=tmp_path / "images.csv", epochs=0, stage_one_epochs=0)
+    images = load_images(config)
+    train_spai(config, start_spai(config)[0], images)
+    other = replace(config.evaluation(), seed=5)
+    if given:
+        evaluate_spai(other, load_images(other))
+    else:
+        with pytest.raises(UserError, match="was trained with --seed 0: it may have seen what is tested here"):
+            evaluate_spai(other, load_images(other))
 
 
 def test_a_generator_can_be_left_out(config):
