@@ -75,7 +75,7 @@ def write_release(models_dir: Path, output: Path) -> None:
         copy_move = COPY_MOVE.name in settings.checkpoints
         if settings.decision.reads_generated:
             raise UserError("the decision reads script 7's detector, which is not exported. Fit with --no-generated.")
-        if settings.checkpoints != identities(models_dir, copy_move=copy_move):
+        if settings.changed_members(models_dir):
             raise UserError(f"{models_dir / SETTINGS_FILE} was fitted for other checkpoints. Fit again, or remove it.")
     targets = [
         output / path.parent.relative_to(models_dir) / f"{path.stem.removesuffix('_best')}.safetensors"

@@ -142,7 +142,7 @@ def copy_models(models_dir: Path, folder: Path) -> None:
         UserError: There is no such folder, or the settings need what is not packed.
     """
     # Imported here, not above: torch takes seconds, and --help needs none of it.
-    from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, checkpoint_paths, identities
+    from common.ensemble.members import SETTINGS_FILE, checkpoint_paths
     from common.ensemble.settings import Settings
 
     if not models_dir.is_dir():
@@ -152,7 +152,7 @@ def copy_models(models_dir: Path, folder: Path) -> None:
         settings = Settings.load(file)
         if settings.decision.reads_generated:
             raise UserError("the decision reads script 7's detector, which is not packed. Fit with --no-generated.")
-        if settings.checkpoints != identities(models_dir, copy_move=COPY_MOVE.name in settings.checkpoints):
+        if settings.changed_members(models_dir):
             raise UserError(f"{file} was fitted for other checkpoints. Fit again, or remove it.")
         paths.append(file)
     copy(ROOT / "models" / "README.md", folder / "README.md")  # Kaggle keeps no empty folder

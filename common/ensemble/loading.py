@@ -19,7 +19,6 @@ from common.ensemble.members import (
     Member,
     checkpoint_paths,
     fold_folders,
-    identities,
     map_members,
     member_path,
 )
@@ -219,14 +218,13 @@ def _settings(models_dir: Path, folds: list[list[Loaded]], detectors: list[Path]
     if path.is_file():
         settings = Settings.load(path)
         reads = settings.decision.reads_generated
-        present = identities(models_dir, copy_move=copy_move, generated=reads and bool(detectors))
-        if settings.checkpoints == present:
+        changed = set(settings.changed_members(models_dir, copy_move=copy_move, generated=bool(detectors)))
+        if not changed:
             if detectors and not reads:
                 print(
                     f"note: the decision of {path} does not read {', '.join(detector.name for detector in detectors)}"
                 )
             return settings
-        changed = {name for name, _ in settings.checkpoints.items() ^ present.items()}
         others = "other checkpoints"
         if changed == {COPY_MOVE.name}:
             others = "other copy-move evidence, or none,"

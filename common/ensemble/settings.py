@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from common.ensemble.choices import TTA
 from common.ensemble.decision import Decision
 from common.ensemble.instances import Cleanup
+from common.ensemble.members import COPY_MOVE, identities
 from common.errors import UserError
 from common.files import check_regular, write_json
 from common.generated import DETECTORS
@@ -51,6 +52,25 @@ class Settings:
         for name in ("pixel_threshold", "min_area_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1")
+
+    def changed_members(self, models_dir: Path, *, copy_move: bool | None = None, generated: bool = True) -> list[str]:
+        """Names of the members that are others than at the fit; without any, the settings hold for this folder.
+
+        A member is another one if it was trained again, removed or added, or has another version. A detector of
+        generated images counts only if the decision reads it.
+
+        Args:
+            models_dir: The folder of checkpoints.
+            copy_move: Whether copy-move evidence is used; by default it is where the fit had it.
+            generated: Whether detectors of generated images are used.
+
+        Raises:
+            UserError: There are several detectors of generated images of one name.
+        """
+        copy_move = COPY_MOVE.name in self.checkpoints if copy_move is None else copy_move
+        there = identities(models_dir, copy_move=copy_move, generated=generated and self.decision.reads_generated)
+        names = dict.fromkeys([*self.checkpoints, *there])
+        return [name for name in names if self.checkpoints.get(name) != there.get(name)]
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""

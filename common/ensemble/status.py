@@ -2,7 +2,8 @@
 
     python -m common.ensemble.status --models-dir models --data-dir data
 
-It reads small files alone, and no network: it answers at once, also while a training runs.
+It loads no network, and without a fit it answers at once, also while a training runs. A fit is checked as a submission
+checks it, which takes seconds.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import tyro
 
 from common.ensemble.choices import COMPLETE
-from common.ensemble.members import SETTINGS_FILE, fold_folders, identities, map_members
+from common.ensemble.members import COPY_MOVE, SETTINGS_FILE, fold_folders, map_members
 from common.errors import UserError, first_line, readable
 from common.files import entries
 from common.locks import holder
@@ -195,24 +196,30 @@ def _score(metrics: dict[str, Any]) -> str:
 
 
 def find_ensemble(folder: Path) -> Run:
-    """The fit of the ensemble of a folder, and whether it is of the checkpoints that are there."""
+    """The fit of the ensemble of a folder, and whether a submission uses it: whether it is of what is there."""
     path = folder / SETTINGS_FILE
     known: dict[str, Any] = {"name": "ensemble", "script": "fit_ensemble.py"}
     if not path.is_file():
         return Run(state="not fitted", **known)
+    # Imported here, not above: torch comes with it, whose import takes seconds.
+    from common.ensemble.settings import Settings
+
     known["when"] = path.stat().st_mtime
     try:
-        settings = _read_json(path)
-        fitted, report = settings["checkpoints"], settings["report"]
-        of1 = max((row["of1"] for name, row in report.items() if name.startswith(COMPLETE)), default=math.nan)
-        known["score"] = "" if math.isnan(of1) else f"oF1 {of1:.3f}"
-        there = identities(folder)
-        others = [name for name in SCRIPTS if fitted.get(name) != there.get(name)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Run(state="damaged", **known, note=f"{path.name} can't be read ({first_line(error)})")
+        settings = Settings.load(path)
+    except UserError as error:
+        return Run(state="damaged", **known, note=first_line(error))
+    rows = [row for name, row in settings.report.items() if name.startswith(COMPLETE) and isinstance(row, dict)]
+    scores = [row["of1"] for row in rows if isinstance(row.get("of1"), int | float)]
+    known["score"] = f"oF1 {max(scores):.3f}" if scores else ""
+    try:
+        others = settings.changed_members(folder)
+    except (OSError, UserError) as error:
+        return Run(state="outdated", **known, note=first_line(error))
     if others:
-        return Run(state="outdated", **known, note=f"not of these checkpoints: {', '.join(others)}")
-    return Run(state="fitted", **known)
+        return Run(state="outdated", **known, note=f"not of what is here now: {', '.join(others)}")
+    alone = "" if COPY_MOVE.name in settings.checkpoints else "without copy-move evidence: submit with --no-copy-move"
+    return Run(state="fitted", **known, note=alone)
 
 
 def next_steps(
@@ -244,7 +251,7 @@ def next_steps(
     if any(run.name in SCRIPTS and run.state not in _DONE for found in folds.values() for run in found):
         steps.append((f"make folds {training}", "the other folds"))
     if waiting := [run.name for run in members if run.state == "in training"]:
-        steps.append(("make status", f"{', '.join(waiting)}: still in training"))
+        steps.append((f"make status {training}", f"{', '.join(waiting)}: still in training"))
     if ensemble.state != "fitted":
         steps.append((f"make fit {where}", "weights, thresholds and decision"))
     steps.append((f"make submission {where}", "images → submission.csv"))

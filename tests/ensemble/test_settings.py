@@ -6,6 +6,7 @@ import pytest
 
 from common.ensemble.decision import Decision
 from common.ensemble.instances import Cleanup
+from common.ensemble.members import identities
 from common.ensemble.settings import Settings
 from common.errors import UserError
 
@@ -114,3 +115,18 @@ def test_what_is_no_settings_file(tmp_path, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"ensemble\.json.*No such file"):
         Settings.load(tmp_path / "ensemble.json")
+
+
+def test_changed_members_are_named_in_the_order_of_the_fit(tmp_path):
+    for name in ("ela", "highres_no_ela"):
+        (tmp_path / f"{name}_best.pth").write_bytes(b"one")
+    found = identities(tmp_path, copy_move=True)
+    settings = replace(SETTINGS, weights=dict.fromkeys(found, 1.0), checkpoints=found)
+    assert settings.changed_members(tmp_path) == []
+    assert settings.changed_members(tmp_path, copy_move=False) == ["copy_move"]
+    (tmp_path / "ela_best.pth").write_bytes(b"two")
+    (tmp_path / "highres_no_ela_best.pth").unlink()
+    (tmp_path / "hard_negative_best.pth").write_bytes(b"one")
+    assert settings.changed_members(tmp_path) == ["highres_no_ela", "ela", "hard_negative"]
+    alone = replace(settings, checkpoints={name: found[name] for name in ("highres_no_ela", "ela")})
+    assert alone.changed_members(tmp_path, copy_move=True)[-1] == "copy_move"

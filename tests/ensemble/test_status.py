@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from common.ensemble.choices import FITTED, ORIGINAL
+from common.ensemble.decision import Decision
+from common.ensemble.instances import Cleanup
 from common.ensemble.members import MEMBERS, identities, map_members
+from common.ensemble.settings import Settings
 from common.ensemble.status import DETECTORS, SCRIPTS, StatusConfig, find_ensemble, find_runs, main
 from common.errors import UserError
+from common.forensics import copy_move
 from common.generated import DETECTOR
 from common.locks import hold, release
 from common.video import NAME
@@ -53,6 +57,29 @@ def trained(folder, name, metrics=METRICS):
     (folder / f"{name}_metrics.json").write_text(json.dumps(metrics))
 
 
+def fit(folder, checkpoints, feature="quantile_999", report=None):
+    """Write the settings of a fit of these checkpoints."""
+    decision = Decision(
+        features=(feature,),
+        mean=(0.0,),
+        scale=(1.0,),
+        coefficients=(1.0,),
+        intercept=0.0,
+        calibration={"slope": 1.0, "intercept": 0.0},
+    )
+    Settings(
+        weights=dict.fromkeys([name for name in checkpoints if name != "spai"], 1.0),
+        pixel_threshold=0.5,
+        min_area_share=0.0005,
+        cleanup=Cleanup(),
+        tta="none",
+        decision=decision,
+        source="fitted",
+        checkpoints=checkpoints,
+        report=report or {},
+    ).save(folder / "ensemble.json")
+
+
 def test_the_names_are_those_of_the_members():
     assert {member.name: member.script for member in map_members()} == SCRIPTS
     scripts = {member.script for member in MEMBERS if member.script} - set(SCRIPTS.values())
@@ -91,10 +118,8 @@ def test_all_that_is_trained_leaves_the_submission(folder, shown):
         trained(folder, name)
     trained(folder, "spai", {"auc": 0.97, "ap": 0.96, "epoch": 0, "seconds": 5.0, "config": {"epochs": 1}})
     trained(folder, "deepfake_video_2", {"auc": 0.9, "epoch": -1, "seconds": 5.0, "config": {"epochs": 0}})
-    checkpoints = identities(folder)
     report = {"single": {"of1": 0.9}, ORIGINAL: {"of1": 0.5}, f"{FITTED}, flips": {"of1": 0.625}}
-    settings = {"checkpoints": checkpoints | {"copy_move": "version 3"}, "report": report}
-    (folder / "ensemble.json").write_text(json.dumps(settings))
+    fit(folder, identities(folder, copy_move=True), report=report)
     rows, steps = shown()
     for name in SCRIPTS:
         assert rows[name][1] == "trained" and rows[name][2].startswith(time.strftime("%Y-"))
@@ -152,7 +177,8 @@ def test_a_run_in_progress_is_left_alone(folder, shown):
     rows, steps = shown()
     program.communicate(b"\n")
     assert rows["ela"][1:3] == ["in", "training"] and str(program.pid) in rows["ela"]
-    assert [step.split()[:2] for step in steps[:2]] == [["make", "status"], ["make", "fit"]]
+    where = f"DATA={folder.parent / 'data'} MODELS={folder}"
+    assert steps[:2] == [f"make status {where} PROFILE=quick", f"make fit {where}"]
     assert shown()[0]["ela"][1:3] == ["broken", "off"]
 
 
@@ -226,9 +252,62 @@ def test_the_fit_is_known_by_the_same_hashes(folder, save_network):
         save_network(place / "ela_best.pth", weights=len(place.parts))
     found = identities(folder)
     assert list(found) == ["ela"]
-    (folder / "ensemble.json").write_text(json.dumps({"checkpoints": found, "report": {}}))
-    assert find_ensemble(folder).state == "fitted"
+    fit(folder, found)
+    ensemble = find_ensemble(folder)
+    assert ensemble.state == "fitted" and ensemble.note.endswith("submit with --no-copy-move")
     assert find_runs(folder)[4].state == "no metrics"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("other evidence", "copy_move"),
+        ("detector trained again", "spai"),
+        ("detector removed", "spai"),
+        ("member added", "high_recall"),
+        ("member removed", "ela"),
+        ("other detector beside it", "several detectors"),
+    ],
+)
+def test_a_fit_that_a_submission_sets_aside_is_outdated(folder, shown, monkeypatch, change, named):
+    for name in ("ela", "hard_negative", "spai"):
+        trained(folder, name)
+    fit(folder, identities(folder, copy_move=True, generated=True), "generated")
+    assert find_ensemble(folder).state == "fitted" and find_ensemble(folder).note == ""
+    path = folder / "spai_best.pth"
+    match change:
+        case "other evidence":
+            monkeypatch.setattr(copy_move, "VERSION", copy_move.VERSION - 7)
+        case "detector trained again":
+            path.write_bytes(path.read_bytes() + b"\0")
+        case "detector removed":
+            path.unlink()
+        case "member added":
+            checkpoint(folder / "high_recall_best.pth")
+        case "member removed":
+            (folder / "ela_best.pth").unlink()
+        case "other detector beside it":
+            checkpoint(folder / "spai_fusion_best.pth")
+    rows, steps = shown()
+    assert rows["ensemble"][1] == "outdated" and named in " ".join(rows["ensemble"])
+    assert any(step.startswith("make fit") for step in steps)
+
+
+def test_a_detector_that_the_fit_does_not_read_changes_nothing(folder):
+    trained(folder, "ela")
+    fit(folder, identities(folder, copy_move=True))
+    checkpoint(folder / "residual_best.pth")
+    assert find_ensemble(folder).state == "fitted"
+
+
+@pytest.mark.parametrize("wrong", [{"pixel_threshold": 2.0}, {"tta": "sideways"}, {"weights": {"ela": 1.0, "b": 1.0}}])
+def test_a_fit_that_a_submission_refuses_is_damaged(folder, wrong):
+    checkpoint(folder / "ela_best.pth")
+    fit(folder, identities(folder))
+    path = folder / "ensemble.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    ensemble = find_ensemble(folder)
+    assert ensemble.state == "damaged" and ensemble.note.startswith(str(path))
 
 
 def test_it_answers_at_once(run_program, folder):
