@@ -71,6 +71,8 @@ class Decoded:
 
     values: np.ndarray
     """(H, W) gray or (H, W, 3) RGB as stored, in the file's own type. The indices of a palette are resolved."""
+    indices: np.ndarray | None = None
+    """uint8 (H, W), the indices themselves; None without a palette."""
     alpha: np.ndarray | None = None
     """float32 (H, W), opacity in [0, 1]; None without transparency."""
     inverted: bool = False
@@ -317,6 +319,8 @@ def _no_page(path: Path, page: int) -> UserError:
 
 def _converted(image: Image.Image, facts: dict[str, Any]) -> Decoded:
     """A loaded image of at most 8 bits per colour, or a deep gray one."""
+    if image.mode in ("P", "PA"):
+        facts = facts | {"indices": np.asarray(image.getchannel("P"))}
     if image.mode == "F" or image.mode.startswith("I"):
         return Decoded(values=np.asarray(image), **facts)
     if image.has_transparency_data:
@@ -367,8 +371,10 @@ def _decode_tiff(path: Path, page: int, take: _Take) -> Decoded:
             raise ValueError("its tags contradict each other")
         image.load()  # which turns the image upright
         decoded = _converted(image, facts | {"lossy": int(entry.compression) in (6, 7)})
-    alpha = None if decoded.alpha is None else stored(decoded.alpha, decoded.orientation)
-    return replace(decoded, values=stored(decoded.values, decoded.orientation), alpha=alpha)
+    indices, alpha = (
+        None if plane is None else stored(plane, decoded.orientation) for plane in (decoded.indices, decoded.alpha)
+    )
+    return replace(decoded, values=stored(decoded.values, decoded.orientation), indices=indices, alpha=alpha)
 
 
 def _pages(tiff: tifffile.TiffFile) -> list[int]:

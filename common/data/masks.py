@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.arrays import load_array
-from common.data.decoding import decoded, stored
+from common.data.decoding import Decoded, decoded, stored
 from common.data.limits import TooLarge, check_bytes
 from common.errors import UserError
 
@@ -13,6 +13,8 @@ MOST_COVERED = 0.95
 """Share of the image from which a mask is reported: a forgery that covers nearly everything is most likely none."""
 MOST_LABELS = 127
 """Number of instances that the values of one channel may label."""
+ROUNDED = 8
+"""Levels of 255 by which a shade of a colour may differ from that colour darkened."""
 
 
 def read_mask(path: Path, orientation: int = 1) -> np.ndarray:
@@ -22,8 +24,10 @@ def read_mask(path: Path, orientation: int = 1) -> np.ndarray:
     - One channel, (H, W) or an image file: one value beside 0 marks one instance. 1, 2, ..., k label k instances, and
       so do 1, ..., k with 255, for k up to 127. Other values are forged above half: of 255, of 65535, of 1 for
       fractions; integers of `.npy` above 0.
-    - Colours count by their largest channel. Where there is transparency, opaque pixels are meant; if the colours mark
-      nothing or everything there, the alpha channel is the mask.
+    - Colours count by their largest channel. Indices of a palette that are such labels count instead of their colours,
+      if that of 0 is black and those of the others are not all shades of one colour, as the rim of a mask is.
+    - Where there is transparency, opaque pixels are meant; if the colours mark nothing or everything there, the alpha
+      channel is the mask.
 
     Args:
         path: The file.
@@ -64,6 +68,8 @@ def _read(path: Path) -> np.ndarray:
         fractions = values.dtype.kind == "f" and ((values > 0) & (values < 1)).any()
         return (values > (0.5 if fractions else 0)).astype(np.uint8)
     with decoded(path) as found:
+        if (labels := _palette_labels(found)) is not None:
+            return _instances(labels)
         values = found.values if found.values.ndim == 2 else found.values.max(axis=2)
         if found.inverted:
             values = values.max() - values
@@ -87,11 +93,33 @@ def _load(path: Path) -> np.ndarray:
 def _instances(values: np.ndarray, *, any_value: bool = False) -> np.ndarray:
     """uint8 (N, H, W) of 0 and 1, from values (H, W); `any_value` above 0 is forged where they are no labels."""
     marked = np.unique(values[values > 0])
-    labels = marked[marked != 255]
-    if len(marked) > 1 and len(labels) <= MOST_LABELS and np.array_equal(labels, np.arange(1, len(labels) + 1)):
+    if _are_labels(marked):
         check_bytes(len(marked) * values.size)
         return (values == marked[:, None, None]).view(np.uint8)
     return (values > 0).astype(np.uint8)[None] if any_value else _forged(values)[None]
+
+
+def _are_labels(marked: np.ndarray) -> bool:
+    """Whether the values above 0, sorted, label several instances: 1, ..., k, with or without 255."""
+    labels = marked[marked != 255]
+    return len(marked) > 1 and len(labels) <= MOST_LABELS and np.array_equal(labels, np.arange(1, len(labels) + 1))
+
+
+def _palette_labels(found: Decoded) -> np.ndarray | None:
+    """The indices of a palette, uint8 (H, W), 0 where it is transparent; None if they label no instances."""
+    if found.indices is None:
+        return None
+    opaque = True if found.alpha is None else found.alpha > 0.5
+    labels = np.where(opaque, found.indices, 0)
+    marked = np.unique(labels[labels > 0])
+    if not _are_labels(marked) or found.values[(labels == 0) & opaque].any():
+        return None
+    colours = np.array([found.values[labels == label][0] for label in marked], float)
+    highest = colours.max(axis=1, keepdims=True)
+    if not highest.all():  # black is forged: a program has sorted the palette
+        return None
+    darkened = colours[highest.argmax()] * highest / highest.max()
+    return labels if (abs(colours - darkened) > ROUNDED).any() else None
 
 
 def _forged(values: np.ndarray, most: float | None = None) -> np.ndarray:

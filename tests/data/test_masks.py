@@ -89,6 +89,66 @@ def test_a_palette_and_a_bit_deep_mask(tmp_path, labels):
         np.testing.assert_array_equal(read_mask(tmp_path / name), expected)
 
 
+VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128), (128,) * 3]
+VOC += [(64, 0, 0), (192, 0, 0)]
+"""The first colours of the palette of Pascal VOC, by their index."""
+
+
+def save_palette(path: Path, indices: np.ndarray, colours: list, **options) -> Path:
+    image = Image.fromarray(indices, "P")
+    image.putpalette([level for colour in colours for level in colour])
+    image.save(path, **options)
+    return path
+
+
+def squares(count: int) -> np.ndarray:
+    """Squares of 3 × 3 pixels beside one another, 1 to `count`, on 0."""
+    indices = np.zeros((5, 4 * count + 1), np.uint8)
+    for number in range(count):
+        indices[1:4, 4 * number + 1 : 4 * number + 4] = number + 1
+    return indices
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".gif", ".bmp"])
+@pytest.mark.parametrize("count", [2, 7, 9])
+def test_indices_of_a_palette_are_instances(tmp_path, suffix, count):
+    """By their largest channel the first seven colours are alike, and the eighth is dark."""
+    indices = squares(count)
+    expected = [indices == number for number in range(1, count + 1)]
+    np.testing.assert_array_equal(read_mask(save_palette(tmp_path / f"a{suffix}", indices, VOC)), expected)
+
+
+def test_indices_of_a_palette_are_turned_and_cut_by_transparency(tmp_path):
+    indices = squares(3)
+    expected = [indices == number for number in (1, 2, 3)]
+    turned = save_palette(tmp_path / "a.tif", indices, VOC, tiffinfo={0x0112: 3})
+    np.testing.assert_array_equal(read_mask(turned), expected)
+    colours = [(255, 255, 255), *VOC[1:]]
+    clear = save_palette(tmp_path / "a.png", indices, colours, transparency=0)
+    np.testing.assert_array_equal(read_mask(clear), expected)
+
+
+SHADES = range(0, 241, 40)
+
+
+@pytest.mark.parametrize(
+    ("colours", "forged"),
+    [
+        ([(level,) * 3 for level in SHADES], {4, 5, 6}),
+        ([(level, round(level * 0.3), round(level * 0.2)) for level in SHADES], {4, 5, 6}),
+        ([(255, 255, 255)] + 6 * [(0, 0, 0)], {0}),
+        ([(0, 0, 0)] + 6 * [(70, 90, 20)], {1, 2, 3, 4, 5, 6}),
+        ([(200, 0, 0), (0, 0, 0), (0, 200, 0), *5 * [(0, 0, 200)]], {0, 2, 3, 4, 5, 6}),
+        ([(0, 0, 0), (0, 0, 0), (0, 200, 0), *5 * [(0, 0, 200)]], {2, 3, 4, 5, 6}),
+    ],
+    ids=["gray rim", "red rim", "white first", "one colour", "sorted", "black twice"],
+)
+def test_colours_of_a_palette_that_are_no_labels(tmp_path, colours, forged):
+    indices = squares(6)
+    mask = read_mask(save_palette(tmp_path / "a.png", indices, colours))
+    np.testing.assert_array_equal(mask, np.isin(indices, [*forged])[None])
+
+
 def test_deep_masks(tmp_path, labels):
     for value in (1, 300, 65535):
         path = save(tmp_path / "a.png", (value * (labels > 0)).astype(np.uint16))
