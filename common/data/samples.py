@@ -72,7 +72,7 @@ def _find_images(folder: Path) -> dict[str, Path]:
 
 
 def read_groups(path: Path) -> dict[str, tuple[str, str]]:
-    """Case id → (group, kind) from groups.csv; empty if there is none.
+    """Case id → (group, kind) from groups.csv; empty if there is none. Where a group is empty, it is the case id.
 
     Raises:
         UserError: The file is no table, or lacks the columns case_id and group.
@@ -83,7 +83,8 @@ def read_groups(path: Path) -> dict[str, tuple[str, str]]:
     # As lists: iterating over a column of pandas takes ten times as long.
     ids, groups = table["case_id"].tolist(), table["group"].tolist()
     kinds = table["kind"].tolist() if "kind" in table else [""] * len(table)
-    return dict(zip(ids, zip(groups, kinds, strict=True), strict=True))
+    rows = zip(ids, groups, kinds, strict=True)
+    return {case_id: (group or case_id, kind) for case_id, group, kind in rows}
 
 
 def open_samples(samples: Sequence[Sample], *, masks_are_upright: bool = False) -> list[Sample | UserError]:

@@ -63,6 +63,14 @@ def test_groups_and_kinds_come_from_the_table(folder):
         find_samples(folder)
 
 
+def test_an_empty_group_is_the_case_id(folder):
+    """Like a missing one: the images that a table says nothing of do not become one group."""
+    (folder / "groups.csv").write_text("case_id,group,kind\n1,,splice\n2,,\n")
+    found = [(s.case_id, s.group, s.kind) for s in find_samples(folder)]
+    assert found == [("1", "1", ""), ("2", "2", ""), ("1", "1", "splice"), ("2", "2", "")]
+    assert sorted(assign_folds(load_samples(folder), 2, 0)) == [0, 0, 1, 1]
+
+
 def test_supplemental_is_flat_and_all_forged(folder):
     (folder / "train_images" / "forged").rename(folder / "supplemental_images")
     (folder / "train_masks").rename(folder / "supplemental_masks")

@@ -145,6 +145,11 @@ def test_each_fault_of_the_tables(folder, file, content, part):
     assert (fault.kind, fault.file) == (file, file) and part in fault.text
 
 
+def test_images_of_an_empty_group_are_no_group(folder):
+    (folder / "groups.csv").write_text("case_id,group\n1,\n2,\n8,\n9,\n")
+    assert check_folder(folder).faults == []
+
+
 def test_transparency_in_both_twins_tells_nothing(folder):
     for label in ("authentic", "forged"):
         save_rgba(folder / "train_images" / label / "3.png")
