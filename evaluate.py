@@ -47,6 +47,14 @@ class EvaluateConfig:
     """Folder to write a report to: report.html, to open in a browser, and images.csv."""
     images: Path | None = None
     """Folder of the images, for the report's pictures; by default beside the masks (test_masks → test_images)."""
+    masks_are_upright: bool = False
+    """Masks, regions and maps refer to the pictures as viewers show them, turned by their EXIF orientation; by default
+    to the pixels as stored. The report draws them on such pictures; no metric depends on it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a folder of images that nothing would read."""
+        if self.images and not self.report:
+            raise UserError(f"--images {self.images} is for the pictures of the report. Add --report, or leave it out.")
 
 
 @locks_end()
@@ -77,7 +85,9 @@ def main(config: EvaluateConfig) -> None:
     if config.report:
         used = {"Submission": config.submission, "Truth": config.masks, "Maps": config.maps, "Probabilities": scores}
         files = {what: path for what, path in used.items() if path}
-        print(f"\nreport: {write_report(config.report, evaluation, submission, images, files)}")
+        upright = config.masks_are_upright
+        page = write_report(config.report, evaluation, submission, images, files, upright=upright)
+        print(f"\nreport: {page}")
 
 
 def _with_scores(config: EvaluateConfig, evaluation: "Evaluation") -> tuple["Evaluation", Path | None]:
@@ -98,21 +108,16 @@ def _with_scores(config: EvaluateConfig, evaluation: "Evaluation") -> tuple["Eva
 
 def _find_images(config: EvaluateConfig) -> dict[str, Path]:
     """Case id → image: from --images, or from the folder beside the masks if there is one."""
-    if config.images:
-        return _by_case_id(config.images)
-    masks = config.masks.resolve()
-    beside = masks.with_name(masks.name.replace("masks", "images"))
-    if beside == masks or not beside.is_dir():
-        return {}
-    images = _by_case_id(beside)
+    folder = config.images
+    if folder is None:
+        masks = config.masks.resolve()
+        folder = masks.with_name(masks.name.replace("masks", "images"))
+        if folder == masks or not folder.is_dir():
+            return {}
+    images = {readable(case_id): path for case_id, path in find_images(folder).items()}  # as in a submission
     # train_images holds authentic/ and forged/; masks are named like the forged ones.
     prefix = "forged/"
     return {case_id.removeprefix(prefix): p for case_id, p in images.items() if case_id.startswith(prefix)} | images
-
-
-def _by_case_id(folder: Path) -> dict[str, Path]:
-    """As `find_images`, with case ids as a submission has them."""
-    return {readable(case_id): path for case_id, path in find_images(folder).items()}
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common.colours import VERMILION
-from common.data.images import read_image
+from common.data.images import read_picture
 from common.ensemble.choices import MODE_THRESHOLDS
 from common.errors import UserError
 from common.evaluation import plots
-from common.evaluation.scoring import Evaluation, SubmissionRow, read_map, read_truth, summarize
+from common.evaluation.scoring import Evaluation, SubmissionRow, read_instances, read_map, read_truth, summarize
 from common.evaluation.thresholds import at_thresholds
 from common.files import written_whole
 from common.html import filled, picture_uri, plot_uri
@@ -112,6 +112,8 @@ def write_report(
     submission: Sequence[SubmissionRow],
     images: Mapping[str, Path],
     files: Mapping[str, object],
+    *,
+    upright: bool = False,
 ) -> Path:
     """Write `report.html`, one page with all in it, and `images.csv` with the metrics of every image into a folder.
 
@@ -121,12 +123,14 @@ def write_report(
         submission: For the gallery.
         images: Case id → image file, as far as known. An image without a file is drawn grey.
         files: What was scored, for the page's head: what it is → file or folder.
+        upright: Whether masks, maps and regions refer to the images as their EXIF orientation turns them.
 
     Returns:
         The path of `report.html`.
 
     Raises:
-        UserError: An image can't be read or has another size than its mask, or the folder can't be written.
+        UserError: An image can't be read, has another size than its mask or map, or is left by a region; or the folder
+            can't be written.
     """
     with written_whole(folder / "images.csv") as file:
         evaluation.rows.to_csv(file, index=False)
@@ -146,7 +150,7 @@ def write_report(
         modes=[{"mode": mode} | row for mode, row in zip(MODE_THRESHOLDS, modes.to_dict("records"), strict=True)],
         evaluation=evaluation,
         plots={name: plot_uri(figure) for name, figure in _plots(evaluation).items()},
-        examples=_gallery(evaluation, submission, images),
+        examples=_gallery(evaluation, submission, images, upright=upright),
         wrong_or_forged=(forged | called).sum(),
     )
     with written_whole(folder / PAGE) as file:
@@ -184,12 +188,12 @@ def _recall_by_kind(forged: pd.DataFrame) -> dict[str, dict[str, tuple[int, int]
 
 
 def _gallery(
-    evaluation: Evaluation, submission: Sequence[SubmissionRow], images: Mapping[str, Path]
+    evaluation: Evaluation, submission: Sequence[SubmissionRow], images: Mapping[str, Path], *, upright: bool
 ) -> list[dict[str, Any]]:
     """What the page shows of the chosen images, the largest error (1 − oF1) first.
 
     Raises:
-        UserError: An image can't be read or does not have the size of its mask.
+        UserError: As `write_report`.
     """
     by_id = {row.case_id: row for row in submission}
     verdicts = dict(choose_examples(evaluation.rows, MOST_EXAMPLES))
@@ -202,7 +206,7 @@ def _gallery(
     examples = []
     for row in tqdm(rows.to_dict("records"), "report", unit="img", leave=False, disable=None):
         case_id = row["case_id"]
-        pictures = _pictures(by_id[case_id], images.get(case_id))
+        pictures = _pictures(by_id[case_id], images.get(case_id), upright=upright)
         uris = [picture_uri(picture, most_wide=PICTURE_SIDE, most_bytes=PICTURE_BYTES) for picture in pictures]
         shown = dict(zip(("image", "truth", "prediction", "probability of each pixel"), uris, strict=False))
         examples.append({"row": row, "verdict": verdicts[case_id], "pictures": shown})
@@ -236,22 +240,29 @@ def choose_examples(rows: pd.DataFrame, most: int) -> list[tuple[str, str]]:
     return [(case_id, verdict) for _, _, case_id, verdict in chosen]
 
 
-def _pictures(row: SubmissionRow, image: Path | None) -> list[np.ndarray]:
+def _pictures(row: SubmissionRow, image: Path | None, *, upright: bool) -> list[np.ndarray]:
     """Image, truth, prediction and, with a map, probabilities, uint8 (h, w, 3); empty if no file tells the size."""
     truth = np.logical_or.reduce(read_truth(row.mask)) if row.mask else None
     probs = read_map(row.map) if row.map else None
-    pixels = read_image(image) if image else None
-    size = next((array.shape[:2] for array in (truth, pixels, probs) if array is not None), None)
+    stored = read_picture(image) if image else None
+    pixels = None if stored is None else stored.upright if upright else stored.pixels
+    size = next((array.shape[:2] for array in (truth, probs, pixels) if array is not None), None)
     if size is None:
         return []
     if pixels is None:
         pixels = np.full((*size, 3), 200, np.uint8)
     elif pixels.shape[:2] != size:
+        what, other = ("mask", row.mask) if row.mask else ("map", row.map)
+        remedy = f"Name the folder of the images that the {what}s belong to."
+        if stored and size == (stored.pixels if upright else stored.upright).shape[:2]:
+            remedy = "It has that size as its EXIF orientation turns it: add --masks-are-upright."
+            if upright:
+                remedy = "It has that size as it is stored: leave out --masks-are-upright."
         raise UserError(
-            f"{image} is {pixels.shape[0]}×{pixels.shape[1]}, the mask {row.mask} {size[0]}×{size[1]} "
-            "(height×width). Name the folder of the images that the masks belong to."
+            f"{image} is {pixels.shape[0]}×{pixels.shape[1]}, the {what} {other} {size[0]}×{size[1]} (height×width). "
+            f"{remedy}"
         )
-    predicted = rle.decode_union(rle.parse_runs(row.annotation, *size), *size)
+    predicted = rle.decode_union(read_instances(row, *size), *size)
     scale = PICTURE_SIDE / max(size)
     sides = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
     picture = cv2.resize(pixels, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

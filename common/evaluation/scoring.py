@@ -211,10 +211,7 @@ def _score(row: SubmissionRow) -> tuple[Score, np.ndarray | None]:
     """Metrics of one image, and its `metrics.pixel_f1_curve` if it is forged and has a map."""
     truth = None if row.mask is None else read_truth(row.mask)
     height, width = (UNKNOWN_SIDE, UNKNOWN_SIDE) if truth is None else truth.shape[1:]
-    try:
-        predicted = rle.parse_runs(row.annotation, height, width)
-    except UserError as error:
-        raise UserError(f"{row.where}: {error}. Fix the row, or write the submission again.") from None
+    predicted = read_instances(row, height, width)
     probs = read_map(row.map, None if truth is None else (height, width)) if row.map else None
     image_score = math.nan if probs is None else metrics.image_score(probs)
     score = partial(Score, case_id=row.case_id, kind=row.kind, n_predicted=len(predicted), image_score=image_score)
@@ -237,6 +234,18 @@ def _score(row: SubmissionRow) -> tuple[Score, np.ndarray | None]:
         pixel_auc=pixel_auc,
     )
     return forged, curve
+
+
+def read_instances(row: SubmissionRow, height: int, width: int) -> list[list[int]]:
+    """Run lengths of the instances that a row reports, in an image of this size; none for `authentic`.
+
+    Raises:
+        UserError: The annotation breaks the format, or leaves the image.
+    """
+    try:
+        return rle.parse_runs(row.annotation, height, width)
+    except UserError as error:
+        raise UserError(f"{row.where}: {error}. Fix the row, or write the submission again.") from None
 
 
 def read_truth(path: Path) -> np.ndarray:

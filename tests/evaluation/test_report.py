@@ -189,6 +189,52 @@ def test_an_image_of_another_size_is_named(evaluated):
     assert not (folder / "report" / "report.html").exists()
 
 
+def write_turned(path):
+    """A black image, 40 × 60 as stored with its top left 20 × 20 white; viewers turn it clockwise."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :20] = 255
+    Image.fromarray(pixels).save(path, exif=exif)
+    return {path.stem: path}
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_pictures_are_those_that_the_masks_refer_to(tmp_path, upright):
+    (tmp_path / "masks").mkdir()
+    mask = np.zeros((60, 40) if upright else (40, 60), np.uint8)
+    mask[:20, :20] = 1
+    np.save(tmp_path / "masks" / "x.npy", mask[None])
+    images = write_turned(tmp_path / "x.png")
+    submission = read_submission(write_csv(tmp_path / "s.csv", [("x", "authentic")]), tmp_path / "masks")
+    evaluation = score_submission(submission)
+    page = Page(write_report(tmp_path / "report", evaluation, submission, images, {}, upright=upright))
+    picture = page.pictures[0]
+    assert picture.shape == ((480, 320, 3) if upright else (320, 480, 3))
+    corners = picture[40:120, 40:120].mean(), picture[40:120, -120:-40].mean()
+    assert corners == pytest.approx((0, 255) if upright else (255, 0), abs=9)
+    remedy = "as its EXIF orientation turns it: add" if upright else "as it is stored: leave out"
+    with pytest.raises(UserError, match=rf"x\.png is .*It has that size {remedy} --masks-are-upright"):
+        write_report(tmp_path / "report", evaluation, submission, images, {}, upright=not upright)
+
+
+def test_a_map_of_an_authentic_image_has_its_size_too(evaluated):
+    folder, submission, evaluation = evaluated
+    images = write_turned(folder / "test_images" / "c.png")
+    write_report(folder / "report", evaluation, submission, images, {})
+    with pytest.raises(UserError, match=r"c\.png is 60×40, the map .*c\.npy 40×60 .* leave out --masks-are-upright"):
+        write_report(folder / "report", evaluation, submission, images, {}, upright=True)
+
+
+def test_a_region_that_leaves_an_authentic_image_is_named_by_its_row(tmp_path):
+    (tmp_path / "masks").mkdir()
+    submission = write_csv(tmp_path / "s.csv", [("a", "authentic"), ("b", "[2300, 102]")])
+    submission = read_submission(submission, tmp_path / "masks")
+    evaluation = score_submission(submission)  # without a mask the size is not known
+    with pytest.raises(UserError, match=r"s\.csv, line 3 \(case_id b\): .* ends at 2401, outside .* Fix the row"):
+        write_report(tmp_path / "report", evaluation, submission, write_turned(tmp_path / "b.png"), {})
+
+
 def test_chosen_examples_are_a_mix():
     found = [(f"hit{i}", "large", 0.1, 1, 1, 1 - i / 100) for i in range(20)]
     found.append(("hit_tiny", "tiny", 0.001, 1, 1, 0.6))

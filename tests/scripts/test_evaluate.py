@@ -1,4 +1,7 @@
+import base64
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +122,31 @@ def test_nested_case_ids_and_the_prefix_of_the_training_layout(evaluate, folder)
     assert (figures["of1"], figures["n_forged"], figures["n_authentic"]) == (1.0, 2, 1)
 
 
+@pytest.mark.parametrize("flags", [(), ("--images", "data/train_images")])
+def test_masks_of_the_training_layout_have_their_pictures(evaluate, folder, flags):
+    for name in ("train_masks", "train_images/forged", "train_images/authentic"):
+        (folder / "data" / name).mkdir(parents=True)
+    np.save(folder / "data" / "train_masks" / "7.npy", np.ones((1, 30, 50), np.uint8))
+    for label, colour in (("forged", "red"), ("authentic", "blue")):
+        Image.new("RGB", (50, 30), colour).save(folder / "data" / "train_images" / label / "7.png")
+    write_submission(folder, [("7", "authentic")])
+    done = evaluate("--masks", "data/train_masks", "--report", "report", *flags)
+    assert done.returncode == 0, done.stderr
+    uri = re.search(r"data:image/jpeg;base64,([^\"]*)", (folder / "report" / "report.html").read_text())[1]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))))
+    assert np.allclose(picture.mean(axis=(0, 1)), (255, 0, 0), atol=5)
+
+
+def test_pictures_are_read_as_the_masks_are_drawn(evaluate, folder):
+    exif = Image.Exif()
+    exif[0x0112] = 8  # shown as 720 × 960, as the mask is; stored as 960 × 720
+    Image.new("RGB", (720, 960)).save(folder / "data" / "test_images" / "1.png", exif=exif)
+    done = evaluate("--report", "report")
+    assert done.returncode == 1 and "add --masks-are-upright" in done.stderr
+    done = evaluate("--report", "report", "--masks-are-upright")
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_masks_at_all_is_said(evaluate, folder):
     for mask in (folder / "data" / "test_masks").iterdir():
         mask.unlink()
@@ -163,6 +191,7 @@ def test_the_competitions_own_masks_score_one(evaluate, folder):
     [
         ([("1", "forged"), ("2", "authentic")], (), "s.csv, line 2 (case_id 1): list 1 is 'forged'"),
         ([("1", "authentic"), ("2", "authentic")], ("--images", "nowhere", "--report", "r"), "nowhere is not a folder"),
+        ([("1", "authentic")], ("--images", "data"), "--images data is for the pictures of the report. Add --report"),
     ],
 )
 def test_bad_input_is_one_message(evaluate, folder, rows, flags, message):
