@@ -60,18 +60,23 @@ def find_parts(config: SubmissionConfig, others: Counter[str] | None = None) -> 
 
     Args:
         config: The submission.
-        others: Set to the number of files of other kinds, by suffix.
+        others: Set to the number of files of other kinds, by suffix; of shards, also that of their members.
 
     Raises:
         UserError: The input can't be read or is empty, or files share a case id.
     """
     sample, reason = config.sample_submission, ""
+    others = Counter() if others is None else others
     if shards := find_shards(config.input):
         if sample is not None:
             raise UserError("--sample-submission can't order shards. Write a manifest of files, or leave it out.")
-        if config.input.is_dir() and next(list_files(config.input, videos=config.videos), None):
-            raise UserError(f"{config.input} holds both files and .tar shards. Move one of them elsewhere.")
+        beside: Counter[str] = Counter()
+        if config.input.is_dir():
+            if next(list_files(config.input, videos=config.videos, others=beside), None):
+                raise UserError(f"{config.input} holds both files and .tar shards. Move one of them elsewhere.")
+            beside[".tar in subfolders"] = beside.pop(".tar") - len(shards)
         parts, reason = shard_parts(shards, others), ": none of its tars has a member with one of their suffixes"
+        others += beside  # without those that are 0
     else:
         files = distinct(lambda: list_files(config.input, videos=config.videos, others=others))
         sample = sample or find_sample(config.input)

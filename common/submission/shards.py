@@ -70,7 +70,8 @@ def find_shards(source: Path) -> list[Path]:
         UserError: The pattern names files that do not exist, or counts backwards.
     """
     if source.is_dir():
-        return [path for path in entries(source) if path.suffix == ".tar" and not path.name.startswith(".")]
+        tars = (path for path in entries(source) if path.suffix.lower() == ".tar" and not path.name.startswith("."))
+        return [path for path in tars if not path.is_dir()]
     if source.suffix.lower() == ".tar" and source.is_file():
         return [source]
     if source.suffix.lower() != ".tar" or not _BRACES.search(str(source)):

@@ -3,12 +3,15 @@ import errno
 import io
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
+from common.submission.config import SubmissionConfig
+from common.submission.inputs import find_parts, open_parts
 from common.submission.shards import TruncatedTar, find_shards, read_shard, shard_parts
 
 
@@ -146,6 +149,28 @@ def test_inputs_that_name_shards(tmp_path):
         find_shards(tmp_path / "s-{07..11}.tar")
     with pytest.raises(UserError, match="counts backwards"):
         find_shards(tmp_path / "s-{9..8}.tar")
+
+
+def test_a_folder_of_shards_says_what_it_leaves_out(tmp_path, capsys):
+    """Suffixes in capital letters are no others; a folder of that name is no shard."""
+    write_tar(tmp_path / "a.tar", a__png=b"A", a__json=b"{}"), write_tar(tmp_path / "c.TAR", c__png=b"C", d__png=b"D")
+    for name in ("b.tar.gz", "B.TAR.GZ", "sub/d.tar", "sub/deep/e.Tar", "x.tar/notes.json", ".hidden.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in find_shards(tmp_path)] == ["a.tar", "c.TAR"]
+    others = Counter({".old": 9})
+    config = SubmissionConfig(input=tmp_path, output=tmp_path / "out/s.csv", models_dir=tmp_path / "models")
+    assert [part.count for part in find_parts(config, others)] == [1, 2]
+    assert others == {".gz": 2, ".json": 2, ".tar in subfolders": 2}
+    open_parts(config)
+    assert "that are scored: 2 .gz, 2 .json, 2 .tar in subfolders\n" in capsys.readouterr().out
+
+
+def test_a_folder_of_shards_alone_leaves_nothing_out(tmp_path):
+    write_tar(tmp_path / "a.TAR", a__png=b"A")
+    others = Counter()
+    find_parts(SubmissionConfig(input=tmp_path, models_dir=tmp_path / "models"), others)
+    assert not others
 
 
 def header(name="x.png", size=0, kind=b"0", own=b""):
