@@ -5,7 +5,7 @@ text on it, and nothing else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ NATURAL = {
 }
 """Relation that is natural → what it says."""
 
-_OPTIONAL = ("other_image", "mark", "note", "kinds")  # of a row
+_OPTIONAL = ("other_image", "mark", "note", "kinds", "said")  # of a row
 _COVERS = {0.98: "all of", 0.9: "nearly all of", 0.6: "most of"}  # least share of a part → what a region is of it
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
 
@@ -81,6 +81,8 @@ class Examined:
     """Whether they did."""
     library: str = ""
     """What the panels were compared with besides; empty for nothing."""
+    generated: Mapping[str, str] = field(default_factory=dict)
+    """Name of an image → whether a computer generated it as a whole, in words; empty if nothing looked for that."""
 
 
 def evidence(group: Group, parts: Sequence[Part], *, turned: bool = False) -> dict[str, Value]:
@@ -133,7 +135,8 @@ def write_page(path: Path, rows: Iterable[Mapping[str, Value]], examined: Examin
     Args:
         path: The page. The pictures that the rows name lie beside it.
         rows: Those of findings.csv, in its order; of findings with what `evidence` gives, of altered regions with what
-            `place_of` gives, and with `mark`, the number in the picture, if it has one.
+            `place_of` gives, with `mark`, the number in the picture, if it has one, and with `said`, what a reviewer
+            says of it, if anything.
         examined: By the run.
 
     Raises:

@@ -168,8 +168,7 @@ def _explain_many(run: Run) -> Result:
         across = shared_panels(panels, library, frozenset(digests.values()), least=run.min_score)
         across = collected(across, "Explain fewer images at a time.")
         drawn = [_write_across(found, number, run.output) for number, found in enumerate(across, 1)]
-        joined = {row[name] for row in drawn for name in ("image", "other_image")} & explained.keys()
-        rows = [row for row in rows if row["relation"] != "none" or row["image"] not in joined] + drawn
+        rows = with_shared(rows, drawn)
         _write(rows, run.output)
         files = {name: digests.get(name, "") for name in sorted(images)}
         write_page(run.output / PAGE, rows, _examined(run, files, explained, library))
@@ -217,6 +216,12 @@ def _digest(path: Path, page: int) -> str:
     check_regular(path)
     digest = file_hash(path)
     return digest if page == 1 or path.suffix.lower() == PDF else f"{digest} page {page}"
+
+
+def with_shared(rows: list[Row], shared: list[Row]) -> list[Row]:
+    """The rows of images, and those of what two share: in these two images it is not true that nothing was found."""
+    images = {row[name] for row in shared for name in ("image", "other_image")}
+    return [row for row in rows if row["relation"] != "none" or row["image"] not in images] + shared
 
 
 def rank(rows: list[Row]) -> None:

@@ -143,7 +143,7 @@ def test_what_is_handed_over(serve, forged, copied_mask):
     assert b"1 finding to look at" in data and b"is shown again" in data and b"<script" not in data
     ask("mark", finding="c1", verdict="wrong")
     assert file("row")[1].decode().splitlines()[1] == f"=cells,{AUTHENTIC}"
-    assert b"a reviewer says: wrong" in file("report")[1]
+    assert b"<dt>A reviewer says</dt>\n<dd>wrong</dd>" in file("report")[1]
 
 
 def test_figures_of_one_drop_are_compared(serve, copied_images, tmp_path):
@@ -175,7 +175,7 @@ def test_figures_of_one_drop_are_compared(serve, copied_images, tmp_path):
         assert shares(decode(runs, *truth.shape), truth) > 0.7
     (shared,) = json.loads(base64.b64decode(ask("download", kind="json", threshold=1)["data"]))["between_figures"]
     assert shared["verdict"] == "right"
-    assert b"a reviewer says: right" in base64.b64decode(ask("download", kind="report")["data"])
+    assert b"<dt>A reviewer says</dt>\n<dd>right</dd>" in base64.b64decode(ask("download", kind="report")["data"])
     assert ask("mark", finding="x1", verdict=None)["marks"] == {}
     assert len((tmp_path / "marks.jsonl").read_text().splitlines()) == 2
     assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
