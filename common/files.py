@@ -27,14 +27,18 @@ except ImportError:  # Windows: files are not locked
 def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
     """As `os.walk`, from the top: path, folders and files of each folder; but it raises where that would go on.
 
+    Folders below whose names begin with a dot, such as a bin or thumbnails, are left out.
+
     Raises:
         UserError: The folder or one below it can't be listed.
     """
-    return os.walk(folder, onerror=_refuse, followlinks=follow_links)
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=follow_links):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield place, folders, names
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder whose names begin with no dot, sorted. Links to folders are not followed.
+    """All files below a folder, sorted; none that is hidden or in a hidden folder. Links to folders are not followed.
 
     Raises:
         UserError: The folder does not exist, or it or one below can't be listed.

@@ -239,6 +239,21 @@ def test_files_below(tmp_path):
         files_below(tmp_path / "missing")
 
 
+@pytest.mark.parametrize("own", [".", ".kept", "plain"])
+def test_hidden_folders_are_left_out(tmp_path, monkeypatch, own):
+    """As hidden files are; but not the folder that the user names."""
+    root = tmp_path / own
+    names = ["a.png", ".Trash-1000/files/old.png", ".thumbnails/a.png", "sub/.cache/b.png", "sub/c.png", "sub/.d.png"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    monkeypatch.chdir(tmp_path)
+    shown = [Path(own, "a.png"), Path(own, "sub/c.png")]
+    assert files_below(Path(own)) == shown
+    assert find_images(Path(own)) == {"a": shown[0], "sub/c": shown[1]}
+    assert [Path(path) for _, _, path in list_files(Path(own))] == shown
+
+
 def test_folders_are_listed_in_one_place():
     """The standard library's functions leave out what they may not read."""
     elsewhere = {

@@ -18,7 +18,7 @@ from common.suffixes import IMAGE_SUFFIXES
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Case id → image file for all images below a folder, sorted by id.
+    """Case id → image file for all images below a folder, sorted by id; hidden files and folders are left out.
 
     The case id is the path below the folder without its suffix, so that for a flat folder it is the file's stem.
 

@@ -145,7 +145,7 @@ def _without_videos(files: Iterable[ListedFile], others: Counter[str]) -> Iterat
 
 
 def _list_folder(folder: str, below: str, others: Counter[str]) -> Iterator[ListedFile]:
-    """In the order of the paths' parts. Links to folders are not followed."""
+    """In the order of the paths' parts, without what is hidden. Links to folders are not followed."""
     try:
         with os.scandir(folder) as entries:
             is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
@@ -155,10 +155,10 @@ def _list_folder(folder: str, below: str, others: Counter[str]) -> Iterator[List
     stems = Counter(os.path.splitext(name)[0] for name in images)  # noqa: PTH122
     for name in sorted(is_folder):
         path = os.path.join(folder, name)  # noqa: PTH118, millions of Path objects take as long as all the rest
+        if name.startswith("."):
+            continue
         if is_folder[name]:
             yield from _list_folder(path, f"{below}{name}/", others)
-        elif name.startswith("."):
-            continue
         elif _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
             kind, case_id = _kind_and_case_id(below + name)
             shared = kind == "image" and stems[os.path.splitext(name)[0]] > 1  # noqa: PTH122
