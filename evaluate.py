@@ -37,7 +37,7 @@ class EvaluateConfig:
     masks: Path
     """Folder of the true masks: <case_id>.npy for each forged image, none for an authentic one."""
     maps: Path | None = None
-    """Folder of probability maps (`make_submission.py --maps`), for the metrics that need no threshold."""
+    """Folder of probability maps (`make_submission.py --maps`, npy or png), for the metrics that need no threshold."""
     scores: Path | None = None
     """Table of the images' probabilities, for calibration and thresholds; by default scores.csv beside the submission,
     if it belongs to it."""

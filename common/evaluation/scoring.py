@@ -1,7 +1,7 @@
 """Metrics of a submission against the true masks, computed one image at a time."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,9 @@ def read_submission(submission: Path, masks: Path, maps: Path | None = None) -> 
 
     The mask is `<masks>/<case_id>.npy` (or an image file of that name); without one the image is authentic. For a
     submission of the whole folder `train_images`, whose case ids begin with `forged/`, masks are also found without
-    this prefix. Kinds are read from `groups.csv` (case_id, group, kind) beside the masks' folder.
+    this prefix. The map is `<maps>/<case_id>.npy`, `<case_id>_map.png` (both as `make_submission.py` writes them) or
+    `<case_id>.png`, the first of these that is there. Kinds are read from `groups.csv` (case_id, group, kind) beside
+    the masks' folder.
 
     Raises:
         UserError: A folder or file is missing, the submission lacks a column or has a case id twice, or masks or maps
@@ -109,7 +111,7 @@ def read_submission(submission: Path, masks: Path, maps: Path | None = None) -> 
                 annotation=annotation,
                 where=f"{submission}, line {line} (case_id {case_id})",
                 mask=mask,
-                map=map_files.get(case_id),
+                map=_map_of(case_id, map_files),
                 kind=groups[mask_id][1] if mask and mask_id in groups else "",
             )
         )
@@ -120,6 +122,14 @@ def read_submission(submission: Path, masks: Path, maps: Path | None = None) -> 
         remedy = "Write maps and submission in one run of make_submission.py, or evaluate without maps"
         raise UserError(listing(f"{len(bare)} forged images have no probability map in {maps}. {remedy}:", bare))
     return rows
+
+
+def _map_of(case_id: str, files: Mapping[str, Path]) -> Path | None:
+    """The map of an image, among files by their paths without suffix, as `read_submission` says."""
+    own, beside = files.get(case_id), files.get(f"{case_id}_map")
+    if beside and beside.suffix.lower() == ".png" and not (own and own.suffix.lower() == ".npy"):
+        return beside
+    return own
 
 
 def _read_csv(path: Path) -> list[tuple[int, str, str]]:

@@ -147,6 +147,28 @@ def test_maps_of_1_bit(folder, suffix):
     assert read_image(folder / f"map{suffix}").tolist() == (255 * forged[..., None].repeat(3, 2)).tolist()
 
 
+def test_maps_are_found_by_the_names_that_a_submission_gives_them(folder):
+    write_submission(folder, [(name, "authentic") for name in ("1", "2", "a", "a_map", "b", "c/d", "e")])
+    maps = folder / "png"
+    (maps / "c").mkdir(parents=True)
+    written = ("1_map", "2_map", "a_map", "a_map_map", "a_mask", "a_overlay", "c/d_map")
+    for name in (*written, "e"):
+        Image.new("L", (5, 5)).save(maps / f"{name}.png")
+    np.save(maps / "b.npy", np.zeros((5, 5), np.float16))
+    Image.new("L", (5, 5)).save(maps / "b_map.png")
+    found = {row.case_id: row.map for row in read_submission(folder / "s.csv", folder / "masks", maps)}
+    expected = {"1": "1_map.png", "2": "2_map.png", "a": "a_map.png", "a_map": "a_map_map.png", "b": "b.npy"}
+    assert found == {name: maps / file for name, file in (expected | {"c/d": "c/d_map.png", "e": "e.png"}).items()}
+
+
+def test_a_neighbours_array_is_no_map(folder):
+    write_submission(folder, [(name, "authentic") for name in ("1", "2", "3", "3_map")])
+    (folder / "maps" / "3.npy").unlink(missing_ok=True)
+    np.save(folder / "maps" / "3_map.npy", np.zeros((5, 5), np.float16))
+    found = {row.case_id: row.map for row in read_submission(folder / "s.csv", folder / "masks", folder / "maps")}
+    assert found["3"] is None and found["3_map"] == folder / "maps" / "3_map.npy"
+
+
 def test_maps_of_8_bits(folder):
     Image.fromarray(np.array([[0, 51, 255]], np.uint8)).save(folder / "map.png")
     assert read_map(folder / "map.png", (1, 3)).tolist() == [[0, pytest.approx(0.2), 1]]
