@@ -27,6 +27,7 @@ Verdict = Literal["right", "wrong", "natural"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "natural")
 REASONS = ("channel", "inset", "same blot", "other")
 """Why a finding is natural: another channel of the field, an enlargement, the same blot or another exposure of it."""
+_MOST = 0.5  # share of a region above which it belongs to another one
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def decide(
     """The verdict on a figure; no network runs, and nothing is searched again.
 
     At the threshold 0.5 and without marks it is that of `make_submission.py` on the upright picture. Findings that are
-    marked right count whatever their score, and those that are marked wrong or natural do not.
+    marked right count whatever their score, and those that are marked wrong or natural do not. Of altered regions this
+    holds for the mask: the probability of networks that take part in the verdict stays theirs.
 
     Args:
         examined: The figure.
@@ -171,13 +173,33 @@ def decide(
         evidence = _with_regions(evidence, [_region(examined.entries[key]) for key in sure])
     prediction = models.decider.decide(examined.folds, evidence, examined.generated)
     config, settings = SubmissionConfig(input=Path(), mode=mode), models.decider.settings
+    found = find_regions(config, settings, examined.searched.image, prediction)
+    labels, counted = found, [*sure, *(key for key, group in open_ if group.score >= threshold)]
+    if models.networks is models.decider:
+        altered = {key: one.mask for key, one in examined.entries.items() if isinstance(one, Altered)}
+        labels = _without(found, [mask for key, mask in altered.items() if key in marks and key not in sure])
+        counted += [key for key, mask in altered.items() if _share_in(mask, labels > 0) > _MOST]
     return Decided(
         probability=prediction.forged_probability,
-        forged=is_forged(prediction.forged_probability, mode),
+        forged=is_forged(prediction.forged_probability, mode) and (labels.any() or not found.any()),
         mode=mode,
-        labels=find_regions(config, settings, examined.searched.image, prediction),
-        counted=frozenset([*sure, *(key for key, group in open_ if group.score >= threshold)]),
+        labels=labels,
+        counted=frozenset(counted),
     )
+
+
+def _without(labels: np.ndarray, regions: list[np.ndarray]) -> np.ndarray:
+    """Labels, int (H, W), renumbered, without those that lie for the most part in regions, bool (H, W)."""
+    out = np.any(regions, axis=0) if regions else np.zeros(labels.shape, bool)
+    kept = [label for label in range(1, int(labels.max()) + 1) if _share_in(labels == label, out) <= _MOST]
+    number = np.zeros(int(labels.max()) + 1, labels.dtype)
+    number[kept] = np.arange(1, len(kept) + 1)
+    return number[labels]
+
+
+def _share_in(region: np.ndarray, mask: np.ndarray) -> float:
+    """Share of a region that lies in a mask, both bool (H, W); 0 of an empty one."""
+    return np.count_nonzero(region & mask) / max(np.count_nonzero(region), 1)
 
 
 def _region(entry: Finding | Altered) -> np.ndarray:

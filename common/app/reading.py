@@ -106,9 +106,9 @@ def _read(file: Dropped) -> Iterator[Read | Clip | Unread]:
         else:
             raise UserError(f"{suffix or 'a file without a suffix'} is not read here. {KINDS}")
     except UserError as error:
-        yield Unread(file.shown, _without_path(error, file))
+        yield Unread(file.shown, without_path(described(error), file.path, file.shown))
     except Exception as error:  # one file of many may raise anything: the others go on
-        yield Unread(file.shown, _without_path(error, file))
+        yield Unread(file.shown, without_path(described(error), file.path, file.shown))
 
 
 def _figures(file: Dropped) -> Iterator[Read | Unread]:
@@ -116,18 +116,17 @@ def _figures(file: Dropped) -> Iterator[Read | Unread]:
     for found in read_figures(file.path):
         count += 1
         if isinstance(found, UserError):
-            yield Unread(file.shown, _without_path(found, file))
+            yield Unread(file.shown, without_path(described(found), file.path, file.shown))
         else:
             yield Read(file=file.shown, digest=sha256, figure=found.name, image=found.image)
     if not count:
         yield Unread(file.shown, "the PDF has no figures with pixels; what lines and words draw is not compared.")
 
 
-def _without_path(error: Exception, file: Dropped) -> str:
-    """What an error says, with the file's name where it names the place of the upload."""
-    text = described(error)
-    for place in (file.path, file.path.resolve()):
-        text = text.replace(readable(str(place)), file.shown)
+def without_path(text: str, path: Path, shown: str) -> str:
+    """What is said of an uploaded file, with its name where the text names its place on the server."""
+    for place in (path, path.resolve()):
+        text = text.replace(readable(str(place)), shown)
     return text
 
 

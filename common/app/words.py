@@ -41,9 +41,10 @@ def verdict_in_words(decided: Decided) -> str:
     """The verdict of a submission in a sentence."""
     least = MODE_THRESHOLDS[decided.mode]
     called = "forged" if decided.forged else "authentic"
+    taken_out = " A reviewer has taken out all regions." if decided.probability >= least and not decided.forged else ""
     return (
         f"Called {called}: the probability of a forgery is {score_in_words(decided.probability)}, and in the mode "
-        f"{decided.mode} a figure is called forged from {least:.2f} on."
+        f"{decided.mode} a figure is called forged from {least:.2f} on.{taken_out}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from common.app.cases import Case, Scored, Shared
 from common.app.examining import examine
 from common.app.models import Models
-from common.app.reading import Clip, Dropped, Read, Unread, read_all
+from common.app.reading import Clip, Dropped, Read, Unread, read_all, without_path
 from common.errors import UserError, described
 from common.files import entries, files_below
 from common.papers.screening import shared_panels
@@ -44,7 +44,10 @@ def work(files: Sequence[Dropped], models: Models, case: Case) -> Iterator[str]:
             else:
                 shots += _examine(found, models, case)
         except Exception as error:  # one figure of many may raise anything: the others go on
-            case.unread.append(Unread(found.file, described(error)))
+            text = described(error)
+            if isinstance(found, Clip):
+                text = without_path(text, found.path, found.file)
+            case.unread.append(Unread(found.file, text))
     if len(case.figures) > 1:
         yield f"comparing {len(case.figures)} figures with one another"
         _compare(shots, case)

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.app.examining import Mark, checked_mode, checked_threshold, decide, examine
+from common.app.examining import Mark, _without, checked_mode, checked_threshold, decide, examine
 from common.app.models import load_models
+from common.app.words import verdict_in_words
 from common.data.decoding import stored
 from common.ensemble.evidence import passing
 from common.errors import UserError
@@ -109,3 +110,28 @@ def test_thresholds_are_checked(threshold):
     assert checked_threshold(1) == 1.0
     with pytest.raises(UserError, match="from 0 to 1"):
         checked_threshold(threshold)
+
+
+@pytest.mark.parametrize("verdict", ["wrong", "natural"])
+def test_what_own_networks_mark_can_be_taken_out_of_the_mask(save_network, forged, tmp_path, verdict):
+    """Of an image without copies, of which the network marks all."""
+    save_network(tmp_path / "highres_no_ela_best.pth", logit=9)
+    models = load_models(tmp_path)
+    image = np.ascontiguousarray(forged[:100, :100])
+    examined = examine(image, models, **SOURCE)
+    assert list(examined.entries) == ["a1"]
+    before = decide(examined, models, "default", 0.5)
+    assert before.forged and before.counted == {"a1"} and before.labels.all()
+    after = decide(examined, models, "default", 0.5, {"a1": Mark(verdict)})
+    assert after.probability == before.probability and not after.forged
+    assert not after.counted and after.row(examined)[1] == AUTHENTIC
+    assert "A reviewer has taken out all regions." in verdict_in_words(after)
+
+
+def test_labels_that_lie_in_a_region_are_taken_out_and_the_others_numbered_anew():
+    labels = np.repeat(np.array([[0, 1, 1, 0, 2, 2, 0, 3, 3, 3]], np.int32), 4, axis=0)
+    region = np.zeros((4, 10), bool)
+    region[:, 3:8] = True  # all of 2, a third of 3
+    expected = np.repeat(np.array([[0, 1, 1, 0, 0, 0, 0, 2, 2, 2]]), 4, axis=0)
+    np.testing.assert_array_equal(_without(labels, [region]), expected)
+    np.testing.assert_array_equal(_without(labels, []), labels)

@@ -219,6 +219,11 @@ def test_a_clip_is_scored_with_its_timeline(save_video_detector, tmp_path):
     assert decoded(clip["timeline"]).shape[1] > 500 and decoded(clip["contact_sheet"]).size
     (values,) = case_values(case, models, "default", 0.5)["clips"]
     assert values["probability"] == clip["probability"] and 0 < values["probability"] < 1
+    # Of one that can't be scored the reason names the file, and not where it lies on the server.
+    (tmp_path / "0.avi").write_bytes(b"nothing")
+    assert list(work([Dropped(tmp_path / "0.avi", "holiday.avi")], models, case))
+    (unread,) = case.unread
+    assert unread.file == "holiday.avi" and "holiday.avi" in unread.text and str(tmp_path) not in unread.text
 
 
 def test_without_a_network_of_script_8_a_clip_is_named(copies_alone, tmp_path):
