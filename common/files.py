@@ -61,6 +61,14 @@ def entries(folder: Path) -> list[Path]:
         _refuse(error)
 
 
+def spelled_out(path: Path) -> Path:
+    """A path that ends in a name, so that `name` and `parent` say where it is; `.` and `..` do not.
+
+    Links are not followed otherwise: what lies beside a link belongs to it.
+    """
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal.
 

@@ -18,7 +18,7 @@ from common.data.samples import load_samples
 from common.ensemble.settings import Settings
 from common.errors import UserError
 from common.evaluation.scoring import read_map, read_submission
-from common.files import check_writable, entries, files_below, write_json, written_whole
+from common.files import check_writable, entries, files_below, spelled_out, write_json, written_whole
 from common.making.checking import check_folder
 from common.making.importing import find_source
 from common.papers.pdf import read_figures
@@ -237,6 +237,16 @@ def test_files_below(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == ["a", "b/2.png", "b/c/1"]
     with pytest.raises(UserError, match="missing"):
         files_below(tmp_path / "missing")
+
+
+def test_a_path_that_is_spelled_out_ends_in_a_name(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert spelled_out(Path()) == tmp_path.resolve() / "a" / "b"
+    assert spelled_out(Path("..")) == spelled_out(Path("../b/..")) == tmp_path.resolve() / "a"
+    assert spelled_out(tmp_path / "link") == tmp_path / "link"
+    assert spelled_out(Path("new")) == Path("new")
 
 
 @pytest.mark.parametrize("own", [".", ".kept", "plain"])

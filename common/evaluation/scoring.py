@@ -15,7 +15,7 @@ from common.data.decoding import decode
 from common.data.masks import read_mask
 from common.data.samples import read_groups
 from common.errors import UserError, listing, readable
-from common.files import files_below
+from common.files import files_below, spelled_out
 from common.metrics import forgery as metrics
 from common.metrics import rle
 from common.metrics.detection import calibration_error
@@ -100,7 +100,7 @@ def read_submission(submission: Path, masks: Path, maps: Path | None = None) -> 
     """
     mask_files = _files_by_case_id(masks, {".npy"} | IMAGE_SUFFIXES, "masks")
     map_files = _files_by_case_id(maps, {".npy", ".png"}, "probability maps") if maps else {}
-    groups, rows, used = read_groups(masks.parent / "groups.csv"), [], set()
+    groups, rows, used = read_groups(spelled_out(masks).parent / "groups.csv"), [], set()
     for line, case_id, annotation in _read_csv(submission):
         mask_id = case_id if case_id in mask_files else case_id.removeprefix("forged/")
         mask = mask_files.get(mask_id)

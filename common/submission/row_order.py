@@ -4,12 +4,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import spelled_out
 from common.tables import read_table
 
 
 def find_sample(input_path: Path) -> Path | None:
     """The sample_submission.csv of an input folder: in it or, for a folder `test_images`, beside it."""
-    folders = [input_path, *([input_path.parent] if input_path.name == "test_images" else [])]
+    named = spelled_out(input_path)
+    folders = [input_path, *([named.parent] if named.name == "test_images" else [])]
     found = (folder / "sample_submission.csv" for folder in folders if input_path.is_dir())
     return next((path for path in found if path.is_file()), None)
 

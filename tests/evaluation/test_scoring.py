@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,15 @@ def test_maps_are_found_by_the_names_that_a_submission_gives_them(folder):
     found = {row.case_id: row.map for row in read_submission(folder / "s.csv", folder / "masks", maps)}
     expected = {"1": "1_map.png", "2": "2_map.png", "a": "a_map.png", "a_map": "a_map_map.png", "b": "b.npy"}
     assert found == {name: maps / file for name, file in (expected | {"c/d": "c/d_map.png", "e": "e.png"}).items()}
+
+
+@pytest.mark.parametrize(("place", "spelled"), [("masks", "."), ("masks/sub", ".."), ("maps", "../masks")])
+def test_kinds_are_found_from_within_the_folder_of_masks(folder, monkeypatch, place, spelled):
+    (folder / "groups.csv").write_text("case_id,group,kind\n1,a,splice\n2,a,copymove\n")
+    (folder / place).mkdir(exist_ok=True)
+    monkeypatch.chdir(folder / place)
+    found = read_submission(folder / "s.csv", Path(spelled))
+    assert [row.kind for row in found] == ["splice", "copymove", ""]
 
 
 def test_a_neighbours_array_is_no_map(folder):

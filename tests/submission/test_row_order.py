@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from common.errors import UserError
@@ -27,6 +29,23 @@ def test_a_sample_in_or_beside_the_folder_gives_the_order(tmp_path, place):
     (tmp_path / "test_images").mkdir()
     write(tmp_path / place, "2", "1", "10")
     assert submission_rows(IDS, None, tmp_path / "test_images") == ["2", "1", "10"]
+
+
+@pytest.mark.parametrize(("place", "spelled"), [("test_images", "."), ("test_images/sub", "..")])
+def test_a_sample_beside_the_folder_in_which_the_user_is(tmp_path, monkeypatch, place, spelled):
+    (tmp_path / place).mkdir(parents=True)
+    write(tmp_path / "sample_submission.csv", "10", "2", "1")
+    monkeypatch.chdir(tmp_path / place)
+    assert submission_rows(IDS, None, Path(spelled)) == ["10", "2", "1"]
+    (tmp_path / "test_images").rename(tmp_path / "train_images")
+    assert submission_rows(IDS, None, Path(spelled)) == IDS
+
+
+def test_a_sample_beside_a_link_belongs_to_it(tmp_path):
+    (tmp_path / "elsewhere/pictures").mkdir(parents=True)
+    (tmp_path / "test_images").symlink_to(tmp_path / "elsewhere/pictures")
+    write(tmp_path / "sample_submission.csv", "2", "10", "1")
+    assert submission_rows(IDS, None, tmp_path / "test_images") == ["2", "10", "1"]
 
 
 def test_a_sample_beside_another_folder_is_not_its_own(tmp_path):
