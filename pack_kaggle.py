@@ -38,6 +38,11 @@ WHEELS = ("av", "imagecodecs", "segmentation-models-pytorch", "tyro")
 """What make_submission.py imports and Kaggle's image lacks: readers of videos and of compressed TIFFs, networks, the
 command line. The image is Colab's (its packages: googlecolab/backend-info) with kaggle_requirements.txt of
 Kaggle/docker-python. It has the rest, in other versions than requirements.lock, which stay."""
+FOR_KAGGLE = (
+    *("--no-deps", "--only-binary=:all:", "--python-version=3.12"),
+    *("--platform=manylinux_2_28_x86_64", "--platform=manylinux2014_x86_64"),
+)
+"""Flags with which pip takes wheels for the image's Python and system, whatever those of this machine are."""
 TRIED = {
     "numpy": "2.0.2", "scipy": "1.16.3", "pandas": "2.2.2", "scikit-learn": "1.6.1", "scikit-image": "0.25.2",
     "opencv-python-headless": "4.13.0.92", "pillow": "11.3.0", "tifffile": "2026.3.3", "torch": "2.11.0",
@@ -55,7 +60,7 @@ class PackConfig:
     models_dir: Path = Path("models")
     """Folder of the checkpoints; where nothing is trained, copy-move evidence decides alone."""
     wheels: Path | None = None
-    """Folder that holds the wheels; by default pip downloads them."""
+    """Folder that holds the wheels, perhaps among those of other systems; by default pip downloads them."""
     output: Path = Path("outputs/kaggle")
     """Folder to write to. An earlier pack there is replaced."""
 
@@ -76,6 +81,8 @@ def main(config: PackConfig) -> None:
     Raises:
         UserError: A wheel or the models are missing, or the output can't be written or holds something else.
     """
+    if config.output.name in ("", ".."):
+        raise UserError(f"--output {config.output} is no folder of its own. Name a new one, such as outputs/kaggle.")
     output, partial = config.output, config.output.with_name(f"{config.output.name}.partial")
     check_writable(output)
     hold(output)
@@ -163,29 +170,33 @@ def copy_models(models_dir: Path, folder: Path) -> None:
 
 
 def copy_wheels(source: Path | None, folder: Path) -> list[str]:
-    """Copy the wheels from a folder, or download them; their pins.
+    """Copy the wheels from a folder, or download them, for Kaggle's Python and system; their pins.
 
     Raises:
-        UserError: One is missing, or pip fails.
+        UserError: There is no such folder, it has none of a package that can be installed there, or pip fails.
     """
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     pins = re.findall(rf"^(?:{'|'.join(WHEELS)})==\S+$", lock, re.MULTILINE)
     assert len(pins) == len(WHEELS), "a wheel is not in the lock, or in several versions"
     print(f"wheels: {', '.join(pins)}")
-    for pin in pins if source else ():
-        found = [p for p in entries(source) if p.match(f"{pin.replace('-', '_').replace('==', '-')}-*.whl")]
-        if not found:
-            raise UserError(f"--wheels {source} has no wheel of {pin}. Download it: pip download --no-deps {pin}")
-        copy(found[0], folder / found[0].name)
-    if source is None:
-        # For the image's Python and system, whatever this one's are.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--python-version=3.12", "--platform=manylinux_2_28_x86_64"]
-        command += ["--platform=manylinux2014_x86_64", f"--dest={folder}", *pins]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            why = re.findall("^ERROR.*", result.stderr, re.MULTILINE) or [result.stderr.strip()]
-            raise UserError(f"pip can't download the wheels: {why[-1]}\nName a folder that holds them: --wheels.")
+    if source and not source.is_dir():
+        raise UserError(f"--wheels {source} is no folder. Name that of the wheels.")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *FOR_KAGGLE]
+    # From a folder pip copies what Kaggle's Python can install, and asks no index, whatever its settings say.
+    command += ["--isolated", "--no-index", f"--find-links={source}"] if source else []
+    result = subprocess.run([*command, f"--dest={folder}", *pins], capture_output=True, text=True)
+    if result.returncode:
+        missing = re.search(r"No matching distribution found for (\S+)", result.stderr)
+        if source and missing:
+            flags = " ".join(FOR_KAGGLE)
+            raise UserError(
+                f"--wheels {source} has no wheel of {missing[1]} for Kaggle, which has Python 3.12 on Linux (x86-64). "
+                f"Download it: pip download {flags} {missing[1]}"
+            )
+        why = re.findall("^ERROR.*", result.stderr, re.MULTILINE) or [result.stderr.strip()]
+        if source:
+            raise UserError(f"--wheels {source}: pip can't read a wheel: {why[-1]}\nDownload it again.")
+        raise UserError(f"pip can't download the wheels: {why[-1]}\nName a folder that holds them: --wheels.")
     return pins
 
 

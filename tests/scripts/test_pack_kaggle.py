@@ -19,10 +19,12 @@ import pytest
 
 from common.ensemble.loading import load_ensemble
 from common.ensemble.members import identities
+from common.errors import UserError
 from common.files import files_below
 from common.metrics.rle import parse_annotation
 from common.submission.config import SubmissionConfig
 from common.submission.inputs import open_parts
+from pack_kaggle import copy_wheels
 
 PACKED = ("av", "imagecodecs", "segmentation-models-pytorch", "tyro")
 EXECUTE = """
@@ -181,6 +183,48 @@ def test_the_same_inputs_make_the_same_files(call_program, wheels, tmp_path):
     assert made[0] == made[1]
 
 
+OTHERS = (
+    "cp311-abi3-macosx_11_0_arm64",  # the first one by its name
+    "cp313-abi3-manylinux_2_28_x86_64",  # of a later Python
+    "cp311-cp311-manylinux_2_28_x86_64",  # of an earlier one alone
+    "cp311-abi3-manylinux_2_28_aarch64",
+    "cp311-abi3-manylinux_2_99_x86_64",
+    "cp311-abi3-musllinux_1_2_x86_64",
+    "cp311-abi3-win_amd64",
+)
+
+
+@pytest.fixture
+def mixed(wheels, tmp_path):
+    """A folder of wheels that has those of `av` for other systems and Pythons alone."""
+    shutil.copytree(wheels, tmp_path / "wheels")
+    (own,) = (tmp_path / "wheels").glob("av-*.whl")
+    version = distribution("av").version
+    for tag in OTHERS:
+        shutil.copyfile(own, tmp_path / "wheels" / f"av-{version}-{tag}.whl")
+    own.unlink()
+    return tmp_path / "wheels"
+
+
+def test_wheels_of_other_systems_are_not_packed(mixed, tmp_path):
+    with pytest.raises(UserError, match=r"--wheels .* has no wheel of av==.* for Kaggle.*\n?.*pip download .*3\.12"):
+        copy_wheels(mixed, tmp_path / "out")
+    assert not [path for path in files_below(tmp_path / "out") if path.name.startswith("av-")]
+    version = distribution("av").version
+    fits = f"av-{version}-cp312-cp312-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
+    (mixed / f"av-{version}-{OTHERS[0]}.whl").rename(mixed / fits)
+    copy_wheels(mixed, tmp_path / "again")
+    packed = [path.name for path in files_below(tmp_path / "again")]
+    assert len(packed) == len(PACKED) and packed[0] == fits
+
+
+def test_a_wheel_that_is_cut_off_is_refused(mixed, tmp_path):
+    path = mixed / f"av-{distribution('av').version}-py3-none-any.whl"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"--wheels .*: pip can't read a wheel: ERROR.*av"):
+        copy_wheels(mixed, tmp_path / "out")
+
+
 def test_what_kaggle_is_told(pack):
     dataset = json.loads((pack / "dataset" / "dataset-metadata.json").read_text())
     kernel = json.loads((pack / "notebook" / "kernel-metadata.json").read_text())
@@ -238,6 +282,9 @@ def test_settings_of_other_checkpoints_are_refused(call_program, save_network, w
         (["--wheels", "."], "has no wheel of av=="),
         (["--models-dir", "nowhere"], "--models-dir nowhere is no folder"),
         (["--output", "tests"], "which is no part of a pack"),
+        (["--output", "."], "--output . is no folder of its own"),
+        (["--output", ".."], "--output .. is no folder of its own"),
+        (["--wheels", "LICENSE"], "--wheels LICENSE is no folder"),
     ],
 )
 def test_errors_are_one_message_and_leave_nothing(call_program, wheels, tmp_path, flags, message):
