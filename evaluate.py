@@ -111,7 +111,7 @@ def _find_images(config: EvaluateConfig) -> dict[str, Path]:
     folder = config.images
     if folder is None:
         masks = config.masks.resolve()
-        folder = masks.with_name(masks.name.replace("masks", "images"))
+        folder = masks.parent / masks.name.replace("masks", "images")
         if folder == masks or not folder.is_dir():
             return {}
     images = {readable(case_id): path for case_id, path in find_images(folder).items()}  # as in a submission

@@ -112,9 +112,10 @@ def write_onnx(config: ExportConfig) -> None:
     rows = []
     for path in paths:
         own = path.parent.relative_to(config.models_dir)
+        checkpoint = load_checkpoint(path, mapped=True)  # checked before its kept place is read from it
         folder = kept_path(path).parent if config.output is None else config.output / own
         start = time.perf_counter()
-        made = export(path, load_checkpoint(path, mapped=True), folder)
+        made = export(path, checkpoint, folder)
         seconds = time.perf_counter() - start
         if made.path is None:
             raise UserError(f"{folder} can't be written. Name another --output.")

@@ -44,6 +44,10 @@ def new_folder(output: Path, *, overwrite: bool = False, source: Path | None = N
         UserError: `output` exists and may not be replaced, lies within `source` or the reverse, is being written by
             another program, or can't be written.
     """
+    if output.name in ("", ".."):  # as of `.`, which nothing can lie beside by its name
+        raise UserError(
+            f"{output} can't be made: it is a folder already. Name a new one in it, such as {output / 'data'}."
+        )
     partial, replaced = (output.with_name(f"{output.name}.{name}") for name in ("partial", "replaced"))
     if source is not None:
         here, there = output.resolve(), source.resolve()

@@ -107,9 +107,11 @@ class SubmissionConfig:
         elif not 0 <= self.shard_index < self.num_shards:
             last = self.num_shards - 1
             raise UserError(f"--shard-index is {self.shard_index}; of {self.num_shards} shards it must be 0 to {last}.")
-        for table in (self.output, self.scores_path):
-            if table.is_dir():
+        for name in ("output", "scores_path"):  # a folder as `.` has no file beside it
+            if (table := getattr(self, name)).is_dir():
                 raise UserError(f"--output {self.output}: {table} is a folder. Name another file.")
+        if self.maps_as == "png" and self.maps is None:
+            raise UserError("--maps-as png says how --maps are written, and there are none. Add --maps DIR.")
         if self.scores_path == self.output:
             raise UserError(f"--output {self.output} is the name of the table of scores. Choose another one.")
 

@@ -62,6 +62,15 @@ def test_other_folders_and_files_are_never_replaced(tmp_path):
     assert names(precious) == ["thesis.tex", "train_images"]
 
 
+@pytest.mark.parametrize("output", [".", "..", "/", "deep/.."])
+def test_a_folder_that_has_no_name_of_its_own_is_refused(tmp_path, monkeypatch, output):
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(UserError, match=r"is a folder already\. Name a new one in it"), new_folder(Path(output)):
+        pass
+    assert names(tmp_path) == ["work"] and names(tmp_path / "work") == ["deep"]
+
+
 def test_the_index_of_its_images_belongs_to_a_data_folder(tmp_path):
     with new_folder(tmp_path / "data") as folder:
         write_image(folder / "train_images" / "authentic" / "1.png", np.zeros((8, 8, 3), np.uint8))

@@ -41,6 +41,15 @@ def test_no_network_is_one_message(call_program, tmp_path):
     assert result.stderr == f"error: {tmp_path} has no trained network. Train one, or name another --models-dir.\n"
 
 
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", None])
+def test_a_checkpoint_that_is_none_is_one_message(call_program, models_dir, content):
+    path = models_dir / "highres_no_ela_best.pth"
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    result = call_program("export_models.py", "--models-dir", models_dir)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith(f"error: {path} can't be read as a checkpoint")
+
+
 def test_a_release_makes_the_same_submission(call_program, models_dir, pairs_dir, tmp_path):
     refused = call_program("export_models.py", "--models-dir", models_dir, "--format", "safetensors")
     assert refused.returncode == 1

@@ -248,3 +248,16 @@ def test_pairs_of_ones_own_images(run, copied_images, tmp_path):
     negative = run("pairs", tmp_path / "own", tmp_path / "other", "--drawn", -1)
     assert negative.returncode == 1
     assert "--drawn and --photographs must be 0 or more" in negative.stderr
+
+
+@pytest.mark.parametrize("kind", ["import", "demo"])
+def test_the_working_folder_is_no_output(call_program, tmp_path, tmp_path_factory, kind):
+    source = tmp_path_factory.mktemp("source")
+    for name in ("images", "masks", "authentic"):
+        (source / name).mkdir()
+        Image.new("L", (64, 64), 255 * (name == "masks")).save(source / name / "1.png")
+    flags = ("import", source, ".") if kind == "import" else ("demo", "--output", ".", *SMALL)
+    result = call_program("prepare_data.py", *flags, folder=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "error: . can't be made: it is a folder already. Name a new one in it, such as data.\n"
+    assert not list(tmp_path.iterdir())

@@ -35,6 +35,9 @@ def ids(config):
         ({"num_shards": 0, "shard_index": 0}, "--num-shards is 0; it must be 1 or more"),
         ({"part_size": 0}, "--part-size is 0"),
         ({"output": Path(__file__).parent}, "--output .*: .* is a folder. Name another file"),
+        ({"output": Path()}, r"--output \.: \. is a folder. Name another file"),
+        ({"output": Path("/")}, "--output /: / is a folder. Name another file"),
+        ({"maps_as": "png"}, "--maps-as png says how --maps are written, and there are none. Add --maps DIR"),
         ({"output": Path("out/scores.csv")}, "--output out/scores.csv is the name of the table of scores"),
     ],
 )
