@@ -63,7 +63,7 @@ def out_of_fold(
     Returns:
         Maps and truth of the images of those folds. The maps are memory-mapped from `models_dir`/oof_<tta>_<key>.npy,
         the evidence from oof_copy_move_<key>.npy, the probabilities of being generated from oof_generated_<key>.npy.
-        They are computed again when checkpoints, detectors or data have changed.
+        They are computed again when checkpoints, detectors, data or the content of an image have changed.
 
     Raises:
         UserError: Checkpoints are missing, were trained on other data, or do not make up folds.
@@ -73,7 +73,8 @@ def out_of_fold(
     detectors = [checkpoints.pop(name) for name in DETECTORS if name in checkpoints]
     shares = [member.tile_share for member in map_members() if member.name in checkpoints]
     constants = [FEATURE_SIZE, LARGE, TILES_ALONG, TILE_WEIGHT, MIN_TILE]
-    maps_key = [checkpoints, data, shares, constants]
+    pixels = _pixels(samples)
+    maps_key = [checkpoints, data, pixels, shares, constants]
     device = cast(torch.device, process_state().device)
     members = load_members(
         models_dir,
@@ -100,10 +101,10 @@ def out_of_fold(
     names = [(sample.case_id, sample.forged) for sample in chosen]
     evidence, probabilities = None, None
     if copy_move:
-        key = [VERSION, EVIDENCE_THRESHOLD, FEATURE_SIZE, data, names]
+        key = [VERSION, EVIDENCE_THRESHOLD, FEATURE_SIZE, data, pixels, names]
         evidence = _cached(models_dir, "copy_move", key, lambda file: _write_evidence(chosen, workers, file))
     if detectors:
-        key = [*detectors, data, names]
+        key = [*detectors, data, pixels, names]
         paths = list(find_detectors(models_dir).values())
         probabilities = _cached(
             models_dir, "generated", key, lambda file: _write_generated(paths, device, chosen, file)
@@ -138,6 +139,11 @@ def _cached(models_dir: Path, what: str, key: list, write: Callable[[IO], None])
 
 def _path(models_dir: Path, what: str, key: list) -> Path:
     return models_dir / f"oof_{what}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}.npy"
+
+
+def _pixels(samples: list[Sample]) -> str:
+    """Hash of the images' files in their order: the fingerprint of the data holds their sizes only."""
+    return hashlib.sha256("".join(sample.image_hash for sample in samples).encode()).hexdigest()
 
 
 def _folds(models_dir: Path) -> int:

@@ -150,6 +150,39 @@ def test_the_detector_is_asked_once(save, samples, tmp_path, save_detector):
     assert len(list(tmp_path.glob("oof_generated_*.npy"))) == 1
 
 
+def test_pixels_that_are_edited_in_place_are_looked_at_again(save, few_pairs, tmp_path, save_detector, monkeypatch):
+    """The size of an uncompressed file stays, and with it the fingerprint; so it does when two images change places."""
+    data = shutil.copytree(few_pairs, tmp_path / "data")
+    for path in sorted(data.glob("train_images/*/*.png")):
+        cv2.imwrite(str(path.with_suffix(".bmp")), cv2.imread(str(path)))
+        path.unlink()
+    before = fingerprint(load_samples(data))
+    for name in "ab":
+        save(name, data=before)
+        save(name, "fold_1", fold=1, data=before)
+    save_detector(tmp_path / "spai_best.pth")
+    nothing = examine(np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setattr(tested, "gather", lambda images, workers: (nothing for _ in images))
+
+    def kept():
+        samples = load_samples(data)
+        assert fingerprint(samples) == before
+        out_of_fold(tmp_path, samples)
+        return {path.name for path in tmp_path.glob("oof_*.npy")}
+
+    first, image, other = kept(), data / "train_images/forged/2.bmp", data / "train_images/forged/3.bmp"
+    assert (len(first), kept()) == (3, first)
+    content = bytearray(image.read_bytes())
+    content[-1] ^= 255
+    image.write_bytes(content)
+    edited = kept()
+    assert len(edited) == 3 and not edited & first
+    image.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    exchanged = kept()
+    assert len(exchanged) == 3 and not exchanged & edited
+
+
 def test_evidence_alone_needs_no_fit(save, samples, tmp_path):
     with pytest.raises(UserError, match="no trained network"):
         out_of_fold(tmp_path, samples, allow_missing=True)
