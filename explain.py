@@ -65,11 +65,11 @@ import tyro
 
 from common.data.images import read_picture
 from common.ensemble.altered import networks_for
-from common.errors import UserError, flag_of, readable
-from common.explaining.figure import search_figure, shortened
-from common.explaining.many import EXPLAINED, PAGE, PDF, RANKS, TABLE, Result, Run, explain_many
+from common.errors import UserError, flag_of, readable, shortened
+from common.explaining.figure import search_figure
+from common.explaining.many import EXPLAINED, PAGE, RANKS, TABLE, Result, Run, explain_many
 from common.files import check_regular, check_writable, entries, files_below, written_whole
-from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from common.suffixes import IMAGE_SUFFIXES, PDF, VIDEO_SUFFIXES
 from common.tables import markdown_table
 
 FLAGS = {

@@ -25,6 +25,12 @@ def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
+def shortened(name: str) -> str:
+    """A name for a title, `readable` and of 32 letters at most."""
+    name = readable(name)
+    return name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
+
+
 class UserError(Exception):
     """Something in the user's files or arguments is wrong.
 

@@ -1,4 +1,4 @@
-"""Suffixes of the files that are read as images and as videos, in lower case."""
+"""Suffixes of the files that are read as images, papers and videos, in lower case."""
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -12,3 +12,4 @@ VIDEO_SUFFIXES = frozenset(
         *(".mpg", ".mpeg", ".3gp", ".ts", ".flv", ".wmv", ".ogv"),
     }
 )
+PDF = ".pdf"

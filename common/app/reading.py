@@ -11,9 +11,8 @@ from common.data.images import read_picture
 from common.errors import UserError, described, readable
 from common.files import entries, file_hash
 from common.papers.pdf import read_figures
-from common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from common.suffixes import IMAGE_SUFFIXES, PDF, VIDEO_SUFFIXES
 
-PDF = ".pdf"
 MOST_FILES = 50
 """Files that are dropped at once."""
 MOST_FIGURES = 100

@@ -9,7 +9,8 @@ from common.app.cases import Case
 from common.app.examining import Mark
 from common.app.models import Models
 from common.ensemble.altered import Altered
-from common.explaining.figure import Row, shortened
+from common.errors import shortened
+from common.explaining.figure import Row
 from common.explaining.findings_page import Examined as Run
 from common.explaining.findings_page import write_page
 from common.explaining.many import PAGE, across_row, draw_across, rank, tool_name, with_shared

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.ensemble.altered import Altered, altered_regions
-from common.errors import readable
 from common.explaining.findings_page import Part, evidence, place_of
 from common.explaining.pictures import NamedBox, NamedRegion, describe, draw_explanation
 from common.explaining.words import score_in_words, sentence
@@ -203,9 +202,3 @@ def _verdict(found: list[Group], groups: list[Group], min_score: float) -> str:
     hidden = [group.score for group in found if group not in groups]
     left_out = f"; {len(hidden)} below {min_score:g} not shown, the best {max(hidden):.2f}" if hidden else ""
     return verdict + left_out
-
-
-def shortened(name: str) -> str:
-    """A name for a title."""
-    name = readable(name)
-    return name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"

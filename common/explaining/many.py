@@ -21,14 +21,15 @@ from tqdm import tqdm
 from common.data.images import read_picture, scan_images
 from common.ensemble.altered import networks_for
 from common.ensemble.evidence import collected
-from common.errors import UserError, described, readable
-from common.explaining.figure import Row, finding_row, search_figure, shortened
+from common.errors import UserError, described, readable, shortened
+from common.explaining.figure import Row, finding_row, search_figure
 from common.explaining.findings_page import Examined, Part, evidence, write_page
 from common.explaining.pictures import NamedBox, draw_explanation
 from common.files import check_regular, check_writable, file_hash, files_below, written_whole
 from common.forensics.copy_move import VERSION
 from common.locks import hold, release
 from common.process import watched
+from common.suffixes import PDF
 from common.tables import spreadsheet_cell
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ TABLE = "findings.csv"
 PAGE = "report.html"
 EXPLAINED = "_explained.png"
 """End of the name of a picture that is drawn."""
-PDF = ".pdf"
 EMPTY = "no figures with pixels"
 """Note on a paper of which nothing can be compared."""
 MOST_BYTES = 200

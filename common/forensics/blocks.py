@@ -10,6 +10,7 @@ from math import factorial
 import cv2
 import numpy as np
 
+from common.forensics.gray import noise_level
 from common.forensics.matches import Matches
 
 MOST_MATCHES = 4000
@@ -48,7 +49,7 @@ def match_blocks(gray: np.ndarray) -> Matches:
     if min(size) <= 2 * _RADIUS + _STRIDE:
         return Matches.none()
     small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    noise = max(_noise(small), _MIN_NOISE)
+    noise = max(noise_level(small), _MIN_NOISE)
     features = zernike_magnitudes(small, _RADIUS)
     # Normalised, since retouching changes the contrast; but what is weaker than the noise stays short.
     energy = np.einsum("yxk,yxk->yx", features, features) + features.shape[2] * noise**2
@@ -243,12 +244,6 @@ def _is_plausible(linear: np.ndarray) -> np.ndarray:
     values = np.linalg.svd(linear, compute_uv=False)
     area = values.prod(axis=1)
     return (area > 0.3) & (area < 3) & (values[:, 1] > _MIN_ISOTROPY * values[:, 0])
-
-
-def _noise(gray: np.ndarray) -> float:
-    """Standard deviation of the noise, robustly: the median response of a Laplacian (Immerkær 1996)."""
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    return float(np.median(np.abs(cv2.filter2D(gray, cv2.CV_32F, kernel)))) / (0.6745 * 6)
 
 
 def _least_gradient(gray: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Gray levels of a picture for matching, and the strength of their detail."""
+"""Gray levels of a picture for matching, the strength of their detail, and their noise."""
 
 import cv2
 import numpy as np
@@ -31,3 +31,16 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 def local_strength(detail: np.ndarray, sigma: float) -> np.ndarray:
     """Root mean square of detail, float32 (H, W), in a Gaussian window of `sigma` pixels."""
     return np.sqrt(np.maximum(cv2.GaussianBlur(detail * detail, (0, 0), sigma), 0))
+
+
+def noise_level(gray: np.ndarray) -> float:
+    """Standard deviation of the noise, robustly: the median response of a Laplacian (Immerkær 1996).
+
+    Args:
+        gray: uint8 or float32 (H, W).
+
+    Returns:
+        In gray levels.
+    """
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    return float(np.median(np.abs(cv2.filter2D(gray, cv2.CV_32F, kernel)))) / (0.6745 * 6)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from common.data.images import read_image
 from common.errors import UserError
 from common.forensics.jpeg import jpeg
-from common.making.demo import bundled_photographs
+from common.making.demo import INSTANCES, bundled_photographs
 from common.making.drawing import FIGURES
 from common.making.figures import LEAST_FIELDS, LEAST_SIDE, MOST_FIELDS, compose_figure
 from common.making.layout import write_groups, write_image, write_mask
@@ -20,8 +20,6 @@ from common.making.synthesis import copy_move, draw_area_share, inpaint, is_visi
 
 KINDS = {"copymove": 0.25, "splice": 0.35, "inpaint": 0.15, "redraw": 0.25}
 """Share of each kind among the forgeries."""
-INSTANCES = (0.75, 0.20, 0.05)
-"""Share of the images with one, two, three forged regions."""
 DRAWN_SIDES = (256, 640)
 """Shortest and longest side of a drawn figure, in pixels."""
 CROP = 512

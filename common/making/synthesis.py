@@ -13,6 +13,7 @@ earlier forgeries. All raise ValueError if the image is smaller than `MIN_SIDE` 
 import cv2
 import numpy as np
 
+from common.forensics.gray import noise_level
 from common.forensics.jpeg import jpeg
 from common.sizes import LIMITS
 
@@ -151,7 +152,7 @@ def inpaint(
     method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
     filled = cv2.inpaint(np.ascontiguousarray(image[window]), mask[window], float(rng.uniform(2, 6)), method)
     # Filled regions are smoother than any photograph; a careful forger adds grain.
-    grain = rng.uniform(0, 1) * _grain(image[window])
+    grain = rng.uniform(0, 1) * noise_level(cv2.cvtColor(image[window], cv2.COLOR_RGB2GRAY))
     filled = _to_uint8(filled + _noise(rng, filled.shape, grain, gray=_is_gray(image)))
     forged = image.copy()
     forged[window] = np.where(mask[window][..., None] > 0, filled, image[window])
@@ -364,13 +365,6 @@ def _is_gray(image: np.ndarray) -> bool:
     """Whether the three channels are equal, judged by every fourth pixel of every fourth row."""
     sparse = image[::4, ::4]
     return bool((sparse == sparse[..., :1]).all())
-
-
-def _grain(image: np.ndarray) -> float:
-    """Standard deviation of the noise, robustly: the median response of a Laplacian (Immerkær 1996)."""
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    response = cv2.filter2D(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_32F, kernel)
-    return float(np.median(np.abs(response))) / (0.6745 * 6)
 
 
 def _noise(rng, shape: tuple[int, int, int], sigma: float, *, gray: bool) -> np.ndarray:

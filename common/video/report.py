@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from common.errors import UserError, described, readable
+from common.errors import UserError, described, readable, shortened
 from common.files import entries, files_below, write_json, written_whole
 from common.page import resized
 from common.suffixes import IMAGE_SUFFIXES
@@ -132,9 +132,8 @@ def _write_figure(figure: Figure, path: Path) -> None:
 
 
 def _title(score: VideoScore) -> str:
-    name = readable(score.path.name)
-    name = name if len(name) <= 32 else f"{name[:16]}…{name[-15:]}"
     face = f", face {score.track.number} of {len(score.tracks)}" if len(score.tracks) > 1 else ""
+    name = shortened(score.path.name)
     return f"{name}: {score.verdict}, probability {score.probability:.2f} (threshold {score.threshold:.2f}){face}"
 
 
