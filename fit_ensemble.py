@@ -6,9 +6,10 @@
 Every member predicts the images of the fold that it was not trained on: of models/ and, if they exist, of each
 models/fold_*/ (`make folds`). The settings are fitted on these out-of-fold maps and on copy-move evidence. Nested,
 grouped cross-validation measures the fit, printed as a table: each member alone, the ensemble step by step, and without
-the evidence. The simplest settings stay unless more are better there: one feature of networks and of copies in the
-decision, and the original recipe's hand-set weights. How far the best row is above each other is printed with
-intervals. The best settings are written to models/ensemble.json, which make_submission.py reads.
+the evidence; it takes forged and authentic images of three sources each. The simplest settings stay unless more are
+better there: one feature of networks and of copies in the decision, and the original recipe's hand-set weights. How far
+the best row is above each other is printed with intervals. The best settings are written to models/ensemble.json, which
+make_submission.py reads.
 
 With a detector of generated images, models/spai*_best.pth (script 7), the decision may read its probability too, if a
 high one is a sign of forgery in these data. It must have been trained on other images than these.

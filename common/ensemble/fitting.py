@@ -6,6 +6,7 @@ decision on features of the resulting maps. `common.ensemble.variants` measures 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -313,20 +314,55 @@ def _logistic(penalty: float) -> LogisticRegression:
     return LogisticRegression(C=penalty, solver="newton-cholesky")
 
 
-def grouped_folds(forged: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def grouped_folds(forged: np.ndarray, groups: np.ndarray, folds: int, seed: int, left: int = 1) -> np.ndarray:
     """Fold of each image, (n,), 0 … at most folds − 1: no group is split, and both labels are in each fold.
 
+    The folds are alike in the number of images and the share of forged ones where the groups allow that; else the
+    groups are dealt out one by one.
+
+    Args:
+        forged: The truth, bool (n,).
+        groups: Source of each image, (n,).
+        folds: Number of folds, of which each has a group with forged and one with authentic images; at least 2.
+        seed: Of the draw.
+        left: Number of groups with forged and with authentic images that are left outside each fold: 2 if those images
+            are to be split again.
+
     Raises:
-        UserError: Fewer than two groups with forged or with authentic images.
+        UserError: There are fewer groups with forged or with authentic images than that takes.
     """
-    folds = min(folds, len(set(groups[forged])), len(set(groups[~forged])))
-    if folds < 2:
+    sources = len(set(groups[forged])), len(set(groups[~forged]))
+    least = left + ceil(left / (folds - 1))
+    if min(sources) < least:
         raise UserError(
-            "the decision is fitted on forged and authentic images of at least two sources each. "
-            "Add images to the data folder."
+            f"the decision is fitted on forged and authentic images of at least {least} sources each; the forged ones "
+            f"are of {sources[0]}, the authentic ones of {sources[1]}. Add images of other sources to the data folder."
         )
+    folds = min(folds, *sources)
     fold_of = np.empty(len(forged), np.int64)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for fold, (_, members) in enumerate(splitter.split(forged, forged, groups)):
         fold_of[members] = fold
+    for fold in range(folds):
+        inside = fold_of == fold
+        outside = [len(set(groups[~inside & (forged == label)])) for label in (False, True)]
+        if len(set(forged[inside])) < 2 or min(outside) < left:
+            return _dealt(forged, groups, folds, seed)
+    return fold_of
+
+
+def _dealt(forged: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """As `grouped_folds`, by the labels of the groups alone: those with both are dealt out first, like cards.
+
+    With those of one label it goes on from there, so that the folds' numbers of groups with a label differ by at most
+    one.
+    """
+    names = np.random.default_rng(seed).permutation(np.unique(groups))
+    labels = {name: set(forged[groups == name].tolist()) for name in names}
+    both = [name for name in names if len(labels[name]) == 2]
+    fold_of = np.empty(len(forged), np.int64)
+    for label in (False, True):
+        alone = [name for name in names if labels[name] == {label}]
+        for place, name in enumerate([*both, *alone]):
+            fold_of[groups == name] = place % folds
     return fold_of

@@ -77,10 +77,10 @@ def nested(oof: Oof, variant: Variant, folds: int = 5, seed: int = 0) -> pd.Data
         forgeries without a pixel at the maps' size).
 
     Raises:
-        UserError: Too few groups to be split.
+        UserError: Fewer than three groups with forged or with authentic images; with two folds, fewer than four.
     """
     oof = oof.only(variant.members)
-    fold_of = grouped_folds(oof.forged, oof.groups, folds, seed)
+    fold_of = grouped_folds(oof.forged, oof.groups, folds, seed, left=2)  # the decision's own folds split them again
     rows: dict[int, dict[str, Any]] = {}
     for fold in range(fold_of.max() + 1):
         fitted = fit_settings(

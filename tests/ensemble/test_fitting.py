@@ -303,6 +303,52 @@ def test_groups_are_never_split_and_every_fold_has_both_labels():
     assert all(forged[fold_of == fold].any() and not forged[fold_of == fold].all() for fold in range(5))
 
 
+SOURCES = [  # numbers of forged and authentic images
+    ((49, 43), (0, 73), (1, 31)),
+    ((3, 1), (0, 22), (10, 0), (8, 0)),
+    ((1, 1), (0, 5), (54, 0)),
+    ((500, 1), (1, 0), (0, 1), (0, 300)),
+    ((7, 4), (67, 0), (5, 8), (0, 5)),
+    ((2, 13), (36, 0), (19, 0), (0, 7), (0, 31)),
+    ((1, 1), (0, 18), (0, 36), (5, 0), (26, 11), (0, 8)),
+    ((90, 0), (1, 0), (1, 0), (0, 1), (0, 1), (0, 1), (0, 80)),
+]
+
+
+@pytest.mark.parametrize("sizes", SOURCES)
+@pytest.mark.parametrize("left", [1, 2])
+def test_unequal_sources_leave_both_labels_in_and_outside_each_fold(sizes, left):
+    forged = np.concatenate([[True] * f + [False] * a for f, a in sizes])
+    groups = np.repeat([f"source {i}" for i in range(len(sizes))], [f + a for f, a in sizes])
+    count = min(sum(f > 0 for f, _ in sizes), sum(a > 0 for _, a in sizes))
+    if count <= left:
+        with pytest.raises(UserError, match=f"of at least {left + 1} sources each; .* of {count}"):
+            grouped_folds(forged, groups, 5, 0, left)
+        return
+    for seed in range(5):
+        fold_of = grouped_folds(forged, groups, 5, seed, left)
+        assert set(fold_of) == set(range(min(5, count)))
+        assert all(len(set(fold_of[groups == group])) == 1 for group in groups)
+        for fold in set(fold_of):
+            for label in (True, False):
+                assert label in forged[fold_of == fold]
+                assert len(set(groups[(fold_of != fold) & (forged == label)])) >= left
+
+
+def test_a_decision_is_fitted_on_unequal_sources():
+    forged, groups = np.array([True] * 50 + [False] * 105), np.repeat(["a", "b", "a", "c", "b"], [49, 1, 43, 31, 31])
+    table = pd.DataFrame({"quantile_999": np.random.default_rng(3).normal(size=155) + 2 * forged})
+    assert fit_decision(table, forged, groups).coefficients[0] > 0
+
+
+def test_two_folds_that_are_split_again_need_four_sources():
+    forged, groups = np.arange(8) % 2 == 0, np.arange(8).repeat(2)[:8].astype(str)
+    fold_of = grouped_folds(forged, groups, 2, 0, left=2)
+    assert np.bincount(fold_of).tolist() == [4, 4]
+    with pytest.raises(UserError, match="at least 4 sources each; the forged ones are of 3, the authentic ones of 3"):
+        grouped_folds(forged[:6], groups[:6], 2, 0, left=2)
+
+
 @pytest.mark.parametrize("label", [True, False])
 def test_one_label_alone_can_not_be_fitted(label):
     oof = make_oof(a=0.6)

@@ -7,6 +7,7 @@ import pytest
 from common.ensemble.decision import copy_features
 from common.ensemble.fitting import Oof
 from common.ensemble.variants import FEW, FITTED, ORIGINAL, Variant, choose, gains, nested, summary, variants
+from common.errors import UserError
 
 S = 32
 
@@ -49,6 +50,13 @@ def test_groups_are_never_split():
     table = nested(make_oof(), GOOD)
     assert (table["fold"].to_numpy()[::2] == table["fold"].to_numpy()[1::2]).all()
     assert set(table["fold"]) == set(range(5))
+
+
+def test_three_sources_of_each_label_are_enough_and_two_are_not():
+    oof = make_oof(n=6)
+    assert sorted(nested(oof, GOOD)["fold"]) == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(UserError, match=r"of at least 3 sources each; the forged ones are of 2,"):
+        nested(make_oof(n=4), GOOD)
 
 
 def test_what_is_known_of_a_source_does_not_help():
