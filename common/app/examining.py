@@ -181,7 +181,7 @@ def decide(
         counted += [key for key, mask in altered.items() if _share_in(mask, labels > 0) > _MOST]
     return Decided(
         probability=prediction.forged_probability,
-        forged=is_forged(prediction.forged_probability, mode) and (labels.any() or not found.any()),
+        forged=is_forged(prediction.forged_probability, mode) and bool(labels.any() or not found.any()),
         mode=mode,
         labels=labels,
         counted=frozenset(counted),

@@ -12,8 +12,8 @@ from common.app.cases import Case, Scored, Shared
 from common.app.examining import examine
 from common.app.models import Models
 from common.app.reading import Clip, Dropped, Read, Unread, read_all, without_path
-from common.errors import UserError, described
-from common.files import entries, files_below
+from common.errors import UserError, described, readable
+from common.files import entries
 from common.papers.screening import shared_panels
 from common.papers.shots import Shot, take_shots
 from common.video import predict_folder
@@ -100,7 +100,7 @@ def _score(clip: Clip, models: Models) -> Scored:
         folder = Path(name)
         if predict_folder(models.videos, clip.path, folder):
             raise UserError(_failure(folder / "results.csv"))
-        place = next(path.parent for path in sorted(files_below(folder)) if path.name == "result.json")
+        place = folder / readable(clip.path.name)  # as predict_folder names it
         pictures = {path.stem: path.read_bytes() for path in sorted(entries(place)) if path.suffix == ".png"}
         return Scored(file=clip.file, results=json.loads((place / "result.json").read_bytes()), pictures=pictures)
 
