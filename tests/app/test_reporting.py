@@ -42,6 +42,7 @@ def test_a_marked_finding_is_listed_whatever_its_score(examined, copies_alone, v
     case.marks[0] = {"c1": Mark(verdict)}
     said = words(report(case, copies_alone, 1.0))
     assert "1 finding to look at" in said and f"A reviewer says {verdict}" in said
+    assert "Repetitions with a score below 1.00 that no reviewer has marked" in said
 
 
 def test_it_says_whether_anything_looked_for_generated_figures(examined, copies_alone):
