@@ -190,11 +190,13 @@ def decide(
 
 def _without(labels: np.ndarray, regions: list[np.ndarray]) -> np.ndarray:
     """Labels, int (H, W), renumbered, without those that lie for the most part in regions, bool (H, W)."""
-    out = np.any(regions, axis=0) if regions else np.zeros(labels.shape, bool)
-    kept = [label for label in range(1, int(labels.max()) + 1) if _share_in(labels == label, out) <= _MOST]
-    number = np.zeros(int(labels.max()) + 1, labels.dtype)
-    number[kept] = np.arange(1, len(kept) + 1)
-    return number[labels]
+    if not regions:
+        return labels
+    pixels = np.bincount(labels.ravel())
+    inside = np.bincount(labels[np.any(regions, axis=0)], minlength=len(pixels))
+    kept = inside <= _MOST * pixels
+    kept[0] = False
+    return (np.cumsum(kept) * kept).astype(labels.dtype)[labels]
 
 
 def _share_in(region: np.ndarray, mask: np.ndarray) -> float:

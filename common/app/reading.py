@@ -104,8 +104,6 @@ def _read(file: Dropped) -> Iterator[Read | Clip | Unread]:
             )
         else:
             raise UserError(f"{suffix or 'a file without a suffix'} is not read here. {KINDS}")
-    except UserError as error:
-        yield Unread(file.shown, without_path(described(error), file.path, file.shown))
     except Exception as error:  # one file of many may raise anything: the others go on
         yield Unread(file.shown, without_path(described(error), file.path, file.shown))
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -26,6 +27,9 @@ from common.data.images import find_images
 from common.data.index import Index, Sample, open_sample
 from common.errors import UserError, listing, readable
 from common.tables import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def find_samples(data_dir: Path, split: str = "train") -> list[Sample]:
@@ -80,11 +84,15 @@ def read_groups(path: Path) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         return {}
     table = read_table(path, ("case_id", "group"))
-    # As lists: iterating over a column of pandas takes ten times as long.
-    ids, groups = table["case_id"].tolist(), table["group"].tolist()
     kinds = table["kind"].tolist() if "kind" in table else [""] * len(table)
-    rows = zip(ids, groups, kinds, strict=True)
-    return {case_id: (group or case_id, kind) for case_id, group, kind in rows}
+    return {case_id: (group, kind) for (case_id, group), kind in zip(groups_of(table), kinds, strict=True)}
+
+
+def groups_of(table: "pd.DataFrame") -> list[tuple[str, str]]:
+    """Case id and group of each row of groups.csv. Where a group is empty, it is the case id."""
+    # As lists: iterating over a column of pandas takes ten times as long.
+    rows = zip(table["case_id"].tolist(), table["group"].tolist(), strict=True)
+    return [(case_id, group or case_id) for case_id, group in rows]
 
 
 def open_samples(samples: Sequence[Sample], *, masks_are_upright: bool = False) -> list[Sample | UserError]:

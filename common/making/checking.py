@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common.data.images import Picture, read_picture, scan_images
 from common.data.leaks import leak_note
 from common.data.masks import MOST_COVERED, misfit, read_mask
-from common.data.samples import read_groups
+from common.data.samples import groups_of
 from common.errors import UserError, readable
 from common.files import files_below
 from common.suffixes import IMAGE_SUFFIXES
@@ -192,8 +192,8 @@ class _Check:
         for case_id in table["case_id"].unique():
             if case_id not in train | test | self.ids("supplemental_images"):
                 self.add("groups.csv", path, f"names {case_id!r}, which is no image")
-        self.sources = {case_id: group for case_id, (group, _) in read_groups(path).items()}
-        pairs = self.sources.items()
+        pairs = groups_of(table)
+        self.sources = dict(pairs)
         sides = [{group for case_id, group in pairs if case_id in ids} for ids in (train, test - train)]
         for group in sorted(sides[0] & sides[1]):
             self.add("groups.csv", path, f"group {group!r} is among the training and the test images")

@@ -107,8 +107,8 @@ class SubmissionConfig:
         elif not 0 <= self.shard_index < self.num_shards:
             last = self.num_shards - 1
             raise UserError(f"--shard-index is {self.shard_index}; of {self.num_shards} shards it must be 0 to {last}.")
-        for name in ("output", "scores_path"):  # a folder as `.` has no file beside it
-            if (table := getattr(self, name)).is_dir():
+        for table in (self.output, self.scores_path):
+            if table.is_dir():
                 raise UserError(f"--output {self.output}: {table} is a folder. Name another file.")
         if self.maps_as == "png" and self.maps is None:
             raise UserError("--maps-as png says how --maps are written, and there are none. Add --maps DIR.")
@@ -118,7 +118,7 @@ class SubmissionConfig:
     @property
     def scores_path(self) -> Path:
         """The table of probabilities, areas and errors."""
-        return self.output.with_name("scores.csv")
+        return self.output.parent / "scores.csv"
 
 
 _VERDICTS = ("forged", "authentic", "video fake", "video real", "video inconclusive")

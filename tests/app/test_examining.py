@@ -135,3 +135,5 @@ def test_labels_that_lie_in_a_region_are_taken_out_and_the_others_numbered_anew(
     expected = np.repeat(np.array([[0, 1, 1, 0, 0, 0, 0, 2, 2, 2]]), 4, axis=0)
     np.testing.assert_array_equal(_without(labels, [region]), expected)
     np.testing.assert_array_equal(_without(labels, []), labels)
+    region[:, 5:] = False  # half of 2, no more
+    np.testing.assert_array_equal(_without(labels, [region]), labels)

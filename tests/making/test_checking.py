@@ -150,6 +150,12 @@ def test_images_of_an_empty_group_are_no_group(folder):
     assert check_folder(folder).faults == []
 
 
+def test_a_group_on_both_sides_is_found_in_every_row_of_an_image(folder):
+    (folder / "groups.csv").write_text("case_id,group\n1,a\n1,b\n8,a\n")
+    kinds = [fault.text for fault in check_folder(folder).faults if fault.kind == "groups.csv"]
+    assert any("group 'a' is among the training and the test images" in text for text in kinds)
+
+
 def test_transparency_in_both_twins_tells_nothing(folder):
     for label in ("authentic", "forged"):
         save_rgba(folder / "train_images" / label / "3.png")
